@@ -1,0 +1,5 @@
+"""Publishes local model directories to mirrored Hub repositories."""
+
+from importlib.metadata import version
+
+__version__ = version("hubsync")

@@ -1,0 +1,131 @@
+"""Everything that hubsync raises on purpose.
+
+An error says what happened (the message), what to do about it (``hint``), of which kind it is (``error_kind``, a field
+of the log), and whether it may succeed later with nothing changed here (``retryable``). It knows no log and no exit;
+``cli.py`` turns ``exit_code`` into the process's status.
+"""
+
+from typing import ClassVar
+
+
+class HubsyncError(Exception):
+    """The root of all deliberate errors."""
+
+    error_kind: str = "internal"
+    retryable: bool = False
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(HubsyncError):
+    """The config cannot be used; the message holds every problem, one per line."""
+
+    error_kind = "config"
+    exit_code = 78
+
+
+class UsageError(HubsyncError):
+    """The command line asks for something that does not exist."""
+
+    error_kind = "usage"
+    exit_code = 2
+
+
+class NotRunningError(HubsyncError):
+    """A command needs the daemon, and none is running on this state directory."""
+
+    error_kind = "not_running"
+    exit_code = 3
+
+
+class StateError(HubsyncError):
+    """The state directory or a store cannot be used or written."""
+
+    error_kind = "local_io"
+    exit_code = 73
+
+
+class DiskFullError(StateError):
+    """There is no room for state; capture waits until there is."""
+
+    error_kind = "disk_full"
+    retryable = True
+
+
+class BusyError(HubsyncError):
+    """Another hubsync holds the lock of this state directory."""
+
+    error_kind = "busy"
+    retryable = True
+    exit_code = 75
+
+
+class ToolMissingError(HubsyncError):
+    """git or git-lfs is not installed, or too old."""
+
+    error_kind = "tool"
+    exit_code = 78
+
+
+class SourceError(HubsyncError):
+    """A target's source is missing, empty, or lost more than half of its paths at once."""
+
+    error_kind = "source"
+    retryable = True
+
+
+class FileChangedError(HubsyncError):
+    """A file changed while it was read; it is held and taken when it is quiet again."""
+
+    error_kind = "changed"
+    retryable = True
+
+
+class FileUnreadableError(HubsyncError):
+    """A file could not be opened or read."""
+
+    error_kind = "local_io"
+    retryable = True
+
+
+class GitError(HubsyncError):
+    """git failed on the local store."""
+
+    error_kind = "git"
+    retryable = True
+    exit_code = 73
+
+
+class MirrorError(HubsyncError):
+    """Publishing to a mirror failed; ``error_kind`` says how.
+
+    Attributes:
+        retry_after_s: the wait that the Hub asked for, in seconds; ``None`` if it asked for none.
+        paths: the paths in the repository that the Hub refused, if it named any.
+    """
+
+    _EXIT_CODES: ClassVar[dict[str, int]] = {"auth": 77, "forbidden": 77, "network": 69, "timeout": 69, "server": 69}
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_kind: str,
+        retryable: bool,
+        hint: str = "",
+        retry_after_s: float | None = None,
+        paths: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.error_kind = error_kind
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        self.paths = paths
+
+    @property
+    def status(self) -> int:
+        """The exit code that this kind of failure stands for."""
+        return self._EXIT_CODES.get(self.error_kind, 1)
