@@ -1,0 +1,1 @@
+"""What the operator declared: found, read, checked and frozen; nothing else reads the file or the environment."""

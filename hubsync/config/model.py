@@ -1,0 +1,259 @@
+"""What the program reads after the config was loaded: frozen, checked, complete. It knows no file and no environment.
+
+The keys of the TOML file are the aliases; attributes carry their units. ``hubsync.config.tables`` has what only a
+file may say, ``hubsync.config.load`` turns the one into the other.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from hubsync.config.fields import (
+    Bytes,
+    Credential,
+    DiskPath,
+    Globs,
+    Name,
+    OneOrMany,
+    PathInRepo,
+    Patterns,
+    Period,
+    Policies,
+    Policy,
+    PositiveSeconds,
+    Seconds,
+    Strings,
+    Text,
+    UploadRate,
+    Url,
+    Variable,
+    When,
+)
+from hubsync.config.rates import parse_rate
+from hubsync.config.repo import DEFAULT_BRANCH, RepoType
+from hubsync.config.schedule import parse_schedule
+from hubsync.config.units import parse_duration, parse_size
+from hubsync.config.urls import is_plain_http_abroad, parse_url
+from hubsync.errors import UsageError
+
+FOREIGN_EDIT_DEFAULTS: dict[str, Policy] = {"README.md": "theirs", "*": "ours"}
+
+
+class Frozen(BaseModel):
+    """The common rules: no unknown key, no conversion from a neighbouring type, no change after birth."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_by_name=True, validate_by_alias=True, hide_input_in_errors=True
+    )
+
+
+def _time(alias: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic.Field
+    """Declare a duration whose default is written, and shown to editors, as the file has it."""
+    return Field(
+        parse_duration(default), alias=alias, description=description, json_schema_extra={"default": default}
+    )
+
+
+def _size(alias: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic.Field
+    return Field(parse_size(default), alias=alias, description=description, json_schema_extra={"default": default})
+
+
+class TokenSource(Frozen):
+    """Where a token is read from, each time it is needed. Exactly one of the four is set."""
+
+    file: DiskPath | None = Field(None, description="A file that holds only the token; mode 0600.")
+    env: Variable | None = Field(None, description="The name of an environment variable of the daemon.")
+    credential: Credential | None = Field(None, description="The name of a systemd credential (LoadCredential=).")
+    command: Strings | None = Field(None, description="A program and its arguments that prints the token.")
+
+    @model_validator(mode="after")
+    def _check_one(self) -> "TokenSource":
+        given = [value for value in (self.file, self.env, self.credential, self.command) if value]
+        if len(given) != 1:
+            raise ValueError('must have exactly one of file, env, credential, command; write { env = "HF_TOKEN" }')
+
+        return self
+
+
+class EndpointSettings(Frozen):
+    """What an [endpoint.NAME] table may say."""
+
+    insecure: bool = Field(default=False, description="Accept plain http to another host than this one.")
+    url: Url = Field("", description="The Hub's address. Only the endpoint 'hub' has a default.")
+    token: TokenSource | None = Field(None, description="Default: what `hf auth login` or $HF_TOKEN gives.")
+    timeout_s: PositiveSeconds = _time("timeout", "30s", "The longest wait for one API request.")
+    stall_s: PositiveSeconds = _time("stall", "5m", "An upload that moves no byte for this long is ended and retried.")
+    upload_rate: UploadRate = Field(
+        parse_rate("0"),
+        description="Bytes per second for all uploads to this endpoint, or a timetable; the first row that matches wins.",
+        json_schema_extra={"default": "0"},
+    )
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _check_url(cls, value: object, info: ValidationInfo) -> str:
+        url = parse_url(value)
+        if is_plain_http_abroad(url) and info.data.get("insecure") is False:
+            raise ValueError('would send the token in clear text; write "https://", or set insecure = true')
+
+        return url
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _refuse_literal(cls, value: object) -> object:
+        if value is not None and not isinstance(value, (dict, TokenSource)):
+            raise ValueError('must not stand in the config; write { file = "/etc/hubsync/hub.token" } or { env = "HF_TOKEN" }')
+
+        return value
+
+
+class Endpoint(EndpointSettings):
+    """A Hub: its address, how to sign in, and how patient to be."""
+
+    name: Name
+    url: Url
+
+
+class Mirror(Frozen):
+    """One repository, branch and directory that a target is published to."""
+
+    name: str
+    endpoint: str
+    repo_type: RepoType
+    repo_id: str
+    branch: str = DEFAULT_BRANCH
+    path_in_repo: PathInRepo = PurePosixPath()
+    private: bool = True
+    required: bool = True
+    on_foreign_edit: Policies = Field(default_factory=FOREIGN_EDIT_DEFAULTS.copy)
+
+
+class Lfs(Frozen):
+    """What goes through git-lfs, beside the Hub's own rules and binary content of any size."""
+
+    threshold_bytes: Bytes = _size("threshold", "5MB", "Files of at least this size go through git-lfs.")
+    patterns: Patterns = Field((), description="More files that go through git-lfs; gitignore syntax.")
+
+
+class Batch(Frozen):
+    """How much one snapshot may hold; a unit is never split."""
+
+    max_files: int = Field(1000, ge=1, description="The most files of one commit.")
+    max_bytes: Bytes = _size("max_size", "50GB", "The most bytes of one commit.")
+
+    @field_validator("max_bytes")
+    @classmethod
+    def _check_max_bytes(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError('must be more than nothing; write e.g. "50GB"')
+
+        return value
+
+
+class Card(Frozen):
+    """What the operator says about the model card; the rest is read from the source."""
+
+    enabled: bool = Field(default=True, description="Write a README.md if the source has none.")
+    language: OneOrMany = Field((), description="ISO 639-1 codes.")
+    license: Text | None = Field(None, description="A licence of the Hub's list, such as 'apache-2.0'.")
+    tags: Strings = ()
+    datasets: OneOrMany = Field((), description="Repositories of the training data.")
+    base_model: OneOrMany = Field((), description="Repositories of the models that this one was made from.")
+    pipeline_tag: Text | None = Field(None, description="The task, such as 'text-generation'.")
+    library_name: Text | None = None
+    metrics: OneOrMany = ()
+    model_name: Text | None = None
+    template: DiskPath | None = Field(None, description="A file to use instead of the built-in template.")
+    sections: dict[str, Text] = Field(default_factory=dict, description="Free text, by heading.")
+
+
+class TargetSettings(Frozen):
+    """What [defaults] and each [[target]] may say."""
+
+    schedule: When = Field(
+        parse_schedule("15m"),
+        description='When a batch is committed and pushed: a duration, five crontab fields, "@daily", "manual" ...',
+        json_schema_extra={"default": "15m"},
+    )
+    quiet_s: Seconds = _time("quiet", "30s", "A path is settled after this long without a change.")
+    inventory_every_s: Period = _time("inventory_every", "10m", "How often the whole source is compared.")
+    include: Patterns = Field(("**",), description="What is published; gitignore syntax.")
+    exclude: Patterns = Field(
+        ("*.tmp", "*.partial", "*.lock", ".git/", "__pycache__/"), description="What is not; gitignore syntax."
+    )
+    units: Globs = Field((), description="Directories that are published whole.", examples=[["checkpoint-*"]])
+    unit_timeout_s: PositiveSeconds = _time("unit_timeout", "6h", "A unit still incomplete after it is reported.")
+    complete_when: Globs = Field(
+        (), description="Files that complete a unit, instead of the built-in signals.", examples=[["_SUCCESS"]]
+    )
+    publish: Literal["tree", "revisions"] = Field("tree", description="revisions: each unit is a revision as well.")
+    deletes: Literal["keep", "propagate"] = Field("keep", description="Whether a local deletion reaches the mirrors.")
+    capture: Literal["auto", "reflink", "link", "copy"] = Field("auto", description="How content is kept until sent.")
+    secrets: Literal["block", "warn", "off"] = Field("block", description="What to do with a file that holds a key.")
+    on_foreign_edit: Policies = Field(
+        default_factory=FOREIGN_EDIT_DEFAULTS.copy,
+        description="Whose version of a path of ours wins if somebody else committed one. One word means all paths.",
+    )
+    lfs: Lfs = Lfs()
+    batch: Batch = Batch()
+    store_dir: DiskPath | None = Field(None, description="Where captured content lies; default: the state directory.")
+    card: Card = Card()
+
+
+class Target(TargetSettings):
+    """A source and the mirrors that it is published to."""
+
+    name: Name
+    source: DiskPath
+    mirrors: tuple[Mirror, ...]
+
+
+class ServiceSettings(Frozen):
+    """What the [service] table may say."""
+
+    state_dir: DiskPath | None = Field(
+        None, description="Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/hubsync, else ~/.local/state/hubsync."
+    )
+    min_free_bytes: Bytes = _size("min_free", "2GB", "Capture pauses below this much free space.")
+    shutdown_grace_s: Seconds = _time("shutdown_grace", "60s", "How long running work may take after a stop.")
+
+
+class Service(ServiceSettings):
+    """Where the daemon keeps its state, and its limits."""
+
+    state_dir: DiskPath
+
+
+class Log(Frozen):
+    """What the daemon says about itself, and where."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "journal", "json"] = Field(
+        "auto", description="auto: console on a terminal, journal under systemd, json otherwise."
+    )
+    file: DiskPath | None = Field(None, description="A second log, one JSON object per line.")
+    heartbeat_s: Period = _time("heartbeat", "1m", "How often each target's state is logged.")
+
+
+class Config(Frozen):
+    """Everything that was declared, from all *files*; *path* is the one that includes the others."""
+
+    path: Path
+    files: tuple[Path, ...]
+    endpoints: dict[str, Endpoint]
+    targets: tuple[Target, ...]
+    service: Service
+    log: Log = Log()
+
+    def target(self, name: str) -> Target:
+        """Return the target called *name*; raise UsageError if there is none."""
+        found = next((target for target in self.targets if target.name == name), None)
+        if found is None:
+            names = [target.name for target in self.targets]
+            close = get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"declared are: {', '.join(names)}"
+            raise UsageError(f"there is no target {name!r}", hint=hint)
+
+        return found

@@ -1,0 +1,103 @@
+"""What a file may say: the shape that is checked first, and that the JSON Schema describes to editors."""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from hubsync.config.fields import DiskPath, Name, PathInRepo, Policies, Repo, Strings
+from hubsync.config.model import EndpointSettings, Frozen, Log, ServiceSettings, TargetSettings
+from hubsync.config.repo import NAME_PATTERN
+
+VERSION = 1
+SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class MirrorTable(Frozen):
+    """A mirror in a target's list; plain text there is short for ``{ repo = ... }``."""
+
+    repo: Repo = Field(description="[endpoint:][datasets/|spaces/]owner/name[@branch]")
+    name: Name | None = Field(None, description="Stands in every log line; default: the repository as written.")
+    path_in_repo: PathInRepo = Field(PurePosixPath(), description="The directory in the repository; empty is its root.")
+    private: bool = Field(default=True, description="How the repository is created if it does not exist.")
+    required: bool = Field(default=True, description="Whether `safe` and `prune` wait for this mirror.")
+    on_foreign_edit: Policies = Field(default_factory=dict, description="Wins over the target's, path by path.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, value: object) -> object:
+        return {"repo": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe both spellings."""
+        table = handler.resolve_ref_schema(handler(schema))
+        return {"anyOf": [{**table["properties"]["repo"], "title": "Mirror"}, table]}
+
+
+class TargetTable(TargetSettings):
+    """A [[target]]: a source and the mirrors that it is published to; all else is as in [defaults]."""
+
+    name: Name = Field(description="Short and unique; stands in every log line.", examples=["llama-sft"])
+    source: DiskPath = Field(description="The directory to publish.", examples=["/data/runs/llama-sft"])
+    mirrors: Annotated[tuple[MirrorTable, ...], Field(strict=False)] = Field(
+        description="Where it is published to.", examples=[["acme/llama-sft"]], json_schema_extra={"minItems": 1}
+    )
+
+    @field_validator("mirrors")
+    @classmethod
+    def _check_mirrors(cls, mirrors: tuple[MirrorTable, ...]) -> tuple[MirrorTable, ...]:
+        if not mirrors:
+            raise ValueError('is empty; name at least one repository, e.g. ["acme/llama-sft"]')
+
+        return mirrors
+
+
+class IncludedFile(Frozen):
+    """What a file named by ``include`` may say."""
+
+    endpoint: dict[str, EndpointSettings] = Field(
+        default_factory=dict,
+        description='Hubs by name; "hub" is the default one.',
+        json_schema_extra={"propertyNames": {"pattern": NAME_PATTERN}},
+    )
+    target: Annotated[tuple[TargetTable, ...], Field(strict=False)] = Field((), description="What is published where.")
+
+
+class ConfigFile(IncludedFile):
+    """The config of hubsync."""
+
+    version: int = Field(VERSION, description="Of this format.", json_schema_extra={"enum": [VERSION]})
+    include: Strings = Field((), description="More files, as globs relative to this one.", examples=[["conf.d/*.toml"]])
+    defaults: TargetSettings = Field(TargetSettings(), description="For all targets; a target's own keys win.")
+    service: ServiceSettings = Field(ServiceSettings(), description="The daemon's state and limits.")
+    log: Log = Field(Log(), description="What the daemon says about itself, and where.")
+
+    @field_validator("version")
+    @classmethod
+    def _check_version(cls, version: int) -> int:
+        if version != VERSION:
+            raise ValueError(f"is not a version that this hubsync reads; write {VERSION}, or install a newer hubsync")
+
+        return version
+
+
+class _Describer(GenerateJsonSchema):
+    """Shows only those defaults that a file could hold as they are; the others are given beside their field."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        described = self.generate_inner(schema["schema"])
+        default: Any = schema.get("default")
+        is_toml = isinstance(default, (bool, int, str)) or (isinstance(default, tuple) and default)
+        if is_toml and "$ref" not in described:
+            described["default"] = list(default) if isinstance(default, tuple) else default
+
+        return described
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ``hubsync.toml``, for editors (https://taplo.tamasfe.dev)."""
+    schema = ConfigFile.model_json_schema(by_alias=True, schema_generator=_Describer)
+    return {"$schema": SCHEMA_DIALECT, **schema, "title": "hubsync.toml"}

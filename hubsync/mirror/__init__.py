@@ -1,0 +1,1 @@
+"""Mirrors: how snapshots become the heads of Hub repositories."""

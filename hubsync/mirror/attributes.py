@@ -1,0 +1,108 @@
+"""Makes the published ``.gitattributes`` agree with the pointers: git is asked, exact lines are added where it differs.
+
+A path that is a pointer must have ``filter=lfs``, any other must not. The line goes to the nearest ``.gitattributes``
+above the path, at its end, because there it wins over all others.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+
+from hubsync.store.git import REGULAR, Git, TreeEntry, quote_path
+from hubsync.store.route import LFS_ATTRIBUTES, hub_attributes
+
+NAME = ".gitattributes"
+_NOT_LFS = "!filter !diff !merge !text"
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\*?["})
+
+
+def attributes_to_publish(
+    git: Git, head: str | None, pointers: Mapping[str, bool], patterns: tuple[str, ...]
+) -> dict[str, bytes]:
+    """Return the ``.gitattributes`` files (path → content) that must change on *head* for *pointers* to agree.
+
+    *pointers* says of each path in the repository whether it is a pointer. A head without a root file gets the Hub's
+    default one; the operator's *patterns* are written as they are.
+    """
+    files = dict(_read_attributes(git, head)) if head else {}
+    root = files.get(NAME, hub_attributes())
+    lines = [f"{pattern} {LFS_ATTRIBUTES}".encode() for pattern in patterns]
+    wanted = {**files, NAME: _append(root, [line for line in lines if line not in root.splitlines()])}
+    for path, is_pointer in _disagreeing(git, wanted, pointers):
+        home = _nearest(path, wanted)
+        wanted[home] = _append(wanted[home], [exact_line(path, home, is_pointer=is_pointer)])
+
+    return {path: content for path, content in wanted.items() if files.get(path) != content}
+
+
+def exact_line(path: str, home: str, *, is_pointer: bool) -> bytes:
+    """Return the line for exactly *path* in the attributes file *home*."""
+    relative = PurePosixPath(path).relative_to(PurePosixPath(home).parent)
+    pattern = "/" + str(relative).translate(_SPECIAL)
+    plain = os.fsencode(pattern)
+    needs_quotes = any(byte <= 32 or byte in b'"' or byte == 127 for byte in plain)  # noqa: PLR2004 - ASCII
+    attributes = (LFS_ATTRIBUTES if is_pointer else _NOT_LFS).encode()
+
+    return (quote_path(pattern) if needs_quotes else plain) + b" " + attributes
+
+
+def _append(content: bytes, lines: list[bytes]) -> bytes:
+    if not lines:
+        return content
+    joint = b"" if not content or content.endswith(b"\n") else b"\n"
+    return content + joint + b"\n".join(lines) + b"\n"
+
+
+def _nearest(path: str, files: Iterable[str]) -> str:
+    known = set(files)
+    for parent in PurePosixPath(path).parents:
+        if (candidate := str(parent / NAME)) in known:
+            return candidate
+
+    return NAME
+
+
+def _read_attributes(git: Git, head: str) -> Iterator[tuple[str, bytes]]:
+    blobs = defaultdict(list)
+    for path, entry in git.list_tree(head).items():
+        if PurePosixPath(path).name == NAME and entry.mode.startswith("100"):
+            blobs[entry.blob].append(path)
+    for blob, content in git.read_blobs(blobs):
+        for path in blobs[blob]:
+            yield path, content
+
+
+def _disagreeing(git: Git, files: Mapping[str, bytes], pointers: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:
+    """Yield the paths whose filter attribute, as git reads *files*, is not what it should be."""
+    index = git.git_dir / "attributes.index"
+    index.unlink(missing_ok=True)
+    environment = {"GIT_INDEX_FILE": str(index)}
+    try:
+        _fill_index(git, files, environment)
+        answer = git.run(
+            "check-attr", "--cached", "--stdin", "-z", "filter",
+            feed=(os.fsencode(path) + b"\0" for path in pointers), environment=environment,
+        ).stdout.split(b"\0")[:-1]  # fmt: skip
+    finally:
+        index.unlink(missing_ok=True)
+    for raw, value in zip(answer[::3], answer[2::3], strict=True):
+        path = os.fsdecode(raw)
+        if (value == b"lfs") != pointers[path]:
+            yield path, pointers[path]
+
+
+def _fill_index(git: Git, files: Mapping[str, bytes], environment: Mapping[str, str]) -> None:
+    lines = []
+    for path, content in files.items():
+        blob = git.text("hash-object", "-w", "--stdin", "--no-filters", feed=[content])
+        lines.append(REGULAR.encode() + b" " + blob.encode() + b"\t" + os.fsencode(path) + b"\0")
+    git.run("update-index", "-z", "--index-info", feed=lines, environment=environment)
+
+
+def as_entries(git: Git, files: Mapping[str, bytes]) -> dict[str, TreeEntry]:
+    """Store *files* as blobs and return their tree entries."""
+    return {
+        path: TreeEntry(REGULAR, git.text("hash-object", "-w", "--stdin", "--no-filters", feed=[content]))
+        for path, content in files.items()
+    }

@@ -1,0 +1,305 @@
+"""Publishes one target to one mirror: objects first, then our tree grafted on its head, then the record.
+
+Joins the decisions (``graft``) with the adapters (``remote``, ``hub``, the store). It knows nothing of other mirrors and
+never retries by itself, except when somebody else pushed between its fetch and its push.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Event
+from urllib.parse import quote
+
+import structlog
+
+from hubsync.config.model import Endpoint, Mirror
+from hubsync.errors import MirrorError
+from hubsync.mirror.attributes import as_entries, attributes_to_publish
+from hubsync.mirror.graft import Graft, graft, policy_of, with_prefix
+from hubsync.mirror.hub import Hub, Visibility
+from hubsync.mirror.remote import HeadMovedError, Remote
+from hubsync.mirror.token import Tokens
+from hubsync.store.git import FastImport, TreeEntry
+from hubsync.store.pointer import Pointer
+from hubsync.store.snapshot import Snapshot, Store
+
+_LOST_RACES = 20
+_FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one publication did; ``commit`` is the mirror's head now."""
+
+    commit: str
+    snapshots: tuple[Snapshot, ...]
+    files: int
+    bytes: int
+    took_s: float
+
+
+class Publisher:
+    """Keeps one mirror of one target up to date. Not for use by several threads at once."""
+
+    def __init__(
+        self, store: Store, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, patterns: tuple[str, ...], stop: Event
+    ) -> None:
+        self.mirror = mirror
+        self._store = store
+        self._patterns = patterns
+        self._hub = Hub(endpoint, tokens)
+        self._remote = Remote(store.git, mirror, endpoint, tokens, stop)
+        self._checked = False
+        ref = f"refs/mirrors/{quote(mirror.name, safe='').replace('.', '%2E')}"
+        self._head_ref, self._published_ref, self._graft_ref = f"{ref}/head", f"{ref}/published", f"{ref}/graft"
+
+    def published(self) -> str | None:
+        """Return the newest snapshot that the mirror is known to hold."""
+        return self._store.git.resolve(self._published_ref)
+
+    def head(self) -> str | None:
+        """Return the mirror's head as last seen."""
+        return self._store.git.resolve(self._head_ref)
+
+    def backlog(self) -> list[Snapshot]:
+        """Return the snapshots that the mirror lacks, oldest first."""
+        return self._store.backlog(self.published())
+
+    def check_repository(self) -> None:
+        """Make sure that the repository exists and is as private as declared; done once, and again after a failure.
+
+        Raises:
+            MirrorError: it is public although it is declared private, or cannot be seen or made.
+        """
+        if self._checked:
+            return
+        visibility = self._hub.look(self.mirror)
+        if visibility is Visibility.MISSING and self._hub.create(self.mirror):
+            log.info("mirror.created", repo=self.mirror.repo_id, repo_type=self.mirror.repo_type,
+                     endpoint=self.mirror.endpoint, branch=self.mirror.branch, private=self.mirror.private)  # fmt: skip
+        if visibility is Visibility.PUBLIC and self.mirror.private:
+            raise MirrorError(
+                f"{self.mirror.repo_id} is public, but the config says private",
+                error_kind="forbidden",
+                retryable=False,
+                hint="make the repository private on the Hub, or set private = false on this mirror",
+            )
+        self._checked = True
+
+    def upload(self, objects: Mapping[str, Pointer]) -> None:
+        """Upload those of *objects* (oid → pointer) that the mirror is not known to have and that are pinned."""
+        ledger = self._store.ledger
+        known = ledger.uploaded(self.mirror.name, objects)
+        missing = [oid for oid in objects if oid not in known and self._store.has_intact(oid)]
+        if not missing:
+            return
+        self.check_repository()
+        started = time.monotonic()
+        self._remote.upload_objects(missing)
+        spoiled = [oid for oid in missing if not self._store.has_intact(oid)]
+        sent = [oid for oid in missing if oid not in spoiled]
+        ledger.record_uploads(self.mirror.name, sent)
+        took_s = round(time.monotonic() - started, 3)
+        for oid in sent:
+            log.debug("object.uploaded", oid=oid, bytes=objects[oid].size, took_s=took_s)
+
+    def publish(self) -> Published | None:
+        """Bring the mirror to the newest snapshot; ``None`` if it was there already or nothing could be published.
+
+        Raises:
+            MirrorError: a step failed; what was done before it stays done.
+            StoppedError: hubsync is stopping.
+        """
+        try:
+            return self._publish()
+        except MirrorError:
+            self._checked = False
+            raise
+
+    def _publish(self) -> Published | None:
+        started = time.monotonic()
+        published = self.published()
+        backlog = self._store.backlog(published)
+        if not backlog:
+            return None
+        self.check_repository()
+        pointers = self._store.pointers_between(published, backlog[-1].commit)
+        objects = {pointer.oid: pointer for pointer in pointers.values()}
+        self._pin_missing(objects)
+        self.upload(objects)
+        ready = self._publishable(published, backlog, objects)
+        if not ready:
+            return None
+
+        commit, files = self._push_grafted(published, ready)
+        self._store.git.update_refs({self._head_ref: commit, self._published_ref: ready[-1].commit})
+        size = sum(pointer.size for pointer in objects.values())
+
+        done = Published(commit, tuple(ready), files, size, round(time.monotonic() - started, 3))
+        self._report(done)
+
+        return done
+
+    def _report(self, done: Published) -> None:
+        now = time.time()
+        units = [(unit, snapshot) for snapshot in done.snapshots for unit in snapshot.units]
+        log.info("mirror.published", repo=self.mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
+                 units=[unit for unit, _ in units], took_s=done.took_s)  # fmt: skip
+        for unit, snapshot in units:
+            log.info("unit.published", unit=unit, repo=self.mirror.repo_id, commit=done.commit,
+                     lag_s=round(max(0.0, now - snapshot.written_at), 3))  # fmt: skip
+
+    def _pin_missing(self, objects: Mapping[str, Pointer]) -> None:
+        known = self._store.ledger.uploaded(self.mirror.name, objects)
+        for oid in objects:
+            if oid not in known and not self._store.has_intact(oid):
+                self._store.pin_again(oid)
+
+    def _publishable(
+        self, published: str | None, backlog: list[Snapshot], objects: Mapping[str, Pointer]
+    ) -> list[Snapshot]:
+        """Return the snapshots whose objects the mirror has; a later one stands in for one that was spoiled."""
+        there = self._store.ledger.uploaded(self.mirror.name, objects)
+        if len(there) == len(objects) and len(backlog) == 1:
+            return backlog
+        ready = []
+        for snapshot in backlog:
+            wanted = {pointer.oid for pointer in self._store.pointers_between(published, snapshot.commit).values()}
+            if wanted <= there or wanted <= self._store.ledger.uploaded(self.mirror.name, wanted):
+                ready.append(snapshot)
+
+        return ready
+
+    def _push_grafted(self, published: str | None, snapshots: Sequence[Snapshot]) -> tuple[str, int]:
+        """Push *snapshots* on the mirror's head, as often as somebody else is faster; return (head, changed paths)."""
+        head, is_ours = self.head(), True
+        if head is None or published is None:
+            head, is_ours = self._see_head(None), False
+        for _ in range(_LOST_RACES):
+            commit, files = self._graft(published, snapshots, head, is_ours=is_ours)
+            try:
+                if commit != head:
+                    self._remote.push(commit)
+            except HeadMovedError:
+                head, is_ours = self._see_head(head), False
+                continue
+            return commit, files
+
+        raise MirrorError(
+            f"somebody else pushed first, {_LOST_RACES} times in a row", error_kind="conflict", retryable=True
+        )
+
+    def _see_head(self, before: str | None) -> str | None:
+        """Fetch the mirror's head and remember it."""
+        if self._remote.read_head() is None:
+            self._store.git.update_refs({self._head_ref: None} if before else {})
+            return None
+        head = self._remote.fetch(self._head_ref)
+        if head != before:
+            log.info("mirror.adopted", repo=self.mirror.repo_id, commit=head, previous=before)
+
+        return head
+
+    def _graft(
+        self, published: str | None, snapshots: Sequence[Snapshot], head: str | None, *, is_ours: bool
+    ) -> tuple[str, int]:
+        """Make the commits that put *snapshots* on *head*; return (the last one, number of changed paths).
+
+        With *is_ours* the head is as we left it, so that only what changed since has to be looked at.
+        """
+        steps = self._plan(published, snapshots, head, is_ours=is_ours)
+        changed = [(snapshot, dict(step.changes)) for snapshot, step in steps if step.changes]
+        if not changed:
+            if head is None:
+                raise MirrorError("there is nothing to publish", error_kind="internal", retryable=True)
+            return head, 0
+
+        routes = self._routes(changes for _, changes in changed)
+        if any(route is None for route in routes.values()):
+            # A path was a pointer in one snapshot and is none in another: no set of attributes suits both.
+            return self._graft(published, snapshots[-1:], head, is_ours=is_ours)
+        files = sum(len(changes) for _, changes in changed)
+        attributes = attributes_to_publish(
+            self._store.git, head, {path: bool(route) for path, route in routes.items()}, self._patterns
+        )
+        changed[0][1].update(as_entries(self._store.git, attributes))
+        tip = head
+        with FastImport(self._store.git) as writer:
+            for snapshot, changes in changed:
+                tip = writer.commit(self._graft_ref, tip, snapshot.header, changes.items())
+        assert tip is not None  # noqa: S101 - a commit was written
+
+        return tip, files
+
+    def _plan(
+        self, published: str | None, snapshots: Sequence[Snapshot], head: str | None, *, is_ours: bool
+    ) -> list[tuple[Snapshot, Graft]]:
+        """Return what each of *snapshots* changes on the one before it, the first one on *head*."""
+        first = self._plan_changed if is_ours and head else self._plan_all
+        overlay: dict[str, TreeEntry | None] = {}
+        steps: list[tuple[Snapshot, Graft]] = []
+        for snapshot in snapshots:
+            step = (first if not steps else self._plan_changed)(published, snapshot, head, overlay)
+            self._report_foreign(step, head)
+            overlay.update(step.changes)
+            steps.append((snapshot, step))
+            published = snapshot.commit
+
+        return steps
+
+    def _plan_changed(
+        self, base: str | None, snapshot: Snapshot, head: str | None, overlay: Mapping[str, TreeEntry | None]
+    ) -> Graft:
+        changes = self._store.git.diff_trees(base, snapshot.commit)
+        last = {self._place(change.path): change.before for change in changes if change.before}
+        ours = {self._place(change.path): change.after for change in changes if change.after}
+        paths = [self._place(change.path) for change in changes]
+        theirs = dict(last)
+        foreign = [path for path in paths if policy_of(path, self.mirror.on_foreign_edit) != "ours"]
+        if foreign and head:
+            shown = self._store.git.list_tree(head, *(foreign if len(foreign) <= _FEW_PATHS else ()))
+            shown |= {path: entry for path, entry in overlay.items() if entry}
+            theirs = {path: entry for path, entry in theirs.items() if path not in foreign}
+            theirs |= {path: shown[path] for path in foreign if path in shown}
+
+        return graft(paths, theirs, last, ours, self.mirror.on_foreign_edit)
+
+    def _plan_all(
+        self, base: str | None, snapshot: Snapshot, head: str | None, _overlay: Mapping[str, TreeEntry | None]
+    ) -> Graft:
+        git = self._store.git
+        ours = {self._place(path): entry for path, entry in git.list_tree(snapshot.commit).items()}
+        last = {self._place(path): entry for path, entry in git.list_tree(base).items()} if base else {}
+        theirs = git.list_tree(head) if head else {}
+
+        return graft(sorted(ours.keys() | last.keys()), theirs, last, ours, self.mirror.on_foreign_edit)
+
+    def _routes(self, steps: Iterable[Mapping[str, TreeEntry | None]]) -> dict[str, bool | None]:
+        """Return of each path that is written whether it is a pointer; ``None`` if that differs from step to step."""
+        entries = [(path, entry.blob) for step in steps for path, entry in step.items() if entry is not None]
+        pointers = self._store.pointers({blob for _, blob in entries})
+        routes: dict[str, bool | None] = {}
+        for path, blob in entries:
+            is_pointer = blob in pointers
+            routes[path] = is_pointer if routes.get(path, is_pointer) == is_pointer else None
+
+        return routes
+
+    def _report_foreign(self, step: Graft, tip: str | None) -> None:
+        for policy in sorted({edit.policy for edit in step.foreign}):
+            paths = [edit.path for edit in step.foreign if edit.policy == policy]
+            log.warning("mirror.foreign_edit", repo=self.mirror.repo_id, paths=paths, files=len(paths), commit=tip,
+                        policy=policy)  # fmt: skip
+        if step.halted:
+            raise MirrorError(
+                f"others changed {step.halted[0]} on the mirror",
+                error_kind="conflict",
+                retryable=False,
+                paths=step.halted,
+                hint='decide whose version stays: set on_foreign_edit to "ours" or "theirs"',
+            )
+
+    def _place(self, path: str) -> str:
+        return with_prefix(self.mirror.path_in_repo, path)

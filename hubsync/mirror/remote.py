@@ -1,0 +1,187 @@
+"""Owns the network side of git and git-lfs for one mirror: list, fetch, upload objects, push. Never with force.
+
+It decides nothing: what to send, and what a failure means for the queue, is ``publish``'s. The words of the tools stop
+here; above, a failure is a ``MirrorError``.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from hubsync.config.model import Endpoint, Mirror
+from hubsync.errors import MirrorError
+from hubsync.mirror.failures import read_failure
+from hubsync.mirror.token import Tokens, credential_config
+from hubsync.store.git import Git
+from hubsync.store.process import ChildStalledError, Finished, Watch
+
+_PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+_CONNECT_S = 30
+_SLOWEST_BYTES_PER_S = 100
+
+
+class HeadMovedError(MirrorError):
+    """Somebody else pushed first; fetch, graft again, push again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, error_kind="conflict", retryable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Addresses:
+    """Where a repository answers to git, and where its LFS API is."""
+
+    git: str
+    lfs: str
+
+
+class Remote:
+    """One mirror's repository, spoken to from the store behind *git*."""
+
+    def __init__(self, git: Git, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: Event) -> None:
+        self._git = git
+        self._mirror = mirror
+        self._endpoint = endpoint
+        self._tokens = tokens
+        self._stop = stop
+        base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
+        self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
+        self._found: _Addresses | None = None
+
+    @property
+    def branch_ref(self) -> str:
+        """The branch that is published, as a full ref."""
+        return f"refs/heads/{self._mirror.branch}"
+
+    def read_head(self) -> str | None:
+        """Return the commit of the mirror's branch, or ``None`` if there is no such branch (yet).
+
+        Raises:
+            MirrorError: the repository cannot be reached or read.
+        """
+        listed = self._network("list", "ls-remote", "{url}", self.branch_ref).stdout.decode()
+        return listed.split("\t")[0] if listed.strip() else None
+
+    def fetch(self, into: str) -> str:
+        """Fetch the branch's newest commit, without its history, to the local ref *into*; return the commit."""
+        self._network("fetch", "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
+                      "{url}", f"+{self.branch_ref}:{into}")  # fmt: skip
+        return self._git.text("rev-parse", into)
+
+    def upload_objects(self, oids: Iterable[str]) -> None:
+        """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API."""
+        with tempfile.TemporaryDirectory(dir=self._git.git_dir, prefix="upload-") as scratch:
+            progress = Path(scratch) / "progress"
+            self._network(
+                "upload", "lfs", "push", "--object-id", "--stdin", "{url}",
+                feed=[f"{oid}\n".encode() for oid in oids],
+                environment={"GIT_LFS_PROGRESS": str(progress)},
+                progress=progress,
+            )  # fmt: skip
+
+    def push(self, commit: str) -> None:
+        """Make *commit* the branch's head if it descends from the present one.
+
+        Raises:
+            HeadMovedError: it does not.
+        """
+        try:
+            self._network("push", "push", "--porcelain", "{url}", f"{commit}:{self.branch_ref}")
+        except MirrorError as exc:
+            # An answer that was lost, or a request that was sent twice, looks like a refusal: the head tells.
+            if exc.error_kind in {"conflict", "network", "timeout", "server", "unknown", "stalled"} and self._shows(commit):
+                return
+            if exc.error_kind == "conflict":
+                raise HeadMovedError(str(exc)) from exc
+            raise
+
+    def _shows(self, commit: str) -> bool:
+        try:
+            return self.read_head() == commit
+        except MirrorError:
+            return False
+
+    def _network(
+        self,
+        doing: str,
+        *args: str,
+        feed: Iterable[bytes] = (),
+        environment: Mapping[str, str] | None = None,
+        progress: Path | None = None,
+    ) -> Finished:
+        """Run a git command that talks to the mirror; ``{url}`` stands for its address."""
+        pieces = list(feed)
+        last: MirrorError | None = None
+        for addresses in (self._found,) if self._found else self._candidates:
+            try:
+                finished = self._run(doing, addresses, args, pieces, environment or {}, progress)
+            except MirrorError as exc:
+                last = last or exc
+                if exc.error_kind not in {"not_found", "auth", "redirected"}:
+                    raise
+            else:
+                self._found = addresses
+                return finished
+        assert last is not None  # noqa: S101 - the loop ran
+        raise last
+
+    def _run(
+        self,
+        doing: str,
+        addresses: _Addresses,
+        args: tuple[str, ...],
+        feed: list[bytes],
+        environment: Mapping[str, str],
+        progress: Path | None,
+    ) -> Finished:
+        token = self._tokens.read(self._endpoint)
+        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, (lambda: _size(progress)) if progress else None)
+        with credential_config(addresses.git, token) as (credential, fds):
+            try:
+                finished = self._git.run(
+                    *(arg.replace("{url}", addresses.git) for arg in args),
+                    feed=feed,
+                    config={**self._config(addresses, signed_in=token is not None), **credential},
+                    environment=environment,
+                    watch=watch,
+                    pass_fds=fds,
+                    check=False,
+                )
+            except ChildStalledError as exc:
+                raise MirrorError(f"{doing}: {exc}", error_kind="stalled", retryable=True) from exc
+        if finished.returncode != 0:
+            raise read_failure(doing, finished.stderr + finished.stdout.decode("utf-8", "replace"))
+
+        return finished
+
+    def _config(self, addresses: _Addresses, *, signed_in: bool) -> dict[str, str]:
+        stall = str(max(1, int(self._endpoint.stall_s)))
+        return {
+            # lfs.url is set so that no .lfsconfig in a published tree can send the upload, or the token, elsewhere.
+            "lfs.url": addresses.lfs,
+            "lfs.pushurl": addresses.lfs,
+            f"lfs.{addresses.lfs}.locksverify": "false",
+            f"lfs.{addresses.lfs}.access": "basic" if signed_in else "none",
+            "lfs.repositoryformatversion": "0",
+            "lfs.transfer.maxretries": "1",  # the retry policy is ours: git-lfs would wait an hour without a word
+            "lfs.transfer.maxretrydelay": "1",
+            "lfs.activitytimeout": stall,
+            "lfs.dialtimeout": str(_CONNECT_S),
+            "lfs.concurrenttransfers": "4",
+            "lfs.tustransfers": "false",
+            "lfs.basictransfersonly": "true",
+            "http.followRedirects": "false",
+            "http.lowSpeedLimit": str(_SLOWEST_BYTES_PER_S),
+            "http.lowSpeedTime": stall,
+        }
+
+
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

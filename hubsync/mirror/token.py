@@ -1,0 +1,106 @@
+"""Owns tokens: where they come from, and how git gets one that stands in no argv, environment, config or file."""
+
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hubsync.config.model import Endpoint, TokenSource
+from hubsync.errors import MirrorError
+from hubsync.monitor.log import register_secret
+from hubsync.store.process import read_command
+
+_COMMAND_TIMEOUT_S = 30.0
+_USER = "hf_user"  # the name that huggingface_hub gives to git; the Hub looks at the token only
+
+
+class Tokens:
+    """Reads the tokens of endpoints, anew at each use, so that a replaced file takes effect at once."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def read(self, endpoint: Endpoint) -> str | None:
+        """Return the endpoint's token, or ``None`` if it has none.
+
+        Raises:
+            MirrorError: the declared source cannot be read or is empty (``auth``).
+        """
+        source = endpoint.token
+        token = self._default() if source is None else self._declared(endpoint, source)
+        if token:
+            register_secret(token)
+
+        return token
+
+    def _declared(self, endpoint: Endpoint, source: TokenSource) -> str:
+        try:
+            token = self._fetch(source).strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise _unreadable(endpoint, str(exc)) from exc
+        if not token or any(character.isspace() for character in token):
+            raise _unreadable(endpoint, "it is empty" if not token else "it holds white space")
+
+        return token
+
+    def _fetch(self, source: TokenSource) -> str:
+        if source.file is not None:
+            return Path(source.file).expanduser().read_text()
+        if source.env is not None:
+            return self._environment.get(source.env, "")
+        if source.credential is not None:
+            directory = self._environment.get("CREDENTIALS_DIRECTORY", "/nonexistent")
+            return (Path(directory) / source.credential).read_text()
+        finished = read_command(tuple(source.command or ()), self._environment, timeout_s=_COMMAND_TIMEOUT_S)
+        if finished.returncode != 0:
+            raise OSError(f"the token command exited with {finished.returncode}")
+
+        return finished.stdout.decode()
+
+    def _default(self) -> str | None:
+        """Return what ``hf auth login`` or the environment gives."""
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            if token := self._environment.get(name, "").strip():
+                return token
+        cache = self._environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - a string
+        home = self._environment.get("HF_HOME") or f"{cache}/huggingface"
+        path = Path(self._environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+        try:
+            return path.read_text().strip() or None
+        except OSError:
+            return None
+
+
+@contextlib.contextmanager
+def credential_config(url: str, token: str | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+    """Yield (git config, descriptors to pass) that let git answer for *url*'s host, and for no other, with *token*.
+
+    The answer lies in anonymous memory that only our children inherit. git erases a credential that was refused; the
+    answer is gone then, so that git-lfs 3.3 does not ask for ever (https://github.com/git-lfs/git-lfs/pull/6204).
+    """
+    if token is None:
+        yield {"credential.helper": ""}, ()
+        return
+    fd = os.memfd_create("hubsync-credential", 0)
+    try:
+        os.write(fd, f"username={_USER}\npassword={token}\n".encode())
+        answer = shlex.quote(f"/proc/self/fd/{fd}")
+        helper = f'!f() {{ case "$1" in get) cat {answer};; erase) : > {answer};; esac; }}; f'
+        yield {"credential.helper": "", f"credential.{_origin(url)}.helper": helper}, (fd,)
+    finally:
+        os.close(fd)
+
+
+def _origin(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def _unreadable(endpoint: Endpoint, why: str) -> MirrorError:
+    return MirrorError(
+        f"the token of endpoint {endpoint.name!r} cannot be read: {why}",
+        error_kind="auth",
+        retryable=False,
+        hint=f"mend [endpoint.{endpoint.name}] token, then it is read again by itself",
+    )

@@ -1,0 +1,441 @@
+"""The catalogue of log events: every name that hubsync logs, with its level, fields, sentence, meaning and cure.
+
+``event`` and the fields are an interface: within a major version they are added, never renamed. ``message`` is for
+people and may change. A test compares the catalogue with every log call, in both directions.
+
+Templates: ``{bytes}`` puts a field as its unit asks, ``{files:file}`` counts a noun, ``[ in {took_s}]`` is left out
+when one of its fields is missing. The target is put before the sentence by itself.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hubsync.monitor.text import format_count, format_field
+
+Level = Literal["debug", "info", "warning", "error", "any"]
+
+# Fields that any event may carry, mostly because they are bound for a stretch of work.
+COMMON_FIELDS = frozenset(
+    (
+        "timestamp",
+        "level",
+        "event",
+        "message",
+        "target",
+        "mirror",
+        "unit",
+        "run_id",
+        "version",
+        "exception",
+        "truncated",
+    )
+)
+
+_PLACEHOLDER = re.compile(r"\{(\w+)(?::(\w+))?\}")
+_PART = re.compile(rf"\[([^\[\]]*)\]|{_PLACEHOLDER.pattern}")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that hubsync says: when it is said, with which fields, and what the reader can do."""
+
+    name: str
+    level: Level
+    fields: tuple[str, ...]
+    message: str
+    meaning: str
+    action: str = ""
+
+
+_FAILURE = ("error", "error_kind", "retryable", "hint")
+_RETRY = ("attempt", "failures", "next_try_s", "since_s")
+
+_EVENTS = (
+    # --- the daemon
+    Event(
+        "daemon.started",
+        "info",
+        ("config", "state_dir", "targets", "pid", "python", "git", "git_lfs"),
+        "hubsync {version} started[ with {targets:target}][ from {config}]",
+        "The daemon runs and has read its config; targets are being opened.",
+    ),
+    Event(
+        "daemon.ready",
+        "info",
+        ("targets", "mirrors", "took_s"),
+        "ready[: {targets:target}][, {mirrors:mirror}][, after {took_s}]",
+        "All targets are watched or halted with a reason of their own; from here on the schedule runs.",
+    ),
+    Event(
+        "daemon.reloaded",
+        "info",
+        ("config", "added", "removed", "changed", "took_s"),
+        "config reloaded[; added {added}][; removed {removed}][; changed {changed}]",
+        "A changed config or token has been taken over without a restart.",
+    ),
+    Event(
+        "daemon.stopping",
+        "info",
+        ("reason", "grace_s"),
+        "stopping[: {reason}][; running steps get {grace_s}]",
+        "No new step begins; running ones are given the grace period and are then ended.",
+    ),
+    Event(
+        "daemon.stopped",
+        "info",
+        ("reason", "uptime_s", "clean", "unfinished"),
+        "stopped[ after {uptime_s}]",
+        "The daemon has ended. Nothing is lost if `clean` is false: unfinished steps are repeated at the next start.",
+    ),
+    Event(
+        "config.rejected",
+        "error",
+        ("config", "problems", *_FAILURE),
+        "config rejected: {error}",
+        "The config has problems. At a reload the former config stays in force; at the start the daemon ends.",
+        "Run `hubsync check`, correct every line that it prints, then reload or start again.",
+    ),
+    Event(
+        "control.received",
+        "info",
+        ("command", "targets", "uid", "pid"),
+        "received {command}[ for {targets}]",
+        "Somebody asked the running daemon for something: flush, pause, resume or reload.",
+    ),
+    Event(
+        "schedule.failed",
+        "error",
+        ("job", "took_s", *_FAILURE, *_RETRY),
+        "{job} failed: {error}",
+        "A scheduled job raised an error that no step expected. Its target goes on at the next run.",
+        "Look at `exception`; if it comes back, report it with this line.",
+    ),
+    Event(
+        "thread.failed",
+        "error",
+        ("thread", *_FAILURE),
+        "thread {thread} ended: {error}",
+        "An error that nothing expected ended a thread, or the program.",
+        "Report it with this line. The service manager restarts a daemon that no longer answers.",
+    ),
+    Event(
+        "state.recovered",
+        "warning",
+        ("what", "path", "reason", "files", "took_s"),
+        "recovered {what}[: {reason}]",
+        "What a crash or a full disk left behind was put right: a stale lock, a ledger that had to be rebuilt.",
+        "Nothing, unless it comes back at each start.",
+    ),
+    # --- watch
+    Event(
+        "watch.started",
+        "info",
+        ("source", "mode", "reason", "directories", "files", "bytes", "took_s"),
+        "watching {source}[ by {mode}][: {files:file}][, {bytes}]",
+        "The source is watched. `mode` says how: events, or inventory where the file system sends no events.",
+    ),
+    Event(
+        "watch.degraded",
+        "warning",
+        ("source", "mode", "reason", "directories", "unwatched", "limit", *_FAILURE),
+        "changes in {source} are noticed late[: {reason}][: {error}]",
+        "Events do not cover the whole source. The periodic inventory still finds every file, later.",
+        "Raise fs.inotify.max_user_watches or max_user_instances if `limit` names one, or shorten `inventory_every`.",
+    ),
+    Event(
+        "watch.overflowed",
+        "warning",
+        ("source", "overflows", "reason"),
+        "events of {source} were lost; taking an inventory",
+        "More changes came at once than the kernel queues. An inventory finds what was missed.",
+        "Nothing; if it comes often, exclude directories with many small files.",
+    ),
+    Event(
+        "watch.recovered",
+        "info",
+        ("source", "mode", "directories", "down_s"),
+        "{source} is watched again[ after {down_s}]",
+        "Watching works again after it was degraded or the source had gone.",
+    ),
+    Event(
+        "inventory.taken",
+        "debug",
+        ("source", "files", "bytes", "changed", "removed", "skipped", "unreadable", "reason", "took_s"),
+        "inventory: {files:file}[, {bytes}][, {changed} changed][, in {took_s}]",
+        "The source was listed and compared; `changed` counts what no event had told.",
+    ),
+    # --- files
+    Event(
+        "file.captured",
+        "debug",
+        ("path", "oid", "files", "bytes", "route", "pin", "reason", "took_s"),
+        "captured {path}[ ({bytes})][ by {pin}]",
+        "The file was whole, was read once and is pinned: from here on it reaches every mirror, come what may.",
+    ),
+    Event(
+        "file.held",
+        "info",
+        ("path", "bytes", "reason", "held_s", "missing"),
+        "held {path}: {reason}",
+        "The file is quiet but not whole, or changed while it was read. It is looked at again when it changes.",
+        "If the writer is done, the file is damaged: see `reason`, and `hubsync explain PATH`.",
+    ),
+    Event(
+        "file.unreadable",
+        "warning",
+        ("path", "reason", *_FAILURE, *_RETRY),
+        "cannot read {path}: {error}",
+        "The file cannot be opened or read. It and its unit wait; everything else goes on.",
+        "Give the service's user read access (for directories also search access).",
+    ),
+    Event(
+        "file.rejected",
+        "warning",
+        ("path", "bytes", "reason", "rule", "line", "hint"),
+        "not published: {path}: {reason}",
+        "The file will not be published as it is: it holds a secret, or has a name or size that no mirror takes.",
+        "Take the secret out, rename the file, or exclude it; `hubsync explain PATH` names the rule.",
+    ),
+    Event(
+        "capture.paused",
+        "warning",
+        ("path", "free_bytes", "min_free_bytes", "disk_held_bytes", "reason", "hint"),
+        "capture paused[: {free_bytes} free][, {min_free_bytes} wanted]",
+        "There is less free space than `min_free`. Publishing goes on and frees pins; new files wait in the source.",
+        "Free some space, or see which mirror keeps the backlog: `hubsync status`.",
+    ),
+    Event(
+        "capture.resumed",
+        "info",
+        ("path", "free_bytes", "min_free_bytes", "paused_s"),
+        "capture resumed[ after {paused_s}][; {free_bytes} free]",
+        "There is enough free space again.",
+    ),
+    # --- units, snapshots, objects
+    Event(
+        "unit.completed",
+        "info",
+        ("files", "bytes", "layout", "reason", "took_s"),
+        "{unit} is complete[: {files:file}][, {bytes}][ ({reason})]",
+        "The writer has finished the unit; it is published whole with the next snapshot, which does not wait.",
+    ),
+    Event(
+        "unit.abandoned",
+        "warning",
+        ("files", "bytes", "layout", "reason", "missing", "age_s"),
+        "{unit} was left incomplete[ for {age_s}][: {reason}][; missing {missing}]",
+        "The unit got no completion signal within `unit_timeout`, or vanished before it had one. It is not published.",
+        "If it is complete, write the marker that `complete_when` names; if not, it can be removed.",
+    ),
+    Event(
+        "snapshot.committed",
+        "info",
+        ("commit", "files", "bytes", "removed", "units", "lfs_files", "reason", "took_s"),
+        "committed {files:file}[ ({bytes})][, removed {removed}][ as {commit}]",
+        "A batch became a snapshot in the store. It is now owed to every mirror.",
+    ),
+    Event(
+        "object.uploaded",
+        "debug",
+        ("oid", "path", "files", "bytes", "sent_bytes", "attempt", "took_s"),
+        "uploaded {oid}[ ({bytes})][ in {took_s}]",
+        "A mirror holds this object now; the commit that names it follows.",
+    ),
+    Event(
+        "object.released",
+        "debug",
+        ("oid", "files", "bytes", "reason"),
+        "released {oid}[ ({bytes})]",
+        "Every mirror holds this object; its pin is gone and the space is free.",
+    ),
+    Event(
+        "object.spoiled",
+        "warning",
+        ("oid", "path", "bytes", "reason", "healed_by", "hint"),
+        "the pin of {path} was changed by its writer[; {healed_by}]",
+        "A file was rewritten in place while it waited. It is healed from a mirror or by the next snapshot.",
+        'Let the writer replace files instead (write, then rename), or set `capture = "copy"` for this target.',
+    ),
+    # --- mirrors
+    Event(
+        "mirror.created",
+        "info",
+        ("repo", "repo_type", "endpoint", "branch", "private"),
+        "created {repo}",
+        "The repository or branch did not exist and was created; it is private unless declared otherwise.",
+    ),
+    Event(
+        "mirror.published",
+        "info",
+        (
+            "repo",
+            "commit",
+            "snapshot",
+            "files",
+            "bytes",
+            "sent_bytes",
+            "removed",
+            "units",
+            "attempt",
+            "lag_s",
+            "took_s",
+        ),
+        "published {files:file}[ ({bytes})] to {mirror}[ as {commit}][ in {took_s}]",
+        "The mirror's head holds the snapshot. `lag_s` counts from the newest file's last write.",
+    ),
+    Event(
+        "mirror.failed",
+        "warning",
+        ("repo", "step", "http_status", "paths", *_FAILURE, *_RETRY),
+        "publishing to {mirror} failed: {error}[; next try in {next_try_s}]",
+        "A step failed that may succeed later with nothing changed here. Other mirrors are not delayed.",
+        "Nothing yet; hubsync tries again by itself. `hint` says more where more is known.",
+    ),
+    Event(
+        "mirror.parked",
+        "error",
+        ("repo", "step", "http_status", "paths", *_FAILURE, *_RETRY),
+        "{mirror} is parked: {error}[; {hint}]",
+        "The mirror refuses for good: token, rights, quota, a hook. It is tried again slowly, and after a change.",
+        "Do what `hint` says, then `hubsync flush` or replace the token; nothing else is needed.",
+    ),
+    Event(
+        "mirror.recovered",
+        "info",
+        ("repo", "failures", "down_s"),
+        "{mirror} works again[ after {failures:failure}][ in {down_s}]",
+        "The first success after failures.",
+    ),
+    Event(
+        "mirror.foreign_edit",
+        "warning",
+        ("repo", "path", "paths", "files", "commit", "policy", "author"),
+        "{mirror} was edited by others[: {paths}][: {path}][; kept {policy}]",
+        "Others committed to paths that hubsync publishes. `policy` says whose content stays; history keeps both.",
+        'If their content should stay, set `on_foreign_edit` to "theirs" for that path.',
+    ),
+    Event(
+        "mirror.adopted",
+        "info",
+        ("repo", "commit", "previous", "files", "bytes", "reason"),
+        "adopted {mirror} at {commit}[: {reason}]",
+        "A history that is not ours, or was rewritten, is taken as the new base; equal files are not sent again.",
+    ),
+    Event(
+        "unit.published",
+        "info",
+        ("repo", "commit", "revision", "files", "bytes", "lag_s", "took_s"),
+        "{unit} is on {mirror}[ as {revision}][, {lag_s} after its last write]",
+        "The mirror holds the whole unit.",
+    ),
+    # --- targets
+    Event(
+        "target.halted",
+        "error",
+        ("source", "reason", "removed", "files", *_FAILURE),
+        "halted: {reason}[; {hint}]",
+        "The source is gone, empty, or lost more than half of its paths. Capture stops, and nothing is deleted.",
+        "Bring the source back (is the disk mounted?), or confirm with `hubsync resume TARGET`.",
+    ),
+    Event(
+        "target.resumed",
+        "info",
+        ("source", "reason", "halted_s"),
+        "goes on[ after {halted_s}][: {reason}]",
+        "The target works again after it was halted or paused.",
+    ),
+    # --- proof and pulse
+    Event(
+        "verify.passed",
+        "info",
+        ("repo", "commit", "files", "bytes", "read_bytes", "took_s"),
+        "{mirror} holds all {files:file}[ ({bytes})]",
+        "The mirror was compared with the receipts, and everything is there.",
+    ),
+    Event(
+        "verify.failed",
+        "error",
+        ("repo", "commit", "files", "mismatches", "missing", "path", "paths", "took_s", *_FAILURE),
+        "{mirror} does not hold what it should[: {mismatches} mismatches][: {error}]",
+        "The mirror lacks files, or holds other content than it was given.",
+        "See `paths`; hubsync publishes them again while the source has them. Keep the local files until then.",
+    ),
+    Event(
+        "heartbeat",
+        "info",
+        (
+            "state",
+            "uptime_s",
+            "newest_unit_local",
+            "newest_unit_published",
+            "backlog_files",
+            "backlog_bytes",
+            "oldest_unpublished_s",
+            "disk_held_bytes",
+            "free_bytes",
+            "settled",
+            "held",
+            "mirrors_ok",
+            "mirrors_failing",
+            "rss_bytes",
+        ),
+        "{state}[; {backlog_files:file} to publish][ ({backlog_bytes})][, the oldest since {oldest_unpublished_s}]",
+        "Said for each target at each `heartbeat`. Alert on its absence and on `oldest_unpublished_s`.",
+    ),
+    # --- the log itself
+    Event(
+        "log.dropped",
+        "warning",
+        ("lines",),
+        "{lines:line} of the log were lost: the reader of the log was too slow or gone",
+        "Nobody read the log for a while; hubsync goes on without it.",
+        "See why the reader of standard error, or the journal, does not keep up.",
+    ),
+    Event(
+        "library.logged",
+        "any",
+        ("library",),
+        "{library} said something",
+        "A line of a library that hubsync uses; its text is the message. Its wording is not ours and may change.",
+    ),
+)
+
+CATALOGUE: Mapping[str, Event] = {event.name: event for event in _EVENTS}
+
+
+def describe_event(name: str, fields: Mapping[str, object]) -> str:
+    """Return the sentence for the event *name*; an event that nobody listed is its own sentence."""
+    event = CATALOGUE.get(name)
+    if event is None:
+        return name
+
+    sentence = _fill(event.message, fields)
+    target = fields.get("target")
+    return sentence if target is None else f"{target}: {sentence}"
+
+
+def mentioned_fields(name: str) -> frozenset[str]:
+    """Return the fields that the sentence of the event *name* already tells."""
+    event = CATALOGUE.get(name)
+    if event is None:
+        return frozenset()
+
+    return frozenset({"target", *(field for field, _ in _PLACEHOLDER.findall(event.message))})
+
+
+def _has_all(part: str, fields: Mapping[str, object]) -> bool:
+    return all(fields.get(name) not in (None, "", (), []) for name, _ in _PLACEHOLDER.findall(part))
+
+
+def _fill(template: str, fields: Mapping[str, object]) -> str:
+    def put(match: re.Match[str]) -> str:
+        optional, name, noun = match.groups()
+        if optional is not None:
+            return _fill(optional, fields) if _has_all(optional, fields) else ""
+
+        value = fields.get(name, "?")
+        return format_count(value, noun) if noun and isinstance(value, int) else format_field(name, value)
+
+    return _PART.sub(put, template)  # in one pass: what a path holds is never taken for a template

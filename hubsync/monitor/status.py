@@ -1,0 +1,260 @@
+"""The status document: what the daemon writes down about itself, and what ``hubsync status`` shows.
+
+It is a file, so that it can be read when the daemon is dead. It is a picture, never a source of truth: nothing in
+hubsync decides by it.
+"""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from hubsync.errors import DiskFullError, NotRunningError, StateError
+from hubsync.monitor.lines import clean_value
+from hubsync.monitor.redact import redact
+from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+SCHEMA_VERSION = 1
+
+# A daemon that runs but wrote nothing for this long hangs.
+STALE_AFTER_S = 300.0
+
+_WRITE_EVERY_S = 1.0
+
+_STATE_STYLES = {
+    "ok": "green",
+    "publishing": "cyan",
+    "paused": "yellow",
+    "failing": "yellow",
+    "halted": "bold red",
+    "parked": "bold red",
+}
+
+DaemonState = Literal["starting", "running", "stopping", "stopped"]
+TargetState = Literal["ok", "failing", "halted", "paused"]
+MirrorState = Literal["ok", "publishing", "failing", "parked"]
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """The failure that something is in now."""
+
+    error: str
+    error_kind: str = "internal"
+    hint: str = ""
+    since: datetime | None = None
+    attempt: int = 1
+    next_try_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorStatus:
+    """How far one mirror is; ``behind_s`` is the age of the oldest thing that it lacks, 0 when it lacks nothing."""
+
+    name: str
+    repo: str
+    state: MirrorState = "ok"
+    required: bool = True
+    published_commit: str | None = None
+    newest_unit_published: str | None = None
+    backlog_files: int = 0
+    backlog_bytes: int = 0
+    behind_s: float = 0.0
+    last_success: datetime | None = None
+    last_error: LastError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """How one target is, with its mirrors."""
+
+    name: str
+    source: str
+    state: TargetState = "ok"
+    watch_mode: str = "events"
+    settled: int = 0
+    held: int = 0
+    newest_unit_local: str | None = None
+    disk_held_bytes: int = 0
+    last_error: LastError | None = None
+    mirrors: tuple[MirrorStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """Which daemon wrote the document, and when."""
+
+    pid: int
+    version: str
+    started_at: datetime
+    updated_at: datetime
+    state: DaemonState = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole document."""
+
+    daemon: DaemonStatus
+    targets: tuple[TargetStatus, ...] = ()
+    disk_held_bytes: int = 0
+    schema_version: int = SCHEMA_VERSION
+
+
+class StatusFile:
+    """Replaces the status file, at most once a second."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._written_at: float | None = None
+
+    def write(self, status: Status, *, force: bool = False) -> bool:
+        """Write *status* and return whether it was; one that comes too early is left out unless *force*."""
+        now = self._clock()
+        if not force and self._written_at is not None and now - self._written_at < _WRITE_EVERY_S:
+            return False
+
+        write_status(self._path, status)
+        self._written_at = now
+        return True
+
+
+def write_status(path: Path, status: Status) -> None:
+    """Replace the file at *path*, so that a reader sees the former document or this one. Raises StateError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.unlink(missing_ok=True)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, for its mode
+            file.write(encode_status(status))
+        beside.replace(path)
+    except OSError as error:
+        kind = DiskFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StateError
+        raise kind(f"cannot write {path}: {error.strerror}", hint="make room, or make it writable") from error
+
+
+def read_status(path: Path) -> Status:
+    """Return the document at *path*. Raises NotRunningError if there is none, StateError if it cannot be read."""
+    try:
+        return TypeAdapter(Status).validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotRunningError(f"no daemon has run here: {path} is missing", hint="start it: hubsync run") from error
+    except (OSError, ValidationError) as error:
+        hint = "a running daemon of this version writes it anew within a second"
+        raise StateError(f"cannot read {path}: {error}", hint=hint) from error
+
+
+def encode_status(status: Status) -> str:
+    """Return *status* as one JSON document, without credentials."""
+    return redact(json.dumps(clean_value(asdict(status)), ensure_ascii=False, indent=2)) + "\n"
+
+
+def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:
+    """Yield what needs attention, by name, with its error."""
+    for target in status.targets:
+        if target.state in {"failing", "halted"} or target.last_error:
+            yield target.name, target.last_error or LastError(target.state)
+        for mirror in target.mirrors:
+            if mirror.state in {"failing", "parked"} or mirror.last_error:
+                yield f"{target.name} → {mirror.name}", mirror.last_error or LastError(mirror.state)
+
+
+def choose_exit_code(status: Status, now: datetime, *, running: bool) -> int:
+    """Return 0 if all is well, 1 if something needs attention or the daemon hangs, 3 if it does not run."""
+    if not running:
+        return 3
+
+    is_stale = (now - status.daemon.updated_at).total_seconds() > STALE_AFTER_S
+    return int(is_stale or any(True for _ in find_troubles(status)))
+
+
+def render_status(status: Status, now: datetime, *, running: bool = True) -> "Group":
+    """Return *status* for a terminal: the daemon, a row for each target and mirror, then errors with their hints."""
+    from rich.console import Group  # noqa: PLC0415 - 50 ms that only commands which print should pay
+
+    parts: list[RenderableType] = [_headline(status, now, running=running), _table(status)]
+    parts += [line for name, error in find_troubles(status) for line in _error_lines(name, error, now)]
+    return Group(*parts)
+
+
+def _headline(status: Status, now: datetime, *, running: bool) -> "Text":
+    from rich.text import Text  # noqa: PLC0415 - as in render_status
+
+    daemon = status.daemon
+    age_s = max(0.0, (now - daemon.updated_at).total_seconds())
+    facts = [
+        f"hubsync {daemon.version}",
+        f"{daemon.state}, pid {daemon.pid}" if running else f"not running (was {daemon.state}, pid {daemon.pid})",
+        f"up {format_duration((now - daemon.started_at).total_seconds())}" if running else "",
+        f"{format_bytes(status.disk_held_bytes)} held on disk",
+        f"as of {format_duration(age_s)} ago" if age_s >= _WRITE_EVERY_S else "",
+    ]
+    style = "bold" if running and age_s <= STALE_AFTER_S else "bold red"
+    return Text(escape_unsafe("; ".join(fact for fact in facts if fact)), style=style)
+
+
+def _table(status: Status) -> "Table":
+    from rich import box  # noqa: PLC0415 - as in render_status
+    from rich.table import Table  # noqa: PLC0415 - as in render_status
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("TARGET / MIRROR", overflow="fold")
+    table.add_column("STATE")
+    table.add_column("BACKLOG", justify="right")
+    table.add_column("BEHIND", justify="right")
+    table.add_column("NEWEST UNIT", overflow="fold")
+
+    for target in status.targets:
+        waiting = f"{target.held} held" if target.held else ""
+        table.add_row(*_cells(target.name, target.state, waiting, "", target.newest_unit_local))
+        for mirror in target.mirrors:
+            optional = "" if mirror.required else " (optional)"
+            behind = format_duration(mirror.behind_s) if mirror.behind_s else ""
+            name = f"  {mirror.name}{optional}"
+            table.add_row(*_cells(name, mirror.state, _backlog(mirror), behind, mirror.newest_unit_published))
+
+    return table
+
+
+def _backlog(mirror: MirrorStatus) -> str:
+    if not mirror.backlog_files:
+        return ""
+
+    return f"{format_count(mirror.backlog_files, 'file')}, {format_bytes(mirror.backlog_bytes)}"
+
+
+def _cells(name: str, state: str, backlog: str, behind: str, newest_unit: str | None) -> "Iterator[Text]":
+    from rich.text import Text  # noqa: PLC0415 - as in render_status
+
+    yield Text(escape_unsafe(name))
+    yield Text(state, style=_STATE_STYLES[state])
+    for text in (backlog, behind, newest_unit or ""):
+        yield Text(escape_unsafe(text))
+
+
+def _error_lines(name: str, error: LastError, now: datetime) -> "Iterator[Text]":
+    from rich.text import Text  # noqa: PLC0415 - as in render_status
+
+    since = f" for {format_duration((now - error.since).total_seconds())}" if error.since else ""
+    attempts = f", attempt {error.attempt}" if error.attempt > 1 else ""
+    retry = ""
+    if error.next_try_at:
+        retry = f", next try in {format_duration(max(0.0, (error.next_try_at - now).total_seconds()))}"
+
+    yield Text(escape_unsafe(f"{name}: {error.error}"), style="red")
+    yield Text(escape_unsafe(f"    {error.error_kind}{since}{attempts}{retry}"), style="dim")
+    if error.hint:
+        yield Text(escape_unsafe(f"    → {error.hint}"))

@@ -1,0 +1,666 @@
+"""Runs one target from its source to its queue: what changed, when it is settled and whole, capture, snapshot.
+
+It joins ``watch`` and ``store`` and knows nothing of mirrors, schedules or threads but its own lock: the caller says
+when.
+All paths are relative to the source; all times are monotonic seconds unless they are named otherwise.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import structlog
+from pathspec import GitIgnoreSpec
+
+from hubsync.config.model import Target
+from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
+from hubsync.monitor.text import format_bytes, format_count
+from hubsync.store.batch import BatchLimits, split_batches
+from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefusedError
+from hubsync.store.git import TreeEntry
+from hubsync.store.pointer import Pointer
+from hubsync.store.route import RouteRules
+from hubsync.store.snapshot import SnapshotWriter, Store
+from hubsync.watch.formats import check_structure, index_members
+from hubsync.watch.inventory import Entry, Identity, Inventory, look, open_entry, take_inventory
+from hubsync.watch.layouts import MARKERS, Completion, FileFact, UnitFacts, judge
+from hubsync.watch.names import Kind
+from hubsync.watch.rules import PathRules
+from hubsync.watch.settle import Settler
+
+_HASH_THREADS = 2
+_MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
+_NEWLY_WRITTEN_S = 600.0  # a temporary file older than this was left by a writer that is gone
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Unit:
+    """What is known of a unit that is not published as it stands."""
+
+    since: float
+    completion: Completion = field(default_factory=lambda: Completion(False, "not judged yet", ""))
+    abandoned: bool = False
+
+
+@dataclass(slots=True)
+class _Held:
+    """Paths that wait, and why; each reason is logged once."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def is_news(self, path: str, reason: str) -> bool:
+        """Remember *reason*; tell whether it was not known."""
+        known = self.reasons.get(path) == reason
+        self.reasons[path] = reason
+
+        return not known
+
+    def forget(self, path: str) -> None:
+        """Wait for *path* no longer."""
+        self.reasons.pop(path, None)
+
+
+class Pipeline:
+    """One target's way from files to snapshots. Every public method takes the lock."""
+
+    def __init__(self, target: Target, store: Store, min_free_bytes: int) -> None:
+        self.target = target
+        self.store = store
+        self.lock = threading.RLock()
+        self.halted: HubsyncError | None = None
+        self.newest_unit: str | None = None
+        self._log = log.bind(target=target.name)
+        self._min_free_bytes = min_free_bytes
+        self._rules = PathRules(target.include, target.exclude)
+        self._unit_spec = GitIgnoreSpec.from_lines(target.units)
+        routes = RouteRules(target.lfs.patterns, target.lfs.threshold_bytes)
+        self._capturer = Capturer(target.source, store.objects, routes, target.capture)
+        self._settler = Settler(target.quiet_s)
+        self._settled: dict[str, Identity] = {}
+        self._refused: dict[str, Identity] = {}
+        self._removed: set[str] = set()
+        self._early: set[str] = set()
+        self._units: dict[str, _Unit] = {}
+        self._held = _Held()
+        self._paused = False
+        self._release_due = False
+
+    # --- what changed
+
+    def take_inventory(self, under: str = "") -> bool:
+        """Compare the source (or its directory *under*) with what was captured; return False if that halts the target."""
+        with self.lock:
+            started = time.monotonic()
+            try:
+                inventory = take_inventory(self.target.source, self._rules, under)
+                if not under:
+                    self._guard(inventory)
+            except SourceError as exc:
+                self._halt(exc)
+                return False
+            self._resume()
+            changed = self._feed_changed(inventory, under)
+            removed = self._note_removed(inventory, under)
+            self._report_skipped(inventory)
+            self._log.debug(
+                "inventory.taken", files=len(inventory.entries), changed=changed, removed=removed,
+                skipped=len(inventory.skipped), took_s=round(time.monotonic() - started, 3),
+            )  # fmt: skip
+            return True
+
+    def note(self, path: str) -> None:
+        """Look at *path*, of which an event said that it changed."""
+        with self.lock:
+            if self.halted is not None or not self._rules.verdict(path).taken:
+                return
+            try:
+                entry = look(self.target.source, path)
+            except SourceError as exc:
+                self._halt(exc)
+                return
+            if entry is None:
+                self._forget(path)
+                self._wake_units_beside(path)
+                return
+            self._feed(entry)
+            self._wake_units_beside(path)
+
+    def settle(self) -> bool:
+        """Take what is settled by now, capture it where it may go early, and judge units.
+
+        Return whether a unit is complete and waits for ``commit``.
+        """
+        with self.lock:
+            if self.halted is not None:
+                return False
+            touched: set[str] = set()
+            for path, identity in self._settler.take_settled(time.monotonic()):
+                self._settled[path] = identity
+                if unit := self.unit_of(path):
+                    touched.add(unit)
+            self._capture_early()
+            for unit in touched:
+                self._judge(unit)
+            self._abandon_late_units()
+
+            return any(unit.completion.complete for unit in self._units.values())
+
+    def next_due(self) -> float | None:
+        """Return when ``settle`` has something to do if nothing changes meanwhile."""
+        with self.lock:
+            return self._settler.next_due()
+
+    # --- what is committed
+
+    def commit(self, *, units_only: bool = False, confirm_deletes: bool = False) -> list[str]:
+        """Commit complete units, and with them (unless *units_only*) all else that is settled; return the commits.
+
+        Raises:
+            DiskFullError: there is no room for state; all that was settled stays so.
+        """
+        with self.lock:
+            if self.halted is not None and not confirm_deletes:
+                return []
+            if not self._has_room():
+                return []
+            commits = [commit for unit in sorted(self._units) for commit in self._commit_unit(unit)]
+            if not units_only:
+                commits += self._commit_settled()
+                commits += self._commit_removed(confirmed=confirm_deletes)
+
+            return commits
+
+    def release(self, published: list[str | None]) -> bool:
+        """Drop pins that no mirror needs; return False if the target is busy (then it is done another time)."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            self.store.release(published)
+        finally:
+            self.lock.release()
+
+        return True
+
+    # --- what waits
+
+    def waiting(self) -> dict[str, float]:
+        """Return the paths that are not quiet yet → seconds to go."""
+        with self.lock:
+            return self._settler.waiting(time.monotonic())
+
+    def held(self) -> dict[str, str]:
+        """Return what is held back and why: files, and units (with a trailing slash)."""
+        with self.lock:
+            units = {f"{name}/": unit.completion.reason for name, unit in self._units.items()}
+            return {**self._held.reasons, **units}
+
+    def count_settled(self) -> int:
+        """Return how many settled files wait for a commit."""
+        with self.lock:
+            return len(self._settled)
+
+    def unit_of(self, path: str) -> str | None:
+        """Return the unit that *path* belongs to: the topmost of its directories that ``units`` names."""
+        if not self.target.units:
+            return None
+        for parent in reversed(PurePosixPath(path).parents[:-1]):
+            if self._unit_spec.check_file(f"{parent}/").include:
+                return str(parent)
+
+        return None
+
+    # --- feeding
+
+    def _feed_changed(self, inventory: Inventory, under: str) -> int:
+        changed = dict(inventory.entries)
+        for path, identity in self.store.ledger.all_known(under):
+            entry = changed.get(path)
+            if entry is not None and entry.identity == identity:
+                del changed[path]
+        for entry in changed.values():
+            self._feed(entry)
+
+        return len(changed)
+
+    def _feed(self, entry: Entry) -> None:
+        path, identity = entry.path, entry.identity
+        if self._settled.get(path) == identity or self._refused.get(path) == identity:
+            return
+        known = self.store.ledger.known(path)
+        if known is not None and known.identity == identity and self._is_committed(path, known.mode, known.blob):
+            return
+        self._settled.pop(path, None)
+        self._refused.pop(path, None)
+        self._removed.discard(path)
+        now = time.monotonic()
+        self._settler.feed(path, identity, now, now - _age_s(identity))
+        if unit := self.unit_of(path):
+            state = self._units.setdefault(unit, _Unit(now))
+            state.completion = Completion(False, f"{path} is not settled", state.completion.layout)
+
+    def _is_committed(self, path: str, mode: str, blob: str) -> bool:
+        return self.store.ledger.in_tree(path) == TreeEntry(mode, blob)
+
+    def _note_removed(self, inventory: Inventory, under: str) -> int:
+        prefix = f"{under}/" if under else ""
+        pending = [path for path in [*self._settled, *self._settler.waiting(float("-inf"))] if path.startswith(prefix)]
+        known = [path for path, _ in self.store.ledger.all_files(under)]
+        gone = {path for path in [*pending, *known] if path not in inventory.entries and not inventory.hides(path)}
+        for path in gone:
+            self._forget(path)
+
+        return len(gone)
+
+    def _forget(self, path: str) -> None:
+        """Follow the disappearance of *path*: what was captured of it and not committed is dropped as well."""
+        self._settler.forget(path)
+        self._settled.pop(path, None)
+        self._refused.pop(path, None)
+        self._early.discard(path)
+        self._held.forget(path)
+        if self.store.ledger.known(path) is not None:
+            self.store.ledger.forget_files([path])
+            self._release_due = True
+        if self.store.ledger.in_tree(path) is not None:
+            self._removed.add(path)
+        unit = self.unit_of(path)
+        if unit in self._units and not (self.target.source / unit).is_dir():
+            del self._units[unit]
+
+    def _report_skipped(self, inventory: Inventory) -> None:
+        for path, skip in inventory.skipped.items():
+            if skip.kind is Kind.REJECTED:
+                self._tell_rejected(path, skip.reason)
+            elif skip.kind is Kind.UNREADABLE:
+                self._tell_unreadable(path, skip.reason)
+        for path in [p for p in self._held.reasons if p not in inventory.skipped and not self._is_pending(p)]:
+            if look(self.target.source, path) is None and not inventory.hides(path):
+                self._held.forget(path)
+
+    def _is_pending(self, path: str) -> bool:
+        return path in self._settled or path in self._refused
+
+    # --- units
+
+    def _wake_units_beside(self, path: str) -> None:
+        """Judge again the units whose completion a file beside them may signal (``latest``)."""
+        parent = str(PurePosixPath(path).parent)
+        for unit in list(self._units):
+            if str(PurePosixPath(unit).parent) == parent:
+                self._judge(unit)
+
+    def _judge(self, unit: str) -> None:
+        state = self._units.setdefault(unit, _Unit(time.monotonic()))
+        state.completion = judge(self._facts(unit))
+
+    def _facts(self, unit: str) -> UnitFacts:
+        source = self.target.source
+        inventory = take_inventory(source, self._rules, unit)
+        inside = len(unit) + 1
+        waiting = self._settler.waiting(time.monotonic())
+        held = {path[inside:]: "still being written" for path in waiting if path.startswith(f"{unit}/")}
+        indexes: dict[str, tuple[str, ...]] = {}
+        for path, entry in inventory.entries.items():
+            if path[inside:] not in held and (reason := self._structure(entry, path[inside:], indexes)):
+                held[path[inside:]] = reason
+        held |= {path[inside:]: skip.reason for path, skip in inventory.skipped.items() if skip.kind is Kind.UNREADABLE}
+        parent = source / PurePosixPath(unit).parent
+
+        return UnitFacts(
+            name=PurePosixPath(unit).name,
+            files={p[inside:]: FileFact(e.identity.size, e.identity.mtime_ns) for p, e in inventory.entries.items()},
+            indexes=indexes,
+            parent_files=frozenset(item.name for item in os.scandir(parent)) if parent.is_dir() else frozenset(),
+            markers=dict(self._read_markers(unit)),
+            complete_when=self.target.complete_when,
+            held=held,
+            writing=frozenset(p[inside:] for p, i in inventory.temporary.items() if _age_s(i) < _NEWLY_WRITTEN_S),
+        )
+
+    def _structure(self, entry: Entry, name: str, indexes: dict[str, tuple[str, ...]]) -> str:
+        """Return why *entry* is not whole (empty if it is), and note the members of an index."""
+        try:
+            fd = open_entry(self.target.source, entry)
+        except HubsyncError as exc:
+            return str(exc)
+        try:
+            verdict = check_structure(fd, entry.path, os.fstat(fd).st_size)
+            members = index_members(fd, entry.path)
+        finally:
+            os.close(fd)
+        if members is not None:
+            indexes[name] = members
+
+        return "" if verdict.whole else verdict.reason
+
+    def _read_markers(self, unit: str) -> Iterator[tuple[str, str]]:
+        for marker in MARKERS:
+            path = os.path.normpath(f"{unit}/{marker}")
+            entry = look(self.target.source, path)
+            if entry is None or entry.identity.size > 4096:  # noqa: PLR2004 - a marker is a word
+                continue
+            fd = open_entry(self.target.source, entry)
+            try:
+                yield marker, os.pread(fd, 4096, 0).decode("utf-8", "replace").strip()
+            finally:
+                os.close(fd)
+
+    def _abandon_late_units(self) -> None:
+        now = time.monotonic()
+        for name, unit in self._units.items():
+            if unit.abandoned or unit.completion.complete or now - unit.since < self.target.unit_timeout_s:
+                continue
+            unit.abandoned = True
+            self._log.warning(
+                "unit.abandoned", unit=name, layout=unit.completion.layout, reason=unit.completion.reason,
+                missing=list(unit.completion.missing), age_s=round(now - unit.since),
+            )  # fmt: skip
+
+    def _commit_unit(self, unit: str) -> list[str]:
+        state = self._units[unit]
+        if not state.completion.complete:
+            return []
+        started = time.monotonic()
+        inventory = take_inventory(self.target.source, self._rules, unit)
+        entries = [entry for entry in inventory.entries.values() if not self._is_unchanged(entry)]
+        try:
+            captured = self._capture_all(entries)
+            self._expect_still(unit, inventory)
+        except (FileChangedError, FileUnreadableError) as exc:
+            state.completion = Completion(False, str(exc), state.completion.layout)
+            self._tell_held(f"{unit}/", str(exc))
+            self._feed_again(entries)
+            return []
+        del self._units[unit]
+        size = sum(entry.identity.size for entry in inventory.entries.values())
+        subject = f"{unit}: {format_count(len(inventory.entries), 'file')}, {format_bytes(size)}"
+        written_ns = max((entry.identity.mtime_ns for entry in inventory.entries.values()), default=0)
+        with self.store.write() as writer:
+            commits = self._write(writer, captured, subject, (unit,), written_ns)
+        self._drop_settled(entry.path for entry in inventory.entries.values())
+        self._held.forget(f"{unit}/")
+        if commits:
+            self.newest_unit = unit
+            self._log.info(
+                "unit.completed", unit=unit, files=len(inventory.entries), bytes=size, layout=state.completion.layout,
+                reason=state.completion.reason, took_s=round(time.monotonic() - started, 3),
+            )  # fmt: skip
+
+        return commits
+
+    def _expect_still(self, unit: str, before: Inventory) -> None:
+        """Raise FileChangedError unless the unit is, after it was captured, what it was before."""
+        now = take_inventory(self.target.source, self._rules, unit)
+        if now.entries.keys() != before.entries.keys():
+            changed = sorted(now.entries.keys() ^ before.entries.keys())
+            raise FileChangedError(f"{changed[0]} came or went while the unit was captured")
+        for path, entry in now.entries.items():
+            known = self.store.ledger.known(path)
+            if entry.identity not in {before.entries[path].identity, known.identity if known else None}:
+                raise FileChangedError(f"{path} changed while the unit was captured")
+
+    def _is_unchanged(self, entry: Entry) -> bool:
+        known = self.store.ledger.known(entry.path)
+        return (
+            known is not None
+            and known.identity == entry.identity
+            and self._is_committed(entry.path, known.mode, known.blob)
+        )
+
+    # --- capture
+
+    def _capture_early(self) -> None:
+        """Capture objects before their commit, each path once per commit, so that they are safe and can go up."""
+        early = []
+        for path, identity in self._settled.items():
+            if path not in self._early and self._capturer.is_early(path, identity.size):
+                entry = self._look_settled(path)
+                if entry is not None:
+                    early.append(entry)
+        if not early or not self._has_room():
+            return
+        self._early.update(entry.path for entry in early)
+        for entry in early:
+            self._capture_or_hold(entry)
+
+    def _capture_all(self, entries: list[Entry]) -> list[Captured]:
+        """Capture *entries*, objects on a few threads; raise the first failure."""
+        large = [entry for entry in entries if self._capturer.is_early(entry.path, entry.identity.size)]
+        names = {entry.path for entry in large}
+        with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hubsync-hash") as pool:
+            captured = list(pool.map(self._capture, large))
+
+        return captured + [self._capture(entry) for entry in entries if entry.path not in names]
+
+    def _capture(self, entry: Entry) -> Captured:
+        """Capture *entry*, or return what was captured of just this state before."""
+        known = self.store.ledger.known(entry.path)
+        if known is not None and known.oid is not None and known.identity == entry.identity:
+            pointer = Pointer(known.oid, known.identity.size)
+            if self.store.has_intact(known.oid) or self._is_committed(entry.path, known.mode, known.blob):
+                return self._capturer.recall(entry, pointer, known.mode, known.blob)
+        started = time.monotonic()
+        captured = self._capturer.capture(entry)
+        if captured.pointer is not None:
+            self.store.ledger.record(captured)
+        self._log.debug(
+            "file.captured", path=entry.path, oid=captured.pointer.oid if captured.pointer else None,
+            bytes=captured.identity.size, route=captured.routing.route.value, reason=captured.routing.reason,
+            pin=captured.kind.value if captured.kind else None, took_s=round(time.monotonic() - started, 3),
+        )  # fmt: skip
+
+        return captured
+
+    def _capture_or_hold(self, entry: Entry) -> Captured | None:
+        """Capture *entry*; if that fails it is held back alone, and said."""
+        try:
+            captured = self._capture(entry)
+        except FileHeldError as exc:
+            self._tell_held(entry.path, str(exc))
+        except FileChangedError:
+            self._feed_again([entry])
+        except FileRefusedError as exc:
+            self._refused[entry.path] = entry.identity
+            self._settled.pop(entry.path, None)
+            self._tell_rejected(entry.path, str(exc), exc.hint)
+        except FileUnreadableError as exc:
+            self._tell_unreadable(entry.path, str(exc), exc.hint)
+        else:
+            self._held.forget(entry.path)
+            return captured
+
+        return None
+
+    def _look_settled(self, path: str) -> Entry | None:
+        """Return the entry of a settled path if it still is what settled; else it is fed again or forgotten."""
+        entry = look(self.target.source, path)
+        if entry is None:
+            self._forget(path)
+            return None
+        settled = self._settled[path]
+        known = self.store.ledger.known(path)
+        if entry.identity != settled and not (known is not None and known.identity == entry.identity):
+            self._feed(entry)
+            return None
+
+        return entry
+
+    def _feed_again(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self._settled.pop(entry.path, None)
+            self._early.discard(entry.path)
+            now = look(self.target.source, entry.path)
+            if now is None:
+                self._forget(entry.path)
+            else:
+                self._feed(now)
+
+    # --- snapshots
+
+    def _commit_settled(self) -> list[str]:
+        commits: list[str] = []
+        loose = [(path, identity.size) for path, identity in self._settled.items() if not self.unit_of(path)]
+        limits = BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes)
+        done: list[str] = []
+        with self.store.write() as writer:
+            for batch in split_batches(loose, limits):
+                captured = [c for path in batch if (c := self._capture_settled(path)) is not None]
+                done += [c.path for c in captured]
+                written_ns = max((c.identity.mtime_ns for c in captured), default=0)
+                commits += self._write(writer, captured, "", (), written_ns)
+        self._drop_settled(done)
+
+        return commits
+
+    def _capture_settled(self, path: str) -> Captured | None:
+        entry = self._look_settled(path)
+        if entry is None or self._lacks_members(entry):
+            return None
+        return self._capture_or_hold(entry)
+
+    def _lacks_members(self, entry: Entry) -> bool:
+        """Hold back a sharded index until all its shards are there and settled."""
+        if not entry.path.endswith(".index.json"):
+            return False
+        indexes: dict[str, tuple[str, ...]] = {}
+        reason = self._structure(entry, entry.path, indexes)
+        waiting = self._settler.waiting(time.monotonic())
+        directory = PurePosixPath(entry.path).parent
+        members = [str(directory / member) for member in indexes.get(entry.path, ())]
+        missing = [m for m in members if m in waiting or look(self.target.source, m) is None]
+        if missing:
+            reason = f"shard {PurePosixPath(missing[0]).name} is missing or still being written"
+        if reason:
+            self._tell_held(entry.path, reason)
+
+        return bool(reason)
+
+    def _write(
+        self, writer: SnapshotWriter, captured: list[Captured], subject: str, units: tuple[str, ...], written_ns: int
+    ) -> list[str]:
+        """Write one snapshot of *captured*; none if nothing differs from the newest one."""
+        changes = {c.path: entry for c in captured if (entry := writer.add(c)) is not None}
+        if not changes:
+            return []
+        size = sum(c.identity.size for c in captured if c.path in changes)
+        if not subject:
+            named = next(iter(changes)) if len(changes) == 1 else format_count(len(changes), "file")
+            subject = f"{_one_line(named)}, {format_bytes(size)}"
+        commit = writer.commit(
+            dict(changes), subject, units=units, written_at=written_ns // 1_000_000_000, now=int(time.time())
+        )
+        self._log.info(
+            "snapshot.committed", commit=commit, files=len(changes), bytes=size, units=list(units),
+            lfs_files=sum(1 for c in captured if c.pointer is not None and c.path in changes),
+        )  # fmt: skip
+
+        return [commit]
+
+    def _commit_removed(self, *, confirmed: bool) -> list[str]:
+        """Commit the removal of paths that are gone, if deletions are propagated."""
+        gone = [path for path in self._removed if look(self.target.source, path) is None]
+        self._removed.clear()
+        if self.target.deletes != "propagate" or not gone:
+            return []
+        if len(gone) > _MOST_LOST * self.store.ledger.count_tree() and not confirmed:
+            self._removed.update(gone)
+            self._halt(
+                SourceError(
+                    f"{len(gone)} of {self.store.ledger.count_tree()} published paths are gone from {self.target.source}",
+                    hint=f"if they were meant to go, run: hubsync once {self.target.name} --confirm-deletes",
+                )
+            )
+            return []
+        with self.store.write() as writer:
+            commit = writer.commit(
+                dict.fromkeys(gone), f"Remove {format_count(len(gone), 'file')}", units=(), written_at=int(time.time()),
+                now=int(time.time()),
+            )  # fmt: skip
+        self._log.info("snapshot.committed", commit=commit, files=0, bytes=0, removed=len(gone))
+
+        return [commit]
+
+    def _drop_settled(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._settled.pop(path, None)
+            self._early.discard(path)
+            self._held.forget(path)
+
+    # --- guards
+
+    def _guard(self, inventory: Inventory) -> None:
+        """Raise SourceError if the listing looks like an accident: an unmounted disk is an empty directory."""
+        count = self.store.ledger.count_tree()
+        if count and not inventory.entries and not inventory.unreadable:
+            raise SourceError(
+                f"{self.target.source} is empty, but {format_count(count, 'path')} of it were published",
+                hint="see whether its disk is mounted; nothing is deleted on the mirrors",
+            )
+        if self.target.deletes == "propagate" and self.halted is not None:
+            gone = sum(1 for path in self.store.ledger.tree_paths() if path not in inventory.entries)
+            if gone > _MOST_LOST * count:
+                raise self.halted
+
+    def _halt(self, exc: HubsyncError) -> None:
+        if self.halted is None or str(self.halted) != str(exc):
+            self._log.error("target.halted", source=str(self.target.source), error=str(exc), error_kind=exc.error_kind,
+                            hint=exc.hint)  # fmt: skip
+        self.halted = exc
+
+    def _resume(self) -> None:
+        if self.halted is not None:
+            self.halted = None
+            self._log.info("target.resumed", source=str(self.target.source))
+
+    def _has_room(self) -> bool:
+        """Tell whether the disk of the store has room; pause and resume are said once."""
+        free = shutil.disk_usage(self.store.directory).free
+        if free < self._min_free_bytes and not self._paused:
+            self._log.warning("capture.paused", path=str(self.store.directory), free_bytes=free,
+                              min_free_bytes=self._min_free_bytes, reason="too little free space")  # fmt: skip
+        elif free >= self._min_free_bytes and self._paused:
+            self._log.info("capture.resumed", path=str(self.store.directory), free_bytes=free)
+        self._paused = free < self._min_free_bytes
+
+        return not self._paused
+
+    # --- what is said
+
+    def _tell_held(self, path: str, reason: str) -> None:
+        if self._held.is_news(path, reason):
+            self._log.info("file.held", path=path, reason=reason)
+
+    def _tell_rejected(self, path: str, reason: str, hint: str = "") -> None:
+        if self._held.is_news(path, reason):
+            self._log.warning("file.rejected", path=path, reason=reason, hint=hint)
+
+    def _tell_unreadable(self, path: str, reason: str, hint: str = "") -> None:
+        if self._held.is_news(path, reason):
+            self._log.warning("file.unreadable", path=path, reason=reason, hint=hint)
+
+
+def _age_s(identity: Identity) -> float:
+    """Return how long ago the file was changed in any way, in seconds; never negative."""
+    return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
+
+
+def _one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def open_store(target: Target, state_dir: Path, *, inherit: tuple[int, ...] = ()) -> Store:
+    """Open the store of *target*: in its ``store_dir``, else below the state directory."""
+    base = target.store_dir or state_dir / "targets"
+    store = Store(base / target.name, target.source, inherit=inherit)
+    store.open()
+
+    return store
+
+

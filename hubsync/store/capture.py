@@ -1,0 +1,215 @@
+"""Captures one file: opens it once, pins it, reads it once, and proves that it did not change meanwhile.
+
+It must never know why a file is captured or what becomes of it. The source is opened read-only and never locked.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubsync.errors import FileChangedError, FileUnreadableError
+from hubsync.store.git import EXECUTABLE, REGULAR
+from hubsync.store.objects import Objects, Pin, PinKind
+from hubsync.store.pointer import Pointer, decode_pointer
+from hubsync.store.route import Route, Routing, RouteRules, choose_route, choose_route_by_content
+from hubsync.watch.formats import check_structure
+from hubsync.watch.inventory import Entry, Identity, open_entry
+
+_CHUNK = 1 << 20
+_EXECUTABLE_BITS = 0o111
+
+
+class FileHeldError(FileChangedError):
+    """A file is not whole yet; the message says what is missing."""
+
+    error_kind = "held"
+
+
+class FileRefusedError(FileUnreadableError):
+    """A file must not be published as it is; the message says why."""
+
+    error_kind = "rejected"
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A file's content, safe from whatever the writer does next.
+
+    Attributes:
+        identity: the file's identity after it was pinned (a link changes the inode's ctime).
+        blob: the git object id of what stands in the tree: the content itself, or its pointer.
+        content: the bytes of that blob; they go to git at once and are not kept.
+        kind: how the object is pinned; ``None`` for a git blob.
+        is_new: whether the object was not pinned before.
+    """
+
+    path: str
+    identity: Identity
+    mode: str
+    routing: Routing
+    blob: str
+    content: bytes
+    pointer: Pointer | None = None
+    kind: PinKind | None = None
+    is_new: bool = False
+
+
+class Capturer:
+    """Captures files of one source into one store."""
+
+    def __init__(self, source: Path, objects: Objects, rules: RouteRules, capture: str) -> None:
+        self._source = source
+        self._objects = objects
+        self._rules = rules
+        self._capture = capture
+
+    def is_early(self, path: str, size: int) -> bool:
+        """Tell whether *path* is an object whatever its content, so that it may be captured before its commit."""
+        routing = choose_route(path, size, self._rules)
+        return routing is not None and routing.route is Route.LFS
+
+    def capture(self, entry: Entry, on_bytes: Callable[[int], None] = lambda _: None) -> Captured:
+        """Capture *entry*; *on_bytes* hears of every piece that was read.
+
+        Raises:
+            FileChangedError: it is not what *entry* says any more, or changed while it was read.
+            FileHeldError: it is not whole.
+            FileRefusedError: it is an LFS pointer without its content.
+            FileUnreadableError: it cannot be opened or read.
+        """
+        fd = open_entry(self._source, entry)
+        try:
+            return self._capture_open(fd, entry, on_bytes)
+        except OSError as exc:
+            raise FileUnreadableError(f"{entry.path}: {exc.strerror}") from exc
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def recall(entry: Entry, pointer: Pointer, mode: str, blob: str) -> Captured:
+        """Return what capturing *entry* gave before; nothing is read."""
+        routing = Routing(Route.LFS, "captured before")
+        return Captured(entry.path, entry.identity, mode, routing, blob, pointer.encode(), pointer)
+
+    def _capture_open(self, fd: int, entry: Entry, on_bytes: Callable[[int], None]) -> Captured:
+        identity = Identity.of(os.fstat(fd))
+        if identity != entry.identity:
+            raise FileChangedError(f"{entry.path} changed since it was settled")
+        verdict = check_structure(fd, entry.path, identity.size)
+        if not verdict.whole:
+            kind = FileRefusedError if verdict.rejected else FileHeldError
+            raise kind(f"{entry.path}: {verdict.reason}")
+
+        routing = choose_route(entry.path, identity.size, self._rules)
+        if routing is None or routing.route is Route.GIT:
+            content = _read_all(fd, identity.size, on_bytes)
+            _expect_unchanged(fd, identity, entry.path)
+            routing = routing or choose_route_by_content(content)
+            if routing.route is Route.GIT:
+                return self._as_blob(entry, identity, routing, content)
+
+        return self._as_object(fd, entry, identity, routing, on_bytes)
+
+    def _as_blob(self, entry: Entry, identity: Identity, routing: Routing, content: bytes) -> Captured:
+        if decode_pointer(content):
+            raise FileRefusedError(f"{entry.path} is a git-lfs pointer; its content is not here", hint="git lfs pull")
+
+        return Captured(entry.path, identity, _mode(entry), routing, _git_blob(content), content)
+
+    def _as_object(
+        self, fd: int, entry: Entry, identity: Identity, routing: Routing, on_bytes: Callable[[int], None]
+    ) -> Captured:
+        pin = self._objects.pin(fd, self._capture)
+        try:
+            linked = Identity.of(os.fstat(fd))
+            _expect_same_content(linked, identity, entry.path)
+            oid = _hash_pin(fd, pin, on_bytes)
+            _expect_unchanged(fd, linked, entry.path)
+            is_new = self._objects.keep(pin, oid)
+        except BaseException:
+            self._objects.discard(pin)
+            raise
+
+        after = Identity.of(os.fstat(fd))  # naming or dropping the pin moved the ctime once more
+        _expect_same_content(after, identity, entry.path)
+        pointer = Pointer(oid, identity.size)
+        content = pointer.encode()
+
+        return Captured(
+            entry.path, after, _mode(entry), routing, _git_blob(content), content, pointer, pin.kind, is_new=is_new
+        )
+
+
+def _hash_pin(fd: int, pin: Pin, on_bytes: Callable[[int], None]) -> str:
+    """Return the SHA-256 of the pinned bytes; a copy is written on the way, so that the source is read once."""
+    if pin.kind is PinKind.REFLINK:
+        with pin.path.open("rb", buffering=0) as clone:
+            return _digest(clone.fileno(), None, on_bytes)
+    if pin.kind is PinKind.LINK:
+        return _digest(fd, None, on_bytes)
+    with pin.path.open("r+b", buffering=0) as copy:
+        oid = _digest(fd, copy.fileno(), on_bytes)
+        os.fsync(copy.fileno())
+
+    return oid
+
+
+def _digest(fd: int, copy_fd: int | None, on_bytes: Callable[[int], None]) -> str:
+    sha = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    at = 0
+    while count := os.preadv(fd, [buffer], at):
+        sha.update(view[:count])
+        if copy_fd is not None:
+            _write_all(copy_fd, view[:count])
+        at += count
+        on_bytes(count)
+
+    return sha.hexdigest()
+
+
+def _write_all(fd: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(fd, piece) :]
+
+
+def _read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
+    pieces = []
+    at = 0
+    while at <= size:
+        piece = os.pread(fd, min(_CHUNK, size + 1 - at), at)
+        if not piece:
+            break
+        pieces.append(piece)
+        at += len(piece)
+    on_bytes(at)
+
+    return b"".join(pieces)
+
+
+def _expect_unchanged(fd: int, before: Identity, path: str) -> None:
+    if Identity.of(os.fstat(fd)) != before:
+        raise FileChangedError(f"{path} changed while it was read")
+
+
+def has_same_content(now: Identity, before: Identity) -> bool:
+    """Tell whether only the ctime moved, as it does when an inode is linked or unlinked."""
+    return now[:4] == before[:4]
+
+
+def _expect_same_content(now: Identity, before: Identity, path: str) -> None:
+    if not has_same_content(now, before):
+        raise FileChangedError(f"{path} changed while it was pinned")
+
+
+def _git_blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _mode(entry: Entry) -> str:
+    return EXECUTABLE if entry.mode & _EXECUTABLE_BITS else REGULAR
+

@@ -1,0 +1,324 @@
+"""Owns git on a bare repository of ours: one closed environment, one way to run, answers read into values.
+
+The only user of GitPython beside ``mirror.remote``. Only commands are run through it: its object database keeps
+processes and descriptors alive, and its index bypasses the rules of git-lfs. It must never know what a snapshot is.
+"""
+
+import functools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import git
+
+from hubsync.errors import DiskFullError, GitError, ToolMissingError
+from hubsync.store.process import PIPE, Finished, Watch, finish
+
+ABSENT = "0" * 40  # git's name for "no object"
+REGULAR, EXECUTABLE = "100644", "100755"
+
+_HOOKS_OFF = {"core.hooksPath": "/dev/null"}
+_BASE_CONFIG = {
+    **_HOOKS_OFF,
+    "core.fsync": "all",  # git 2.39 syncs neither loose objects nor refs by default
+    "core.quotePath": "false",
+    "core.attributesFile": "/dev/null",
+    "fastimport.unpackLimit": "0",  # a pack costs three fsyncs, loose objects cost one each
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "pack.threads": "1",
+    "protocol.allow": "never",
+    "protocol.http.allow": "always",
+    "protocol.https.allow": "always",
+    "transfer.fsckObjects": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """What a tree holds at one path."""
+
+    mode: str
+    blob: str
+
+
+@dataclass(frozen=True, slots=True)
+class TreeChange:
+    """The difference of two trees at one path; ``None`` means absent there."""
+
+    path: str
+    before: TreeEntry | None
+    after: TreeEntry | None
+
+
+class Git:
+    """Runs git commands on the bare repository at *git_dir*.
+
+    *inherit* is a file descriptor that every child keeps open (the lock: an orphan keeps a second daemon out).
+    """
+
+    def __init__(self, git_dir: Path, *, inherit: tuple[int, ...] = ()) -> None:
+        self.git_dir = git_dir
+        self._inherit = inherit
+
+    def create(self) -> None:
+        """Make the repository if it is not there; HEAD names a branch that never exists, so nothing in it is obeyed."""
+        if not (self.git_dir / "HEAD").exists():
+            self.git_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.run("init", "--quiet", "--bare", "--template=", "--initial-branch=none", str(self.git_dir))
+
+    def run(
+        self,
+        *args: str,
+        feed: Iterable[bytes] = (),
+        config: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+        pass_fds: tuple[int, ...] = (),
+        check: bool = True,
+    ) -> Finished:
+        """Run ``git *args`` to its end.
+
+        Raises:
+            GitError: it failed and *check* is set; carries git's own words.
+        """
+        child = self._start(args, config or {}, environment or {}, pass_fds)
+        finished = finish(child, feed, watch)
+        if check and finished.returncode != 0:
+            raise read_failure(args, finished)
+
+        return finished
+
+    def text(self, *args: str, **options: Any) -> str:  # noqa: ANN401 - those of run()
+        """Run ``git *args`` and return its stripped output."""
+        return self.run(*args, **options).stdout.decode("utf-8", "surrogateescape").strip()
+
+    def resolve(self, revision: str) -> str | None:
+        """Return the commit that *revision* names, or ``None``."""
+        found = self.run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
+        return found.stdout.decode().strip() or None
+
+    def list_tree(self, treeish: str, *paths: str) -> dict[str, TreeEntry]:
+        """List all files below *treeish*, or those named."""
+        flags = () if paths else ("-r",)
+        listed = self.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", *flags, treeish, "--", *paths).stdout
+        return dict(_read_tree(listed))
+
+    def diff_trees(self, before: str | None, after: str) -> list[TreeChange]:
+        """Return what differs from *before* (``None``: the empty tree) to *after*."""
+        if before is None:
+            return [TreeChange(path, None, entry) for path, entry in self.list_tree(after).items()]
+        return list(_read_diff(self.run("diff-tree", "-r", "-z", "--no-renames", before, after).stdout))
+
+    def read_blobs(self, blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield the content of *blobs* (small ones: all are held in memory) through one process."""
+        names = list(blobs)
+        if not names:
+            return
+        out = self.run("cat-file", "--batch", feed=(f"{name}\n".encode() for name in names)).stdout
+        at = 0
+        while at < len(out):
+            header, _, _ = out[at : at + 200].partition(b"\n")
+            name, kind, size = header.decode().split(" ")
+            start = at + len(header) + 1
+            if kind != "blob":
+                raise GitError(f"object {name} is a {kind}, expected a blob")
+            yield name, out[start : start + int(size)]
+            at = start + int(size) + 1
+
+    def sizes(self, blobs: Iterable[str]) -> dict[str, int]:
+        """Return the size in bytes of each of *blobs* that exists."""
+        feed = [f"{name}\n".encode() for name in blobs]
+        if not feed:
+            return {}
+        lines = self.run("cat-file", "--batch-check=%(objectname) %(objectsize)", feed=feed).stdout.decode().splitlines()
+        return {name: int(size) for name, _, size in (line.partition(" ") for line in lines) if size.isdigit()}
+
+    def update_refs(self, refs: Mapping[str, str | None]) -> None:
+        """Set (or, with ``None``, delete) several refs, all or none, and make that durable."""
+        lines = [f"update {ref} {commit}" if commit else f"delete {ref}" for ref, commit in refs.items()]
+        self.run("update-ref", "--stdin", feed=[("\n".join(["start", *lines, "commit"]) + "\n").encode()])
+        for directory in {(self.git_dir / ref).parent for ref in refs}:
+            sync_directory(directory)
+
+    def _start(
+        self, args: tuple[str, ...], config: Mapping[str, str], environment: Mapping[str, str], pass_fds: tuple[int, ...]
+    ) -> Any:  # noqa: ANN401 - GitPython types its process loosely
+        runner = git.Git(self.git_dir)
+        process = runner.execute(
+            [git_executable(), f"--git-dir={self.git_dir}", *args],
+            istream=cast("Any", PIPE),
+            as_process=True,
+            env={**self._environment(config), **environment},
+            start_new_session=True,
+            pass_fds=(*self._inherit, *pass_fds),
+        )
+
+        return process.proc
+
+    def _environment(self, config: Mapping[str, str]) -> dict[str, str]:
+        pairs = list({**_BASE_CONFIG, "safe.directory": str(self.git_dir), **config}.items())
+        numbered = {f"GIT_CONFIG_KEY_{n}": key for n, (key, _) in enumerate(pairs)}
+        numbered |= {f"GIT_CONFIG_VALUE_{n}": value for n, (_, value) in enumerate(pairs)}
+        return {
+            "HOME": str(self.git_dir),
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ASKPASS": "/bin/false",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_CONFIG_COUNT": str(len(pairs)),
+            **numbered,
+        }
+
+
+class FastImport:
+    """One ``git fast-import``: blobs stream in while files are read, commits follow, refs move at the very end.
+
+    Use as a context manager; leaving it on an error leaves every ref as it was.
+    """
+
+    def __init__(self, runner: Git) -> None:
+        self._git = runner
+        self._child: Any = None
+        self._marks = 0
+
+    def __enter__(self) -> Self:
+        self._child = self._git._start(("fast-import", "--quiet", "--done", "--force"), {}, {}, ())  # noqa: SLF001 - same module
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._send([] if kind else [b"done\n"])
+        finished = finish(self._child)
+        if kind is None and finished.returncode != 0:
+            raise read_failure(("fast-import",), finished)
+        sync_directory(self._git.git_dir / "objects" / "pack")
+        sync_directory(self._git.git_dir / "refs" / "heads")
+
+    def blob(self, content: bytes) -> None:
+        """Add a blob; it is named by its git object id afterwards."""
+        self._send([b"blob\ndata %d\n" % len(content), content, b"\n"])
+
+    def commit(
+        self,
+        ref: str,
+        parent: str | None,
+        header: "CommitHeader",
+        changes: Iterable[tuple[str, TreeEntry | None]],
+    ) -> str:
+        """Add a commit of *changes* (``None`` removes) on *parent* and return its id; *ref* will point to it."""
+        self._marks += 1
+        message = header.message.encode()
+        self._send(
+            [
+                f"commit {ref}\nmark :{self._marks}\n".encode(),
+                f"author {header.author} {header.authored}\ncommitter {header.author} {header.committed}\n".encode(),
+                b"data %d\n%s\n" % (len(message), message),
+                f"from {parent}\n".encode() if parent else b"",
+                *(_change_line(path, entry) for path, entry in changes),
+                b"\n",
+                f"get-mark :{self._marks}\n".encode(),
+            ]
+        )
+        self._child.stdin.flush()
+
+        return self._read_commit()
+
+    def _read_commit(self) -> str:
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = os.read(self._child.stdout.fileno(), 41)
+            if not piece:
+                raise read_failure(("fast-import",), finish(self._child))
+            line += piece
+
+        return line.decode().strip()
+
+    def _send(self, pieces: Iterable[bytes]) -> None:
+        try:
+            for piece in pieces:
+                self._child.stdin.write(piece)
+        except BrokenPipeError as exc:
+            raise read_failure(("fast-import",), finish(self._child)) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class CommitHeader:
+    """Who, when (git's raw dates: ``1700000000 +0000``) and why."""
+
+    author: str
+    authored: str
+    committed: str
+    message: str
+
+
+def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFullError:
+    """Turn what git said into an error; its own words are kept."""
+    said = finished.stderr.strip() or f"exit status {finished.returncode}"
+    if "No space left on device" in said or "Disk quota exceeded" in said:
+        return DiskFullError(f"git {args[0]}: {said}", hint="free space on the file system of the state directory")
+    return GitError(f"git {args[0]}: {said}")
+
+
+@functools.cache
+def git_executable() -> str:
+    """Return git's absolute path.
+
+    Raises:
+        ToolMissingError: git or git-lfs is not on the PATH.
+    """
+    for tool in ("git-lfs", "git"):
+        found = shutil.which(tool)
+        if found is None:
+            raise ToolMissingError(f"{tool} is not installed", hint=f"install it, e.g. apt-get install {tool}")
+
+    return str(found)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in *directory* durable (git syncs files, never directories)."""
+    if not directory.is_dir():
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def quote_path(path: str) -> bytes:
+    """Return *path* as git quotes it in C style, always in double quotes."""
+    escapes = {ord('"'): b'\\"', ord("\\"): b"\\\\"}
+    body = b"".join(
+        escapes.get(byte) or (b"\\%03o" % byte if byte < 32 or byte == 127 else bytes([byte]))  # noqa: PLR2004 - ASCII
+        for byte in os.fsencode(path)
+    )
+    return b'"' + body + b'"'
+
+
+def _change_line(path: str, entry: TreeEntry | None) -> bytes:
+    if entry is None:
+        return b"D %s\n" % quote_path(path)
+    return b"M %s %s %s\n" % (entry.mode.encode(), entry.blob.encode(), quote_path(path))
+
+
+def _read_tree(listed: bytes) -> Iterator[tuple[str, TreeEntry]]:
+    for line in listed.split(b"\0")[:-1]:
+        meta, _, path = line.partition(b"\t")
+        mode, _, blob = meta.decode().split(" ")
+        yield os.fsdecode(path), TreeEntry(mode, blob)
+
+
+def _read_diff(raw: bytes) -> Iterator[TreeChange]:
+    fields = raw.split(b"\0")[:-1]
+    for meta, path in zip(fields[::2], fields[1::2], strict=True):
+        mode_before, mode_after, before, after, _ = meta[1:].decode().split(" ")
+        yield TreeChange(os.fsdecode(path), _entry(mode_before, before), _entry(mode_after, after))
+
+
+def _entry(mode: str, blob: str) -> TreeEntry | None:
+    return None if blob == ABSENT else TreeEntry(mode, blob)

@@ -1,0 +1,287 @@
+"""Owns the ledger: a SQLite cache of facts that saves work. Deleted, it is rebuilt from the source and the store.
+
+It must never be the only place where something is known: the queue is git's, the bytes are the pins'.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubsync.store.capture import Captured
+from hubsync.store.git import TreeEntry
+from hubsync.store.objects import PinKind
+from hubsync.store.pointer import Pointer
+from hubsync.watch.inventory import Identity
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+-- what a file's content was when it had this identity
+CREATE TABLE files (
+  path TEXT PRIMARY KEY, dev INTEGER, ino INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
+  mode TEXT, blob TEXT, oid TEXT) WITHOUT ROWID;
+CREATE INDEX files_by_inode ON files (dev, ino);
+CREATE INDEX files_by_oid ON files (oid) WHERE oid IS NOT NULL;
+-- the tree of the newest snapshot
+CREATE TABLE tree (path TEXT PRIMARY KEY, mode TEXT, blob TEXT) WITHOUT ROWID;
+-- which blobs are pointers, and to what
+CREATE TABLE pointers (blob TEXT PRIMARY KEY, oid TEXT, size INTEGER) WITHOUT ROWID;
+-- pins, with the identity that their bytes were hashed at
+CREATE TABLE pins (
+  oid TEXT PRIMARY KEY, kind TEXT, dev INTEGER, ino INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER
+) WITHOUT ROWID;
+-- objects that a mirror is known to have
+CREATE TABLE uploads (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger knows of one path."""
+
+    identity: Identity
+    mode: str
+    blob: str
+    oid: str | None
+
+
+class Ledger:
+    """The facts of one target; safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        self.was_rebuilt = False
+
+    def open(self) -> None:
+        """Open the ledger; one that is missing, damaged or of another version is begun anew."""
+        try:
+            self._db = self._connect()
+        except sqlite3.DatabaseError:
+            self._begin_anew()
+
+    def close(self) -> None:
+        """Close the ledger."""
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make the writes inside one transaction; nested ones join the outer."""
+        with self._lock:
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def meta(self, name: str) -> str | None:
+        """Return a remembered value."""
+        row = self._one("SELECT value FROM meta WHERE name = ?", name)
+        return row[0] if row else None
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Remember a value."""
+        self._do("INSERT OR REPLACE INTO meta VALUES (?, ?)", name, value)
+
+    def known(self, path: str) -> Known | None:
+        """Return what is known of *path*."""
+        row = self._one("SELECT dev, ino, size, mtime_ns, ctime_ns, mode, blob, oid FROM files WHERE path = ?", path)
+        return _known(row) if row else None
+
+    def all_known(self, under: str = "") -> Iterator[tuple[str, Identity]]:
+        """Yield the committed paths (below *under*) with the identity that their content was captured at."""
+        return self._select_files("JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode", under)
+
+    def all_files(self, under: str = "") -> Iterator[tuple[str, Identity]]:
+        """Yield all captured paths (below *under*), committed or not."""
+        return self._select_files("", under)
+
+    def _select_files(self, join: str, under: str) -> Iterator[tuple[str, Identity]]:
+        span = " WHERE f.path > ? AND f.path < ?" if under else ""
+        values = (f"{under}/", f"{under}0") if under else ()  # "0" follows "/" in ASCII
+        query = f"SELECT f.path, f.dev, f.ino, f.size, f.mtime_ns, f.ctime_ns FROM files f {join}{span}"  # noqa: S608 - constants
+        for row in self._all(query, *values):
+            yield row[0], Identity(*row[1:6])
+
+    def record(self, captured: Captured) -> None:
+        """Remember a captured file, its pointer and its pin."""
+        identity = captured.identity
+        with self.transaction():
+            self._refresh_inode(identity)
+            self._do(
+                "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?)",
+                captured.path, *_columns(identity), captured.mode, captured.blob,
+                captured.pointer.oid if captured.pointer else None,
+            )  # fmt: skip
+            self.record_pointers([(captured.blob, captured.pointer)])
+            if captured.pointer is not None and captured.is_new and captured.kind is not None:
+                self.record_pin(captured.pointer.oid, captured.kind, identity)
+
+    def record_pin(self, oid: str, kind: PinKind, identity: Identity) -> None:
+        """Remember how *oid* is pinned."""
+        self._do("INSERT OR REPLACE INTO pins VALUES (?,?,?,?,?,?,?)", oid, kind.value, *_columns(identity))
+
+    def pin(self, oid: str) -> tuple[PinKind, Identity] | None:
+        """Return how *oid* is pinned and at which identity its bytes were hashed."""
+        row = self._one("SELECT kind, dev, ino, size, mtime_ns, ctime_ns FROM pins WHERE oid = ?", oid)
+        return (PinKind(row[0]), Identity(*row[1:6])) if row else None
+
+    def forget_pin(self, oid: str) -> None:
+        """Forget a pin that was released."""
+        self._do("DELETE FROM pins WHERE oid = ?", oid)
+
+    def move_ctime(self, identity: Identity) -> None:
+        """Follow a ctime that moved because we linked or unlinked the inode of *identity*."""
+        with self.transaction():
+            self._refresh_inode(identity)
+
+    def paths_of(self, oid: str) -> list[tuple[str, Identity]]:
+        """Return the paths whose content is *oid*."""
+        rows = self._all("SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM files WHERE oid = ?", oid)
+        return [(row[0], Identity(*row[1:6])) for row in rows]
+
+    def forget_files(self, paths: Iterable[str]) -> None:
+        """Forget files that are gone from the source."""
+        self._many("DELETE FROM files WHERE path = ?", ((path,) for path in paths))
+
+    def uncommitted_objects(self) -> dict[str, Pointer]:
+        """Return the objects of files that are captured and not (as they are) in the newest snapshot."""
+        rows = self._all(
+            "SELECT DISTINCT f.oid, f.size FROM files f LEFT JOIN tree t ON t.path = f.path "
+            "WHERE f.oid IS NOT NULL AND (t.blob IS NULL OR t.blob != f.blob)"
+        )
+        return {row[0]: Pointer(*row) for row in rows}
+
+    def in_tree(self, path: str) -> TreeEntry | None:
+        """Return what the newest snapshot holds at *path*."""
+        row = self._one("SELECT mode, blob FROM tree WHERE path = ?", path)
+        return TreeEntry(*row) if row else None
+
+    def tree_paths(self) -> set[str]:
+        """Return all paths of the newest snapshot."""
+        return {row[0] for row in self._all("SELECT path FROM tree")}
+
+    def count_tree(self) -> int:
+        """Return how many paths the newest snapshot holds."""
+        row = self._one("SELECT count(*) FROM tree")
+        return int(row[0]) if row else 0
+
+    def replace_tree(self, commit: str, tree: Mapping[str, TreeEntry]) -> None:
+        """Take *tree* as that of the newest snapshot, *commit*."""
+        with self.transaction():
+            self._do("DELETE FROM tree")
+            self._many("INSERT INTO tree VALUES (?,?,?)", ((path, e.mode, e.blob) for path, e in tree.items()))
+            self.set_meta("snapshot", commit)
+
+    def change_tree(self, commit: str, changes: Iterable[tuple[str, TreeEntry | None]]) -> None:
+        """Follow the newest snapshot to *commit*."""
+        changes = list(changes)
+        with self.transaction():
+            self._many("DELETE FROM tree WHERE path = ?", ((path,) for path, entry in changes if entry is None))
+            self._many(
+                "INSERT OR REPLACE INTO tree VALUES (?,?,?)",
+                ((path, entry.mode, entry.blob) for path, entry in changes if entry is not None),
+            )
+            self.set_meta("snapshot", commit)
+
+    def record_pointers(self, pointers: Iterable[tuple[str, Pointer | None]]) -> None:
+        """Remember of blobs whether they are pointers (``None``: ordinary content)."""
+        self._many(
+            "INSERT OR IGNORE INTO pointers VALUES (?,?,?)",
+            ((blob, pointer.oid if pointer else "", pointer.size if pointer else 0) for blob, pointer in pointers),
+        )
+
+    def pointers(self, objects: Iterable[str]) -> list[tuple[str, Pointer | None]]:
+        """Return the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
+        query = "SELECT oid, size FROM pointers WHERE blob = ?"
+        with self._lock:
+            rows = [(name, self._connection.execute(query, (name,)).fetchone()) for name in objects]
+        return [(name, Pointer(*row) if row else None) for name, row in rows]
+
+    def record_uploads(self, mirror: str, oids: Iterable[str]) -> None:
+        """Remember that *mirror* has the objects *oids*."""
+        self._many("INSERT OR IGNORE INTO uploads VALUES (?,?)", ((mirror, oid) for oid in oids))
+
+    def uploaded(self, mirror: str, oids: Iterable[str]) -> set[str]:
+        """Return those of *oids* that *mirror* is known to have."""
+        query = "SELECT oid FROM uploads WHERE mirror = ? AND oid = ?"
+        return {oid for oid in oids if self._one(query, mirror, oid)}
+
+    def forget_uploads(self, mirror: str) -> None:
+        """Forget what *mirror* has (its repository was made anew)."""
+        self._do("DELETE FROM uploads WHERE mirror = ?", mirror)
+
+    def _refresh_inode(self, identity: Identity) -> None:
+        inode = (identity.ctime_ns, identity.dev, identity.ino, identity.size, identity.mtime_ns)
+        for table in ("files", "pins"):
+            self._do(
+                f"UPDATE {table} SET ctime_ns = ? WHERE dev = ? AND ino = ? AND size = ? AND mtime_ns = ?",  # noqa: S608 - two constants
+                *inode,
+            )
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        assert self._db is not None, "the ledger is not open"  # noqa: S101 - a programming error
+        return self._db
+
+    def _connect(self) -> sqlite3.Connection:
+        is_new = not self._path.exists()
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")  # a lost last transaction costs one read of a file, no more
+            if is_new:
+                db.executescript(_SCHEMA)
+                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            elif db.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA_VERSION:
+                raise sqlite3.DatabaseError("another version")  # noqa: TRY301 - handled as damage is
+            elif db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("damaged")  # noqa: TRY301
+        except BaseException:
+            db.close()
+            raise
+        self.was_rebuilt = self.was_rebuilt or is_new
+
+        return db
+
+    def _begin_anew(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        self._db = self._connect()
+
+    def _one(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row
+        with self._lock:
+            return self._connection.execute(query, values).fetchone()
+
+    def _all(self, query: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def _do(self, query: str, *values: object) -> None:
+        with self._lock:
+            self._connection.execute(query, values)
+
+    def _many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
+        with self._lock, self.transaction():
+            self._connection.executemany(query, rows)
+
+
+def _columns(identity: Identity) -> tuple[int, ...]:
+    return identity.dev, identity.ino, identity.size, identity.mtime_ns, identity.ctime_ns
+
+
+def _known(row: tuple[Any, ...]) -> Known:
+    return Known(Identity(*row[:5]), row[5], row[6], row[7])

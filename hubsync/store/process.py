@@ -1,0 +1,198 @@
+"""Owns child processes: how they are started in a closed environment, fed, watched and ended as a group.
+
+It must never know what a child is for. Every child leads a session of its own, so that ending it ends its children too.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import IO
+
+from hubsync.errors import HubsyncError
+
+PIPE = subprocess.PIPE
+
+# What a child may see of the environment that hubsync was started in. No token, no GIT_*, no proxy, no LD_*.
+_ALLOWED = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_TOKEN_PATH"})
+_FIXED = {
+    "LC_ALL": "C.UTF-8",
+    "GIT_PYTHON_REFRESH": "quiet",  # a missing git is reported by `check`, not by an import
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_DISABLE_XET": "1",
+}
+
+_OUTPUT_CAP = 64 * 1024 * 1024  # of stdout; a listing of 500,000 paths
+_ERRORS_CAP = 64 * 1024  # of stderr; a hostile server may send more
+_TERM_GRACE_S = 10.0
+_POLL_S = 0.2
+
+
+class ChildStalledError(HubsyncError):
+    """A child made no progress for too long and was ended."""
+
+    error_kind = "stalled"
+    retryable = True
+
+
+class StoppedError(HubsyncError):
+    """The work was interrupted because hubsync is stopping."""
+
+    error_kind = "stopped"
+    retryable = True
+    exit_code = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a child left behind; ``stderr`` is cut to its last 64 KiB."""
+
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a running child is watched.
+
+    Attributes:
+        stop: ends the child when it is set.
+        stall_s: seconds without progress after which the child is ended; ``None`` waits for ever.
+        progress: a figure that changes while the child gets on; output counts as progress too.
+    """
+
+    stop: threading.Event | None = None
+    stall_s: float | None = None
+    progress: Callable[[], object] | None = None
+
+
+def close_environment(environment: MutableMapping[str, str]) -> dict[str, str]:
+    """Reduce *environment* (in place) to what children may see; return what it was."""
+    before = dict(environment)
+    for name in before.keys() - _ALLOWED:
+        del environment[name]
+    environment.update(_FIXED)
+
+    return before
+
+
+def read_command(argv: tuple[str, ...], environment: Mapping[str, str], *, timeout_s: float) -> Finished:
+    """Run *argv* to its end and return what it printed; it sees *environment* and no terminal."""
+    with subprocess.Popen(  # noqa: S603 - the operator's own command, from the config
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=dict(environment),
+        start_new_session=True,
+    ) as child:
+        return finish(child, watch=Watch(stall_s=timeout_s))
+
+
+def finish(child: "subprocess.Popen[bytes]", feed: Iterable[bytes] = (), watch: Watch | None = None) -> Finished:
+    """Feed *child*, read it to its end and return the outcome; its group is gone when this returns.
+
+    Raises:
+        ChildStalledError: no progress for ``watch.stall_s``.
+        StoppedError: ``watch.stop`` was set.
+    """
+    watch = watch or Watch()
+    out, err = _Collector(child.stdout, _OUTPUT_CAP), _Collector(child.stderr, _ERRORS_CAP)
+    try:
+        _write(child.stdin, feed)
+        _wait(child, watch, lambda: (out.total, err.total))
+    except BaseException:
+        end_group(child)
+        raise
+    finally:
+        out.join()
+        err.join()
+
+    return Finished(child.returncode, out.data(), err.data().decode("utf-8", "replace"))
+
+
+def end_group(child: "subprocess.Popen[bytes]", grace_s: float = _TERM_GRACE_S) -> None:
+    """End *child* and all that it started: SIGTERM, then SIGKILL after *grace_s*."""
+    _signal_group(child, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(grace_s)
+    _signal_group(child, signal.SIGKILL)
+    child.wait()
+
+
+def _signal_group(child: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+def _write(stdin: IO[bytes] | None, feed: Iterable[bytes]) -> None:
+    if stdin is None:
+        return
+    with contextlib.suppress(BrokenPipeError):  # a child that gave up early says why in its status and stderr
+        for piece in feed:
+            stdin.write(piece)
+    with contextlib.suppress(BrokenPipeError):
+        stdin.close()
+
+
+def _wait(child: "subprocess.Popen[bytes]", watch: Watch, output: Callable[[], object]) -> None:
+    if watch.stop is None and watch.stall_s is None:
+        child.wait()
+        return
+
+    last_figure: object = None
+    last_progress = time.monotonic()
+    pause_s = 0.005
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(pause_s)
+            return
+        pause_s = min(pause_s * 2, _POLL_S)
+        if watch.stop is not None and watch.stop.is_set():
+            raise StoppedError("interrupted: hubsync is stopping")
+        figure = (output(), watch.progress() if watch.progress else None)
+        if figure != last_figure:
+            last_figure, last_progress = figure, time.monotonic()
+        elif watch.stall_s is not None and time.monotonic() - last_progress > watch.stall_s:
+            raise ChildStalledError(f"no progress for {watch.stall_s:.0f} s; ended")
+
+
+class _Collector:
+    """Reads a pipe to its end in a thread and keeps the last *cap* bytes."""
+
+    def __init__(self, pipe: IO[bytes] | None, cap: int) -> None:
+        self.total = 0
+        self._pipe = pipe
+        self._cap = cap
+        self._pieces: list[bytes] = []
+        self._kept = 0
+        self._thread = threading.Thread(target=self._read, name="hubsync-pipe", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        if self._pipe is None:
+            return
+        with contextlib.suppress(ValueError, OSError), self._pipe:
+            while piece := os.read(self._pipe.fileno(), 1 << 16):
+                self.total += len(piece)
+                self._keep(piece)
+
+    def _keep(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._kept += len(piece)
+        while self._kept - len(self._pieces[0]) >= self._cap:
+            self._kept -= len(self._pieces.pop(0))
+
+    def join(self) -> None:
+        self._thread.join(_TERM_GRACE_S)
+
+    def data(self) -> bytes:
+        return b"".join(self._pieces)[-self._cap :]

@@ -1,0 +1,324 @@
+"""Owns a target's store: the branch of snapshots that is the durable queue, and what each mirror still lacks of it.
+
+It must never know how a snapshot travels. A snapshot enters the branch with everything that it names already durable:
+pins first, then blobs and pointers, then the ref, then the ledger.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from hubsync.errors import StateError
+from hubsync.store.capture import Captured, has_same_content
+from hubsync.store.git import CommitHeader, FastImport, Git, TreeEntry
+from hubsync.store.ledger import Ledger
+from hubsync.store.objects import Objects, PinKind
+from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
+from hubsync.watch.inventory import Identity, look, open_entry
+
+SNAPSHOTS = "refs/heads/snapshots"
+AUTHOR = "hubsync <hubsync@localhost>"
+
+_UNIT_TRAILER = "Hubsync-Unit: "
+_MANY_PACKS = 50
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A commit in the store: one state of the target.
+
+    Attributes:
+        written_at: when the newest of its files was last written, seconds since the epoch.
+        units: the units that it completes.
+    """
+
+    commit: str
+    written_at: int
+    committed_at: int
+    message: str
+    units: tuple[str, ...]
+
+    @property
+    def header(self) -> CommitHeader:
+        """The header that makes its commit on a mirror the same whenever it is made."""
+        return CommitHeader(AUTHOR, f"{self.written_at} +0000", f"{self.committed_at} +0000", self.message)
+
+
+class Store:
+    """A target's private bare repository, its pins and its ledger, below *directory*."""
+
+    def __init__(self, directory: Path, source: Path, *, inherit: tuple[int, ...] = ()) -> None:
+        self.directory = directory
+        self.source = source
+        self.git = Git(directory / "store.git", inherit=inherit)
+        self.objects = Objects(self.git.git_dir)
+        self.ledger = Ledger(directory / "ledger.sqlite")
+
+    def open(self) -> None:
+        """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.directory.stat().st_uid != os.geteuid():
+            raise StateError(f"{self.directory} belongs to another user", hint="chown it, or set another state_dir")
+        self.directory.chmod(0o700)
+        leftovers = _clean_up(self.git.git_dir)
+        self.git.create()
+        self.objects.open()
+        self.ledger.open()
+        if leftovers:
+            log.warning("state.recovered", what="leftovers", path=str(self.git.git_dir), reason="killed", files=leftovers)
+        self._follow_branch()
+        self._repack()
+
+    def close(self) -> None:
+        """Close the ledger; git keeps nothing open."""
+        self.ledger.close()
+
+    def head(self) -> str | None:
+        """Return the newest snapshot's commit."""
+        return self.git.resolve(SNAPSHOTS)
+
+    def write(self) -> "SnapshotWriter":
+        """Return a writer of new snapshots; use it as a context manager."""
+        return SnapshotWriter(self)
+
+    def backlog(self, published: str | None) -> list[Snapshot]:
+        """Return the snapshots after *published* (``None``: all), oldest first."""
+        if self.head() is None:
+            return []
+        span = f"{published}..{SNAPSHOTS}" if published else SNAPSHOTS
+        raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
+        return [_read_snapshot(record) for record in raw.split("\0") if record]
+
+    def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
+        """Return those of *blobs* that are pointers."""
+        found: dict[str, Pointer] = {}
+        unknown: list[str] = []
+        for blob, pointer in self.ledger.pointers(blobs):
+            if pointer is None:
+                unknown.append(blob)
+            elif pointer.oid:
+                found[blob] = pointer
+        found |= self._learn_pointers(unknown)
+
+        return found
+
+    def pointers_between(self, before: str | None, after: str) -> dict[str, Pointer]:
+        """Return path → pointer for the objects that *after* holds and *before* does not hold at that path."""
+        changes = [change for change in self.git.diff_trees(before, after) if change.after is not None]
+        pointers = self.pointers({change.after.blob for change in changes if change.after})
+        return {c.path: pointers[c.after.blob] for c in changes if c.after and c.after.blob in pointers}
+
+    def wanted_objects(self, published: Sequence[str | None]) -> dict[str, Pointer]:
+        """Return the objects (by oid) that some mirror may lack, given what each one has published."""
+        if self.head() is None:
+            return {}
+        if not published:
+            return {}
+        behind = [] if None in published else [f"^{commit}" for commit in published if commit]
+        # What the mirror that is furthest behind lacks, all others lack at most.
+        common = self._oldest(behind)
+        only_blobs = ("--objects", "--no-object-names", "--filter=object:type=blob", "--filter-provided-objects")
+        listed = self.git.text("rev-list", *only_blobs, SNAPSHOTS, *common).split()
+        return {pointer.oid: pointer for pointer in self.pointers(listed).values()}
+
+    def release(self, published: Sequence[str | None]) -> int:
+        """Drop the pins that no mirror needs; return how many bytes that gives back."""
+        wanted = self.wanted_objects(published).keys() | self.ledger.uncommitted_objects().keys()
+        freed = 0
+        for oid, status in list(self.objects.held()):
+            if oid in wanted:
+                continue
+            freed += status.st_size
+            self._unpin(oid)
+            log.debug("object.released", oid=oid, bytes=status.st_size)
+
+        return freed
+
+    def disk_held(self) -> tuple[int, int]:
+        """Return (bytes of the pinned objects, bytes of them that cost disk space of their own)."""
+        total = own = 0
+        for _, status in self.objects.held():
+            total += status.st_size
+            if status.st_nlink == 1:
+                own += min(status.st_size, status.st_blocks * 512)
+
+        return total, own
+
+    def has_intact(self, oid: str) -> bool:
+        """Tell whether the object is pinned with the bytes that gave it its oid; a spoiled pin is dropped."""
+        path = self.objects.path(oid)
+        if not path.exists():
+            return False
+        pinned = self.ledger.pin(oid)
+        now = Identity.of(path.stat())
+        if pinned and (pinned[1] == now or (pinned[0] is not PinKind.LINK and pinned[1].size == now.size)):
+            return True
+        if (pinned is None or has_same_content(pinned[1], now)) and _hash_file(path) == oid:
+            self.ledger.record_pin(oid, pinned[0] if pinned else PinKind.LINK, now)
+            return True
+
+        self._unpin(oid)
+        log.warning("object.spoiled", oid=oid, bytes=now.size, hint="the next state of the file is published instead")
+        return False
+
+    def pin_again(self, oid: str) -> bool:
+        """Pin *oid* from a source file that still holds it; return whether that worked."""
+        for path, identity in self.ledger.paths_of(oid):
+            entry = look(self.source, path)
+            if entry is None or entry.identity != identity:
+                continue
+            fd = open_entry(self.source, entry)
+            try:
+                pin = self.objects.pin(fd, "link")
+                self.objects.keep(pin, oid)
+                after = Identity.of(os.fstat(fd))
+            except (OSError, StateError):
+                continue
+            finally:
+                os.close(fd)
+            if has_same_content(after, identity):
+                self.ledger.move_ctime(after)
+                self.ledger.record_pin(oid, PinKind.LINK, after)
+                return True
+            self.objects.release(oid)
+
+        return False
+
+    def _unpin(self, oid: str) -> None:
+        """Drop a pin; if it was a link, follow the ctime of the file that it shared its inode with."""
+        path = self.objects.path(oid)
+        pinned = self.ledger.pin(oid)
+        shared = [] if pinned is None else [known for known in self.ledger.paths_of(oid) if known[1] == pinned[1]]
+        unchanged = bool(shared) and Identity.of(path.stat()) == shared[0][1]
+        self.objects.release(oid)
+        self.ledger.forget_pin(oid)
+        if not unchanged:
+            return
+        entry = look(self.source, shared[0][0])
+        if entry is not None and has_same_content(entry.identity, shared[0][1]):
+            self.ledger.move_ctime(entry.identity)
+
+    def _oldest(self, exclusions: list[str]) -> list[str]:
+        if len(set(exclusions)) <= 1:
+            return exclusions[:1]
+        # Published snapshots lie on one line, so their common ancestor is the oldest of them.
+        return ["^" + self.git.text("merge-base", "--octopus", *(commit[1:] for commit in set(exclusions)))]
+
+    def _learn_pointers(self, blobs: Sequence[str]) -> dict[str, Pointer]:
+        if not blobs:
+            return {}
+        small = [blob for blob, size in self.git.sizes(blobs).items() if size < MAX_BYTES]
+        found = {blob: pointer for blob, content in self.git.read_blobs(small) if (pointer := decode_pointer(content))}
+        self.ledger.record_pointers((blob, found.get(blob)) for blob in blobs)
+
+        return found
+
+    def _follow_branch(self) -> None:
+        """Bring the ledger to the branch's newest snapshot, whatever a crash came between."""
+        head = self.head()
+        if head != self.ledger.meta("snapshot"):
+            self.ledger.replace_tree(head or "", self.git.list_tree(head) if head else {})
+
+    def _repack(self) -> None:
+        if len(list((self.git.git_dir / "objects" / "pack").glob("*.pack"))) > _MANY_PACKS:
+            self.git.run("repack", "-d", "--quiet")
+
+
+class SnapshotWriter:
+    """Writes snapshots through one git process, started when the first blob comes; all refs move when it is left."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._import: FastImport | None = None
+        self._tip = store.ledger.meta("snapshot") or None
+        self._changes: dict[str, TreeEntry | None] = {}
+        self._captured: list[Captured] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self._import is not None:
+            self._import.__exit__(kind, *rest)
+        if kind is not None:
+            return
+        ledger = self._store.ledger
+        with ledger.transaction():
+            for captured in self._captured:
+                ledger.record(captured)
+            if self._tip is not None and self._changes:
+                ledger.change_tree(self._tip, self._changes.items())
+
+    def add(self, captured: Captured) -> TreeEntry | None:
+        """Add a captured file's blob; return its entry if that differs from the newest snapshot's."""
+        if captured.pointer is None:
+            # Ordinary content is known only once it is in git; its bytes must not stay in memory until then.
+            self._captured.append(replace(captured, content=b""))
+        else:
+            self._store.ledger.record(captured)
+        entry = TreeEntry(captured.mode, captured.blob)
+        if self._entry_now(captured.path) == entry:
+            return None
+        self._fast_import.blob(captured.content)
+
+        return entry
+
+    def add_known(self, path: str, mode: str, pointer: Pointer, blob: str) -> TreeEntry | None:
+        """Add the pointer of an object that was captured before; as ``add``."""
+        entry = TreeEntry(mode, blob)
+        if self._entry_now(path) == entry:
+            return None
+        self._fast_import.blob(pointer.encode())
+
+        return entry
+
+    def commit(
+        self, changes: dict[str, TreeEntry | None], subject: str, *, units: tuple[str, ...], written_at: int, now: int
+    ) -> str:
+        """Commit *changes* (``None`` removes a path) as one snapshot; times in seconds since the epoch."""
+        trailers = "".join(f"{_UNIT_TRAILER}{unit}\n" for unit in units)
+        message = f"{subject}\n" + (f"\n{trailers}" if trailers else "")
+        header = CommitHeader(AUTHOR, f"{max(written_at, 0)} +0000", f"{max(now, 0)} +0000", message)
+        self._tip = self._fast_import.commit(SNAPSHOTS, self._tip, header, changes.items())
+        self._changes.update(changes)
+
+        return self._tip
+
+    def _entry_now(self, path: str) -> TreeEntry | None:
+        return self._changes[path] if path in self._changes else self._store.ledger.in_tree(path)
+
+    @property
+    def _fast_import(self) -> FastImport:
+        if self._import is None:
+            self._import = FastImport(self._store.git).__enter__()
+        return self._import
+
+
+def _read_snapshot(record: str) -> Snapshot:
+    commit, written_at, committed_at, message = record.lstrip("\n").split(" ", 3)
+    units = re.findall(rf"^{_UNIT_TRAILER}(.+)$", message, re.MULTILINE)
+    return Snapshot(commit, int(written_at), int(committed_at), message.rstrip("\n") + "\n", tuple(units))
+
+
+def _clean_up(git_dir: Path) -> int:
+    """Remove what killed processes leave in a store; return how many files that were."""
+    patterns = ("**/*.lock", "objects/**/tmp_*", "objects/pack/*.keep", "fast_import_crash_*", "lfs/tmp/*", "lfs/logs/*")
+    found = [path for pattern in patterns for path in git_dir.glob(pattern) if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+
+    return len(found)
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+

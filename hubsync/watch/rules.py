@@ -1,0 +1,156 @@
+"""Decides which paths of a source are looked at: the operator's patterns, and names that writers use for unfinished files.
+
+A path that is not taken never leaves the machine, whatever its content. Knows names only; never touches the disk.
+Patterns are gitignore's (https://git-scm.com/docs/gitignore): what an excluded directory holds is excluded with it.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+import pathspec
+
+# Names of files that a writer has not finished, and what other programs leave beside them. Never taken, by any rule.
+TEMPORARY_NAMES = (
+    ".tmp*",  # safetensors >= 0.8: .tmpXXXXXX, full size from the start (huggingface/safetensors, pull request 764)
+    "*.tmp",
+    "*.temp",
+    "*.tmp.*",
+    "*.incomplete",  # huggingface_hub downloads
+    "*.partial",  # rclone, curl --remove-on-error wrappers
+    "*.part",
+    "*.filepart",
+    "*.download",
+    "*.crdownload",
+    "*.aria2",
+    "*.lock",
+    "*.tempstate*",  # tf.train.Checkpoint
+    "*.orbax-checkpoint-tmp*",
+    "tmp-checkpoint-*",  # transformers 4.3x staged a checkpoint under this name
+    ".goutputstream-*",
+    ".nfs*",  # NFS keeps an open, deleted file under this name
+    ".fuse_hidden*",
+    ".~*",
+    "~$*",
+    ".#*",
+    "*~",
+    "*.swp",
+    "*.swo",
+    "*.swx",
+)
+TEMPORARY_DIRECTORIES = (".cache", "__pycache__", ".ipynb_checkpoints", ".Trash*", "lost+found")
+
+_RSYNC_NAME = r"\..+\.(?=[A-Za-z]*[A-Z0-9])[A-Za-z0-9]{6}"  # mkstemp's six characters; all lower case may be a suffix
+_PYTHON_NAME = r"tmp[a-z0-9_]{8}"  # tempfile's default
+_DIRECTORIES_KEPT = 1 << 16
+
+
+class Ruling(NamedTuple):
+    """Whether a path is taken, and the rule that says so."""
+
+    taken: bool
+    reason: str
+
+
+_TAKEN = Ruling(True, "no rule excludes it")
+
+
+class PathRules:
+    """The rules of one target. *include* and *exclude* are gitignore patterns, *include* ``("**",)`` takes all."""
+
+    def __init__(self, include: Iterable[str] = ("**",), exclude: Iterable[str] = ()) -> None:
+        self.include = tuple(include)
+        self.exclude = tuple(exclude)
+        self._included = None if self.include == ("**",) else pathspec.GitIgnoreSpec.from_lines(self.include)
+        self._excluded = pathspec.GitIgnoreSpec.from_lines(self.exclude)
+        self._may_exclude = _Prefilter(self.exclude, self._excluded)
+        self._excluding_parent = lru_cache(_DIRECTORIES_KEPT)(self._find_excluding_parent)
+
+    def verdict(self, path: str, *, is_dir: bool = False) -> Ruling:
+        """Return whether *path*, relative to the source, is taken; its parents count too."""
+        parent, _, name = path.rpartition("/")
+        if parent and (refused := self._excluding_parent(parent)):
+            return refused
+
+        return self.verdict_below_taken(path, name, is_dir=is_dir)
+
+    def verdict_below_taken(self, path: str, name: str, *, is_dir: bool = False) -> Ruling:
+        """Return :meth:`verdict` of *path* (its last part is *name*) for a caller that has already asked for the parent."""
+        if reason := self.exclusion(path, name, is_dir=is_dir):
+            return Ruling(False, reason)
+        if reason := temporary_reason(name, is_dir=is_dir):
+            return Ruling(False, reason)
+        if not is_dir and self._included is not None and not self._included.match_file(path):
+            return Ruling(False, "no include pattern matches")
+
+        return _TAKEN
+
+    def exclusion(self, path: str, name: str, *, is_dir: bool = False) -> str:
+        """Return the reason if the operator's own patterns exclude *path*, else an empty string."""
+        shown = path + "/" if is_dir else path
+        if not self._may_exclude.matches(shown, name + "/" if is_dir else name):
+            return ""
+        result = self._excluded.check_file(shown)
+
+        return f"exclude pattern {self.exclude[result.index or 0]!r}" if result.include else ""
+
+    def _find_excluding_parent(self, directory: str) -> Ruling | None:
+        ruling = self.verdict(directory, is_dir=True)
+
+        return None if ruling.taken else Ruling(False, f"{ruling.reason} (on {directory + '/'!r})")
+
+
+class _Prefilter:
+    """One search that says whether any pattern could match; most paths match none, and asking each costs five times as much."""
+
+    def __init__(self, lines: tuple[str, ...], spec: pathspec.GitIgnoreSpec) -> None:
+        by_name, by_path = [], []
+        for line, pattern in zip(lines, spec.patterns, strict=True):
+            if pattern.regex is not None:
+                regex = re.sub(r"\(\?P<\w+>", "(?:", pattern.regex.pattern)
+                if "/" in line.strip().rstrip("/"):
+                    by_path.append(regex)
+                else:
+                    by_name.append(regex.removeprefix("^(?:.+/)?"))  # any parents: a name has none
+        self._by_name = re.compile("|".join(by_name)) if by_name else None
+        self._by_path = re.compile("|".join(by_path)) if by_path else None
+
+    def matches(self, path: str, name: str) -> bool:
+        """Return whether a pattern without a slash matches *name*, or another one matches *path*."""
+        if self._by_name is not None and self._by_name.match(name):
+            return True
+
+        return self._by_path is not None and self._by_path.match(path) is not None
+
+
+def temporary_reason(name: str, *, is_dir: bool = False) -> str:
+    """Return why *name* is a temporary one, or an empty string."""
+    if not is_dir and not (name.startswith(_PREFIXES) or name.endswith(_SUFFIXES) or _INFIXES.search(name)):
+        return ""
+    found = (_TEMPORARY_DIRECTORY if is_dir else _TEMPORARY_FILE).match(name)
+
+    return "" if found is None else f"temporary name {_LABELS[found.lastgroup or '']!r}"
+
+
+def _alternation(regexes: dict[str, str]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?P<{group}>{regex})" for group, regex in regexes.items()))
+
+
+def _translate(globs: Iterable[str], letter: str) -> dict[str, str]:
+    return {f"{letter}{number}": fnmatch.translate(glob) for number, glob in enumerate(globs)}
+
+
+_FILES = _translate(TEMPORARY_NAMES, "f") | {"rsync": rf"(?:{_RSYNC_NAME})\Z", "python": rf"(?:{_PYTHON_NAME})\Z"}
+_DIRECTORIES = _FILES | _translate(TEMPORARY_DIRECTORIES, "d")
+_TEMPORARY_FILE = _alternation(_FILES)
+_TEMPORARY_DIRECTORY = _alternation(_DIRECTORIES)
+_LABELS = {"rsync": ".NAME.XXXXXX", "python": "tmpXXXXXXXX"}
+_LABELS |= {f"f{number}": glob for number, glob in enumerate(TEMPORARY_NAMES)}
+_LABELS |= {f"d{number}": glob + "/" for number, glob in enumerate(TEMPORARY_DIRECTORIES)}
+
+# Nearly every name is an ordinary one, and these three questions say so many times faster than the labelled expression.
+_PREFIXES = (".", "tmp", *(glob[:-1] for glob in TEMPORARY_NAMES if glob.find("*") == len(glob) - 1))
+_SUFFIXES = tuple(glob[1:] for glob in TEMPORARY_NAMES if glob.rfind("*") == 0)
+_INFIXES = re.compile("|".join(re.escape(glob.strip("*")) for glob in TEMPORARY_NAMES if glob.count("*") > 1))
