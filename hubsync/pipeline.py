@@ -5,6 +5,7 @@ when.
 All paths are relative to the source; all times are monotonic seconds unless they are named otherwise.
 """
 
+import functools
 import os
 import shutil
 import threading
@@ -25,7 +26,8 @@ from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefused
 from hubsync.store.git import TreeEntry
 from hubsync.store.pointer import Pointer
 from hubsync.store.route import RouteRules
-from hubsync.store.snapshot import SnapshotWriter, Store
+from hubsync.store.process import StoppedError
+from hubsync.store.snapshot import SNAPSHOTS, SnapshotWriter, Store
 from hubsync.watch.formats import check_structure, index_members
 from hubsync.watch.inventory import Entry, Identity, Inventory, look, open_entry, take_inventory
 from hubsync.watch.layouts import MARKERS, Completion, FileFact, UnitFacts, judge
@@ -38,6 +40,14 @@ _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a 
 _NEWLY_WRITTEN_S = 600.0  # a temporary file older than this was left by a writer that is gone
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What settling brought: complete units that wait for ``commit``, objects that may go up before theirs."""
+
+    units: bool = False
+    early: bool = False
 
 
 @dataclass(slots=True)
@@ -70,16 +80,16 @@ class _Held:
 class Pipeline:
     """One target's way from files to snapshots. Every public method takes the lock."""
 
-    def __init__(self, target: Target, store: Store, min_free_bytes: int) -> None:
+    def __init__(self, target: Target, store: Store, min_free_bytes: int, stop: threading.Event) -> None:
         self.target = target
         self.store = store
         self.lock = threading.RLock()
         self.halted: HubsyncError | None = None
-        self.newest_unit: str | None = None
+        self.newest_unit = store.newest_unit(SNAPSHOTS)
         self._log = log.bind(target=target.name)
         self._min_free_bytes = min_free_bytes
+        self._stop = stop
         self._rules = PathRules(target.include, target.exclude)
-        self._unit_spec = GitIgnoreSpec.from_lines(target.units)
         routes = RouteRules(target.lfs.patterns, target.lfs.threshold_bytes)
         self._capturer = Capturer(target.source, store.objects, routes, target.capture)
         self._settler = Settler(target.quiet_s)
@@ -132,25 +142,22 @@ class Pipeline:
             self._feed(entry)
             self._wake_units_beside(path)
 
-    def settle(self) -> bool:
-        """Take what is settled by now, capture it where it may go early, and judge units.
-
-        Return whether a unit is complete and waits for ``commit``.
-        """
+    def settle(self) -> Settled:
+        """Take what is settled by now, capture it where it may go early, and judge units."""
         with self.lock:
             if self.halted is not None:
-                return False
+                return Settled()
             touched: set[str] = set()
             for path, identity in self._settler.take_settled(time.monotonic()):
                 self._settled[path] = identity
                 if unit := self.unit_of(path):
                     touched.add(unit)
-            self._capture_early()
+            early = self._capture_early()
             for unit in touched:
                 self._judge(unit)
             self._abandon_late_units()
 
-            return any(unit.completion.complete for unit in self._units.values())
+            return Settled(any(unit.completion.complete for unit in self._units.values()), early)
 
     def next_due(self) -> float | None:
         """Return when ``settle`` has something to do if nothing changes meanwhile."""
@@ -207,14 +214,8 @@ class Pipeline:
             return len(self._settled)
 
     def unit_of(self, path: str) -> str | None:
-        """Return the unit that *path* belongs to: the topmost of its directories that ``units`` names."""
-        if not self.target.units:
-            return None
-        for parent in reversed(PurePosixPath(path).parents[:-1]):
-            if self._unit_spec.check_file(f"{parent}/").include:
-                return str(parent)
-
-        return None
+        """Return the unit that *path* belongs to."""
+        return unit_of(self.target, path)
 
     # --- feeding
 
@@ -416,7 +417,7 @@ class Pipeline:
 
     # --- capture
 
-    def _capture_early(self) -> None:
+    def _capture_early(self) -> bool:
         """Capture objects before their commit, each path once per commit, so that they are safe and can go up."""
         early = []
         for path, identity in self._settled.items():
@@ -425,10 +426,9 @@ class Pipeline:
                 if entry is not None:
                     early.append(entry)
         if not early or not self._has_room():
-            return
+            return False
         self._early.update(entry.path for entry in early)
-        for entry in early:
-            self._capture_or_hold(entry)
+        return any([self._capture_or_hold(entry) is not None for entry in early])
 
     def _capture_all(self, entries: list[Entry]) -> list[Captured]:
         """Capture *entries*, objects on a few threads; raise the first failure."""
@@ -447,7 +447,7 @@ class Pipeline:
             if self.store.has_intact(known.oid) or self._is_committed(entry.path, known.mode, known.blob):
                 return self._capturer.recall(entry, pointer, known.mode, known.blob)
         started = time.monotonic()
-        captured = self._capturer.capture(entry)
+        captured = self._capturer.capture(entry, self._check_stop)
         if captured.pointer is not None:
             self.store.ledger.record(captured)
         self._log.debug(
@@ -457,6 +457,10 @@ class Pipeline:
         )  # fmt: skip
 
         return captured
+
+    def _check_stop(self, _read_bytes: int) -> None:
+        if self._stop.is_set():
+            raise StoppedError("interrupted: hubsync is stopping")
 
     def _capture_or_hold(self, entry: Entry) -> Captured | None:
         """Capture *entry*; if that fails it is held back alone, and said."""
@@ -653,6 +657,27 @@ def _age_s(identity: Identity) -> float:
 
 def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def unit_of(target: Target, path: str) -> str | None:
+    """Return the unit that *path* belongs to: the topmost of its directories that ``units`` names."""
+    return _unit_of_directory(target.units, path.rpartition("/")[0]) if target.units else None
+
+
+@functools.lru_cache(maxsize=65_536)
+def _unit_of_directory(units: tuple[str, ...], directory: str) -> str | None:
+    if not directory:
+        return None
+    above = _unit_of_directory(units, directory.rpartition("/")[0])
+    if above is not None:
+        return above
+
+    return directory if _unit_patterns(units).match_file(f"{directory}/") else None
+
+
+@functools.lru_cache(maxsize=64)
+def _unit_patterns(units: tuple[str, ...]) -> GitIgnoreSpec:
+    return GitIgnoreSpec.from_lines(units)
 
 
 def open_store(target: Target, state_dir: Path, *, inherit: tuple[int, ...] = ()) -> Store:

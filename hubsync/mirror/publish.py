@@ -40,6 +40,15 @@ class Published:
     took_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a mirror lacks; *since* is when the oldest of it was committed, seconds since the epoch."""
+
+    files: int = 0
+    bytes: int = 0
+    since: int | None = None
+
+
 class Publisher:
     """Keeps one mirror of one target up to date. Not for use by several threads at once."""
 
@@ -52,6 +61,7 @@ class Publisher:
         self._hub = Hub(endpoint, tokens)
         self._remote = Remote(store.git, mirror, endpoint, tokens, stop)
         self._checked = False
+        self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
         ref = f"refs/mirrors/{quote(mirror.name, safe='').replace('.', '%2E')}"
         self._head_ref, self._published_ref, self._graft_ref = f"{ref}/head", f"{ref}/published", f"{ref}/graft"
 
@@ -66,6 +76,27 @@ class Publisher:
     def backlog(self) -> list[Snapshot]:
         """Return the snapshots that the mirror lacks, oldest first."""
         return self._store.backlog(self.published())
+
+    def newest_unit(self) -> str | None:
+        """Return the unit that was published last."""
+        return self._store.newest_unit(self._published_ref)
+
+    def measure_backlog(self) -> Backlog:
+        """Return how much the mirror lacks."""
+        published = self.published()
+        key = (published, self._store.head())
+        if key != self._measured[0]:
+            self._measured = (key, self._measure(published))
+
+        return self._measured[1]
+
+    def _measure(self, published: str | None) -> Backlog:
+        backlog = self._store.backlog(published)
+        if not backlog:
+            return Backlog()
+        changes = [change for change in self._store.git.diff_trees(published, backlog[-1].commit) if change.after]
+        pointers = self._store.pointers({change.after.blob for change in changes if change.after})
+        return Backlog(len(changes), sum(pointer.size for pointer in pointers.values()), backlog[0].committed_at)
 
     def check_repository(self) -> None:
         """Make sure that the repository exists and is as private as declared; done once, and again after a failure.

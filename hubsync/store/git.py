@@ -157,7 +157,9 @@ class Git:
             pass_fds=(*self._inherit, *pass_fds),
         )
 
-        return process.proc
+        child, process.proc = process.proc, None  # GitPython would end it when its wrapper is collected
+
+        return child
 
     def _environment(self, config: Mapping[str, str]) -> dict[str, str]:
         pairs = list({**_BASE_CONFIG, "safe.directory": str(self.git_dir), **config}.items())

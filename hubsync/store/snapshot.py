@@ -97,6 +97,13 @@ class Store:
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
         return [_read_snapshot(record) for record in raw.split("\0") if record]
 
+    def newest_unit(self, ref: str) -> str | None:
+        """Return the unit that was completed last in the history of *ref*."""
+        if self.git.resolve(ref) is None:
+            return None
+        found = self.git.text("log", "-1", "--first-parent", f"--grep=^{_UNIT_TRAILER}", "--format=%H %at %ct %B", ref)
+        return _read_snapshot(found).units[-1] if found else None
+
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
         """Return those of *blobs* that are pointers."""
         found: dict[str, Pointer] = {}

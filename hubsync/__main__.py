@@ -1,0 +1,5 @@
+"""Run hubsync as ``python -m hubsync``."""
+
+from hubsync.cli import main
+
+main()

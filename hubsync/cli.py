@@ -1,0 +1,361 @@
+"""The command line: reads arguments, calls what does the work, prints values, turns errors into exit codes.
+
+Results go to standard output, messages and logs to standard error. Heavy imports stand inside the commands that need
+them, so that ``status`` and ``--help`` answer at once.
+"""
+# ruff: noqa: PLC0415 - see above
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hubsync import __version__
+from hubsync.errors import HubsyncError, StateError
+
+if TYPE_CHECKING:
+    from hubsync.config.model import Config
+    from hubsync.once import Outcome
+
+SCHEMA_VERSION = 1
+
+_EXIT_CODES = """
+\b
+Exit codes:
+  0    done
+  1    failed, or the answer is "no"
+  2    the command line is wrong
+  3    the daemon is not running
+  69   the Hub cannot be reached
+  73   the state directory cannot be written, or the disk is full
+  75   busy: another hubsync holds the lock
+  77   not authorised
+  78   the config is invalid
+  130  interrupted
+"""
+
+
+@dataclass(slots=True)
+class Session:
+    """What all commands share: the config's path and the environment that hubsync was started in."""
+
+    path: Path | None
+    environment: dict[str, str]
+
+    def load(self) -> "Config":
+        """Load the config and send the log where it says."""
+        from hubsync.config.load import load_config
+
+        return load_config(self.path, self.environment)
+
+    def log(self, config: "Config", *, level: str | None = None, log_format: str | None = None) -> None:
+        """Send the log where the config says."""
+        from hubsync.monitor.log import configure_logging
+
+        configure_logging(
+            level=level or self.environment.get("HUBSYNC_LOG_LEVEL") or config.log.level,
+            log_format=log_format or config.log.format,
+            file=config.log.file,
+            environment=self.environment,
+        )
+
+
+class _Group(click.Group):
+    """A group whose commands end an error with what to do, and with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        try:
+            return super().invoke(ctx)
+        except HubsyncError as exc:
+            click.echo(str(exc) if type(exc).__name__ == "ConfigError" else f"error: {exc}", err=True)
+            if exc.hint:
+                click.echo(f"  → {exc.hint}", err=True)
+            ctx.exit(getattr(exc, "status", exc.exit_code))
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="The config file (default: searched for).")
+@click.version_option(__version__, prog_name="hubsync")
+@click.pass_context
+def cli(ctx: click.Context, path: Path | None) -> None:
+    """Publish local model directories to mirrored Hub repositories: whole checkpoints, through git-lfs, on a schedule."""
+    ctx.obj = Session(path, ctx.obj or dict(os.environ))
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let -c/--config stand after the command as well."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            ctx.find_object(Session).path = value  # type: ignore[union-attr]
+
+    return click.option(
+        "-c", "--config", type=click.Path(path_type=Path), expose_value=False, callback=remember, help="The config file."
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+pass_session = click.pass_obj
+
+
+@cli.command()
+@config_option
+@pass_session
+def run(session: Session) -> None:
+    """Watch and publish until stopped (SIGTERM); SIGHUP reads the config again."""
+    config = session.load()
+    session.log(config)
+    from hubsync.daemon import Daemon
+
+    sys.exit(Daemon(config, session.environment).run())
+
+
+@cli.command()
+@click.argument("targets", nargs=-1)
+@click.option("--timeout", default="10m", show_default=True, help="How long to wait for files to become quiet.")
+@click.option("--confirm-deletes", is_flag=True, help="Publish the removal of more than half of the paths.")
+@json_option
+@config_option
+@pass_session
+def once(session: Session, targets: tuple[str, ...], timeout: str, *, confirm_deletes: bool, as_json: bool) -> None:
+    """Capture, commit and publish what is there now, then exit.
+
+    Exits with 1, and the list, if something was held back or failed.
+    """
+    from hubsync.mirror.token import Tokens
+    from hubsync.once import exit_code, run_once
+    from hubsync.service import select_targets
+
+    config = session.load()
+    session.log(config)
+    outcomes = run_once(
+        config, select_targets(config, targets), Tokens(session.environment), _stop_on_signals(),
+        timeout_s=_seconds(timeout), confirm_deletes=confirm_deletes,
+    )  # fmt: skip
+    if as_json:
+        _print_json(targets=[_outcome_document(outcome) for outcome in outcomes])
+    else:
+        for outcome in outcomes:
+            _print_outcome(outcome)
+    sys.exit(exit_code(outcomes))
+
+
+@cli.command()
+@click.argument("targets", nargs=-1)
+@json_option
+@config_option
+@pass_session
+def plan(session: Session, targets: tuple[str, ...], *, as_json: bool) -> None:
+    """Show what `once` would do, with reasons; changes nothing."""
+    from hubsync.plan import make_plan, print_plan
+    from hubsync.service import select_targets
+
+    config = session.load()
+    plans = [make_plan(config, target) for target in select_targets(config, targets)]
+    if as_json:
+        _print_json(targets=[asdict(one) for one in plans])
+    else:
+        for one in plans:
+            print_plan(one)
+
+
+@cli.command()
+@click.argument("target", required=False)
+@click.option("--watch", is_flag=True, help="Show it again each second.")
+@json_option
+@config_option
+@pass_session
+def status(session: Session, target: str | None, *, watch: bool, as_json: bool) -> None:
+    """Show how targets and mirrors are; exits with 1 if something is wrong, 3 if no daemon runs."""
+    from hubsync.status_view import show_status
+
+    config = session.load()
+    if target is not None:
+        config.target(target)
+    sys.exit(show_status(config, target, watch=watch, as_json=as_json))
+
+
+def _command(name: str, doc: str) -> None:
+    @cli.command(name, help=doc)
+    @click.argument("targets", nargs=-1)
+    @config_option
+    @pass_session
+    def send(session: Session, targets: tuple[str, ...]) -> None:
+        from hubsync.control import send_command
+
+        config = session.load()
+        answer = send_command(config.service.state_dir / "control.sock", name, targets)
+        click.echo(f"{name}: {', '.join(answer['targets'])}" if answer["targets"] else name)
+
+
+_command("flush", "Ask the running daemon to commit and publish now.")
+_command("pause", "Ask the running daemon to publish nothing until `resume`.")
+_command("resume", "Ask the running daemon to go on.")
+_command("reload", "Ask the running daemon to read its config again.")
+
+
+@cli.command()
+@click.option("--online", is_flag=True, help="Also try git, git-lfs, tokens, repositories, limits, links and disk.")
+@json_option
+@config_option
+@pass_session
+def check(session: Session, *, online: bool, as_json: bool) -> None:
+    """Check the config; with --online also everything that it depends on."""
+    config = session.load()
+    findings = []
+    if online:
+        from hubsync.mirror.token import Tokens
+        from hubsync.preflight import check_online
+
+        findings = list(check_online(config, Tokens(session.environment), session.environment))
+    failed = [finding for finding in findings if finding.error_kind]
+    if as_json:
+        _print_json(ok=not failed, config=str(config.path), findings=[asdict(finding) for finding in findings])
+    else:
+        names = ", ".join(target.name for target in config.targets)
+        click.echo(f"{config.path}: valid ({len(config.targets)} target{'s' * (len(config.targets) != 1)}: {names})")
+        for finding in findings:
+            click.echo(f"{'FAIL' if finding.error_kind else 'ok':>6}  {finding.what}: {finding.said}")
+            if finding.hint:
+                click.echo(f"        → {finding.hint}")
+    if failed:
+        codes = {finding.exit_code for finding in failed}
+        sys.exit(codes.pop() if len(codes) == 1 else 1)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the config's JSON Schema, for editors."""
+    from hubsync.config.load import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("hubsync.toml"))
+def init(path: Path) -> None:
+    """Write a commented config to PATH (hubsync.toml); an existing file is never replaced."""
+    from hubsync.config.load import example_text
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(example_text())
+    except FileExistsError as exc:
+        raise StateError(f"{path} exists already", hint="name another file: hubsync init other.toml") from exc
+    except OSError as exc:
+        raise StateError(f"{path}: {exc.strerror}") from exc
+    click.echo(f"wrote {path}; edit it, then run: hubsync -c {path} check")
+
+
+@cli.command()
+@json_option
+def events(*, as_json: bool) -> None:
+    """List all events of the log: level, fields, meaning, and what to do."""
+    from hubsync.monitor.events import CATALOGUE
+
+    if as_json:
+        _print_json(events=[asdict(event) for event in CATALOGUE.values()])
+        return
+    for event in CATALOGUE.values():
+        click.echo(f"{event.name}  [{event.level}]\n    {event.meaning}")
+        if event.action:
+            click.echo(f"    → {event.action}")
+        click.echo(f"    fields: {', '.join(event.fields) or '–'}\n")
+
+
+@cli.group()
+def localhub() -> None:
+    """A Hub on this machine: real git, LFS and the Hub's HTTP API on loopback, for trying out and for tests."""
+
+
+@localhub.command("serve")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), required=True, help="Where it keeps repositories.")
+@click.option("--port", type=int, default=8000, show_default=True)
+def localhub_serve(directory: Path, port: int) -> None:
+    """Serve a local Hub until stopped."""
+    _need_extra("localhub")
+    from hubsync.localhub import serve
+
+    serve(directory, port)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
+@click.option("--keep", is_flag=True, help="Keep the Hubs running at the end, to look at what arrived.")
+def demo(directory: Path | None, *, keep: bool) -> None:
+    """Show hubsync at work: two local Hubs, a run that saves checkpoints (or DIRECTORY), and the proof."""
+    _need_extra("localhub")
+    from hubsync.demo import run_demo
+
+    sys.exit(run_demo(directory, keep=keep))
+
+
+def main() -> None:
+    """Run the command line in a closed environment: children see an allow-list of variables and no token."""
+    from hubsync.store.process import close_environment
+
+    cli(obj=close_environment(os.environ))
+
+
+def _seconds(text: str) -> float:
+    from hubsync.config.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--timeout") from exc
+
+
+def _stop_on_signals() -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set, so that children end and the state stays clean."""
+    import signal
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    return stop
+
+
+def _need_extra(name: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("starlette") is None:
+        raise StateError(f"this command needs hubsync's extra {name!r}", hint=f"pip install 'hubsync[{name}]'")
+
+
+def _outcome_document(outcome: "Outcome") -> dict[str, Any]:
+    failed = {
+        name: {"error": str(error), "error_kind": error.error_kind, "hint": error.hint}
+        for name, error in outcome.failed.items()
+    }
+    return {"target": outcome.target, "commits": outcome.commits, "held": outcome.held, "failed": failed}
+
+
+def _print_outcome(outcome: "Outcome") -> None:
+    if outcome.is_done:
+        click.echo(f"{outcome.target}: everything is published")
+        return
+    click.echo(f"{outcome.target}: not everything is published")
+    for path, reason in sorted(outcome.held.items()):
+        click.echo(f"  held    {json.dumps(path, ensure_ascii=False)[1:-1]}: {reason}")
+    for name, error in outcome.failed.items():
+        click.echo(f"  failed  {name}: {error}")
+        if error.hint:
+            click.echo(f"          → {error.hint}")
+
+
+def _print_json(**document: Any) -> None:  # noqa: ANN401 - values that JSON can hold
+    generated = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "generated_at": generated, **document}, default=str))
+
+

@@ -1,0 +1,120 @@
+"""Owns the control socket: one JSON line in, one JSON line out, for the user that the daemon runs as (and root) only."""
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hubsync.errors import HubsyncError, NotRunningError, UsageError
+
+_MOST_BYTES = 65536
+_TIMEOUT_S = 5.0
+_PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+log = structlog.get_logger()
+
+Obey = Callable[[str, tuple[str, ...]], dict[str, object]]
+
+
+class ControlServer:
+    """Listens at *path* and hands commands to *obey*."""
+
+    def __init__(self, path: Path, obey: Obey) -> None:
+        self._path = path
+        self._obey = obey
+        self._socket: socket.socket | None = None
+
+    def start(self) -> None:
+        """Listen in a thread. A socket left by a killed daemon is replaced: the caller holds the lock."""
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with _in_directory(self._path) as name:
+            listener.bind(name)
+        self._path.chmod(0o600)
+        listener.listen(8)
+        self._socket = listener
+        threading.Thread(target=self._serve, name="hubsync-control", daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the socket and remove it."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _serve(self) -> None:
+        assert self._socket is not None  # noqa: S101 - started
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), connection:
+                connection.settimeout(_TIMEOUT_S)
+                self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        pid, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        if uid not in {0, os.geteuid()}:
+            return
+        try:
+            asked = json.loads(_read_line(connection))
+            command, targets = str(asked["command"]), tuple(str(name) for name in asked.get("targets", ()))
+            log.info("control.received", command=command, targets=list(targets), uid=uid, pid=pid)
+            answer = {"ok": True, **self._obey(command, targets)}
+        except HubsyncError as exc:
+            answer = {"ok": False, "error": str(exc), "hint": exc.hint}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            answer = {"ok": False, "error": "not a command"}
+        connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def send_command(path: Path, command: str, targets: tuple[str, ...]) -> dict[str, Any]:
+    """Send a command to the daemon that listens at *path* and return its answer.
+
+    Raises:
+        NotRunningError: no daemon listens there.
+        UsageError: it refused.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_TIMEOUT_S)
+            with _in_directory(path) as name:
+                connection.connect(name)
+            connection.sendall(json.dumps({"command": command, "targets": targets}).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(_read_line(connection) or b"{}")
+    except (OSError, ValueError) as exc:
+        raise NotRunningError("no hubsync is running here", hint="start it: hubsync run") from exc
+    if not answer.get("ok"):
+        raise UsageError(str(answer.get("error", "no answer")), hint=str(answer.get("hint", "")))
+
+    return answer
+
+
+@contextlib.contextmanager
+def _in_directory(path: Path) -> Any:  # noqa: ANN401 - a context manager
+    """Yield a short name for *path*: a socket's address holds 107 bytes, a state directory may be deeper."""
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and len(line) < _MOST_BYTES:
+        piece = connection.recv(4096)
+        if not piece:
+            break
+        line += piece
+
+    return line

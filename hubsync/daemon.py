@@ -1,0 +1,472 @@
+"""Runs hubsync as a service: targets by schedule and by event, signals, the control socket, and what it says of itself."""
+
+import os
+import platform
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from hubsync import __version__
+from hubsync.config.load import load_config
+from hubsync.config.model import Config, Target
+from hubsync.control import ControlServer
+from hubsync.errors import ConfigError, DiskFullError, HubsyncError, UsageError
+from hubsync.jobs import Jobs, every, make_trigger
+from hubsync.mirror.token import Tokens
+from hubsync.mirror.worker import MirrorWorker
+from hubsync.monitor.log import configure_logging
+from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
+from hubsync.monitor.systemd import Notifier
+from hubsync.report import describe_target, summarize
+from hubsync.service import TargetWork, hold_state, open_target, select_targets
+from hubsync.store.process import StoppedError
+from hubsync.watch.inventory import network_file_system
+from hubsync.watch.observer import SourceObserver
+
+_PARKED_TRY_S = 3600.0
+_CHECK_S = 10.0  # how often an observer is asked whether it lives
+_STATUS_DELAY_S = 1.0
+_STOP_S = 20.0
+_SPARE_THREADS = 4
+
+log = structlog.get_logger()
+
+
+class Watcher(threading.Thread):
+    """Turns the events of one source into changes, and completes units, in a thread of its own."""
+
+    def __init__(self, work: TargetWork, on_news: Callable[[], None]) -> None:
+        super().__init__(name=f"hubsync-watch-{work.target.name}", daemon=True)
+        self.ticked = time.monotonic()
+        self._work = work
+        self._on_news = on_news
+        self._events: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._observer: SourceObserver | None = None
+        self._stopping = threading.Event()
+        self._log = log.bind(target=work.target.name)
+        self.mode = "inventory"
+        self._is_down = False
+
+    def stop(self) -> None:
+        """End the thread and the observer."""
+        self._stopping.set()
+        self._events.put(("stop", ""))
+        self.join(_STOP_S)
+
+    def ask_inventory(self) -> None:
+        """Have the whole source compared soon."""
+        self._events.put(("tree", ""))
+
+    def run(self) -> None:
+        """Watch until stopped."""
+        try:
+            with structlog.contextvars.bound_contextvars(target=self._work.target.name):
+                self._watch()
+        except StoppedError:
+            pass
+        finally:
+            self._stop_observer()
+
+    def _watch(self) -> None:
+        self._start_observer()
+        self._events.put(("tree", ""))
+        checked = time.monotonic()
+        while not self._stopping.is_set():
+            self.ticked = time.monotonic()
+            self._guarded(self._take_events)
+            if time.monotonic() - checked >= _CHECK_S:
+                checked = time.monotonic()
+                self._guarded(self._check_observer)
+            self._guarded(self._settle)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Run one step; a failure is said and the watch goes on."""
+        try:
+            step()
+        except StoppedError:
+            raise
+        except DiskFullError as exc:
+            self._log.error("schedule.failed", job="capture", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
+            self._stopping.wait(_CHECK_S)
+        except HubsyncError as exc:
+            self._log.error("schedule.failed", job="watch", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
+            self._stopping.wait(1)
+        except Exception as exc:
+            self._log.exception("schedule.failed", job="watch", error=str(exc), error_kind="internal", retryable=True)
+            self._stopping.wait(1)
+
+    def _take_events(self) -> None:
+        """Wait for events, or until something settles, and look at each changed path once."""
+        due = self._work.pipeline.next_due()
+        timeout = _CHECK_S if due is None else min(_CHECK_S, max(0.0, due - time.monotonic()))
+        batch: dict[tuple[str, str], None] = {}
+        try:
+            batch[self._events.get(timeout=timeout)] = None
+            while True:
+                batch[self._events.get_nowait()] = None
+        except queue.Empty:
+            pass
+        trees = [path for kind, path in batch if kind == "tree"]
+        if "" in trees:
+            self._work.pipeline.take_inventory()
+            self._on_news()
+            return
+        for tree in trees:
+            self._work.pipeline.take_inventory(tree)
+        for kind, path in batch:
+            if kind == "path":
+                self._work.pipeline.note(path)
+
+    def _settle(self) -> None:
+        settled = self._work.pipeline.settle()
+        if settled.units:
+            self._work.pipeline.commit(units_only=True)
+        if settled.units or settled.early:
+            self._on_news()
+
+    def _start_observer(self) -> None:
+        source = self._work.target.source
+        if file_system := network_file_system(source):
+            self._log.warning("watch.degraded", source=str(source), mode="inventory",
+                              reason=f"{file_system} gives no events for what other machines write")  # fmt: skip
+            return
+        observer = SourceObserver(
+            source,
+            on_change=lambda path: self._events.put(("path", path)),
+            on_change_tree=lambda path: self._events.put(("tree", path)),
+            on_trouble=self._note_trouble,
+        )
+        try:
+            observer.start()
+        except (OSError, HubsyncError) as exc:
+            self._note_down(str(exc))
+            return
+        self._observer, self.mode = observer, "events"
+        if self._is_down:
+            self._is_down = False
+            self._log.info("watch.recovered", source=str(source), mode=self.mode)
+        else:
+            self._log.info("watch.started", source=str(source), mode=self.mode)
+
+    def _note_trouble(self, kind: str, facts: Mapping[str, object]) -> None:
+        if kind == "overflowed":
+            self._log.warning("watch.overflowed", source=str(self._work.target.source))
+            self._events.put(("tree", ""))
+        else:
+            reason = str(facts.get("reason", kind))
+            self._log.warning("watch.degraded", source=str(self._work.target.source), mode="events", reason=reason)
+
+    def _note_down(self, reason: str) -> None:
+        self.mode = "inventory"
+        if not self._is_down:
+            self._is_down = True
+            self._log.warning("watch.degraded", source=str(self._work.target.source), mode=self.mode, reason=reason)
+
+    def _check_observer(self) -> None:
+        """Start the observer anew if its threads died or the source is another directory now."""
+        if self._observer is None:
+            if self._is_down and self._work.target.source.is_dir():
+                self._start_observer()
+                self._events.put(("tree", ""))
+            return
+        reason = self._observer.check()
+        if not reason:
+            return
+        self._stop_observer()
+        self._note_down(reason)
+        self._start_observer()
+        self._events.put(("tree", ""))
+
+    def _stop_observer(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer = None
+
+
+class TargetRun:
+    """A target that runs: its watcher and its jobs."""
+
+    def __init__(self, work: TargetWork, jobs: Jobs, on_change: Callable[[], None]) -> None:
+        self.work = work
+        self.watcher = Watcher(work, self.wake_mirrors)
+        self.is_paused = False
+        self._jobs = jobs
+        self._on_change = on_change
+
+    @property
+    def target(self) -> Target:
+        """The target's declaration."""
+        return self.work.target
+
+    def start(self) -> None:
+        """Watch, and run by schedule."""
+        name = self.target.name
+        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
+        self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
+        for worker in self.work.workers:
+            self._jobs.add(self._push_name(worker), lambda w=worker: self._push(w), every(_PARKED_TRY_S), at_once=True)
+        self.watcher.start()
+
+    def stop(self) -> None:
+        """Stop watching and forget the jobs; the stores stay open until ``close``."""
+        self._jobs.remove(f"commit:{self.target.name}")
+        self._jobs.remove(f"inventory:{self.target.name}")
+        for worker in self.work.workers:
+            self._jobs.remove(self._push_name(worker))
+        self.watcher.stop()
+
+    def commit(self) -> None:
+        """Commit what is settled, then let the mirrors go."""
+        if self.is_paused:
+            return
+        with structlog.contextvars.bound_contextvars(target=self.target.name):
+            self.work.pipeline.commit()
+        self.wake_mirrors()
+
+    def flush(self) -> None:
+        """Commit and publish now, whatever wait is on."""
+        for worker in self.work.workers:
+            if worker.trouble is not None:
+                worker.trouble.next_try = 0.0
+        self._jobs.wake(f"commit:{self.target.name}")
+
+    def wake_mirrors(self) -> None:
+        """Let every mirror see whether there is something to publish."""
+        for worker in self.work.workers:
+            if worker.wait_s() <= 0:
+                self._jobs.wake(self._push_name(worker))
+        self._on_change()
+
+    def _push(self, worker: MirrorWorker) -> None:
+        if self.is_paused:
+            return
+        worker.run()
+        self.work.release()
+        if worker.trouble is not None:
+            self._jobs.wake(self._push_name(worker), after_s=max(0.1, worker.wait_s()))
+        self._on_change()
+
+    def _push_name(self, worker: MirrorWorker) -> str:
+        return f"push:{self.target.name}/{worker.mirror.name}"
+
+
+class Daemon:
+    """The service. ``run`` returns when it was told to stop."""
+
+    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+        self._config = config
+        self._environment = environment
+        self._notifier = Notifier(environment)
+        self._tokens = Tokens(environment)
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._reload_wanted = False
+        self._jobs = Jobs(_SPARE_THREADS + sum(2 + len(target.mirrors) for target in config.targets) * 2)
+        self._runs: dict[str, TargetRun] = {}
+        self._lock_fd = -1
+        self._started = datetime.now(UTC)
+        self._state: DaemonState = "starting"
+        self._reason = ""
+        self._status_file = StatusFile(config.service.state_dir / "status.json")
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code."""
+        with ExitStack() as stack:
+            self._lock_fd = stack.enter_context(hold_state(self._config.service.state_dir))
+            began = time.monotonic()
+            log.info("daemon.started", version=__version__, config=str(self._config.path), pid=os.getpid(),
+                     targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
+                     python=platform.python_version())  # fmt: skip
+            self._catch_signals()
+            control = ControlServer(self._config.service.state_dir / "control.sock", self._obey)
+            control.start()
+            stack.callback(control.stop)
+            self._jobs.add("status", self._write_status, None)
+            self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
+            self._jobs.start()
+            for target in self._config.targets:
+                self._open(target)
+            self._state = "running"
+            self._notifier.ready()
+            log.info("daemon.ready", targets=len(self._runs), mirrors=sum(len(r.work.workers) for r in self._runs.values()),
+                     took_s=round(time.monotonic() - began, 3))  # fmt: skip
+            self._note_change()
+            self._wait()
+            return self._shut_down()
+
+    def _open(self, target: Target) -> None:
+        """Open one target; one that cannot be opened stops no other."""
+        try:
+            work = open_target(target, self._config, self._tokens, self._stop, self._lock_fd)
+        except HubsyncError as exc:
+            log.error("target.halted", target=target.name, source=str(target.source), error=str(exc),
+                      error_kind=exc.error_kind, hint=exc.hint)  # fmt: skip
+            return
+        run = TargetRun(work, self._jobs, self._note_change)
+        self._runs[target.name] = run
+        run.start()
+
+    def _wait(self) -> None:
+        """Sleep until a signal, feeding systemd's watchdog while all parts get on."""
+        interval_s = self._notifier.watchdog_interval_s
+        while not self._stop.is_set():
+            self._wake.wait(interval_s)
+            self._wake.clear()
+            if self._reload_wanted:
+                self._reload_wanted = False
+                self._reload()
+            if self._is_healthy():
+                self._notifier.watchdog()
+
+    def _is_healthy(self) -> bool:
+        return self._jobs.is_alive() and all(run.watcher.is_alive() for run in self._runs.values())
+
+    def _shut_down(self) -> int:
+        began = time.monotonic()
+        self._state = "stopping"
+        self._notifier.stopping()
+        log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s)
+        for run in self._runs.values():
+            run.stop()
+        clean = self._jobs.stop(_STOP_S)
+        self._state = "stopped"
+        self._write_status(force=True)
+        for run in self._runs.values():
+            run.work.close()
+        log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
+                 clean=clean, took_s=round(time.monotonic() - began, 3))  # fmt: skip
+
+        return 0
+
+    # --- signals and control
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGHUP, self._on_reload_signal)
+
+    def _on_stop_signal(self, number: int, _frame: object) -> None:
+        self._reason = signal.Signals(number).name
+        self._stop.set()
+        self._wake.set()
+
+    def _on_reload_signal(self, _number: int, _frame: object) -> None:
+        self._reload_wanted = True
+        self._wake.set()
+
+    def _reload(self) -> None:
+        """Take over a changed config; a bad one is rejected whole and the old one stays."""
+        self._notifier.reloading()
+        began = time.monotonic()
+        try:
+            new = load_config(self._config.path, self._environment)
+            if new.service.state_dir != self._config.service.state_dir:
+                raise ConfigError("service.state_dir cannot change while hubsync runs", hint="restart hubsync instead")
+        except ConfigError as exc:
+            log.error("config.rejected", config=str(self._config.path), error=str(exc), error_kind=exc.error_kind,
+                      hint=exc.hint or "the old config stays in force")  # fmt: skip
+        else:
+            self._take_over(new, began)
+        self._notifier.ready()
+
+    def _take_over(self, new: Config, began: float) -> None:
+        old, self._config = self._config, new
+        configure_logging(level=new.log.level, log_format=new.log.format, file=new.log.file,
+                          environment=self._environment)  # fmt: skip
+        before = {target.name: _relevant(target, old) for target in old.targets}
+        after = {target.name: _relevant(target, new) for target in new.targets}
+        removed = sorted(before.keys() - after.keys())
+        added = sorted(after.keys() - before.keys())
+        changed = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+        for name in (*removed, *changed):
+            self._close(name)
+        for name in (*added, *changed):
+            self._open(new.target(name))
+        for run in self._runs.values():
+            run.flush()  # a repaired token or a new limit takes effect at once
+        if new.log.heartbeat_s != old.log.heartbeat_s:
+            self._jobs.add("heartbeat", self._beat, every(new.log.heartbeat_s))
+        log.info("daemon.reloaded", config=str(new.path), added=added, removed=removed, changed=changed,
+                 took_s=round(time.monotonic() - began, 3))  # fmt: skip
+
+    def _close(self, name: str) -> None:
+        run = self._runs.pop(name, None)
+        if run is None:
+            return
+        run.stop()
+        while any(job.startswith((f"push:{name}/", f"commit:{name}")) for job in self._jobs.running()):
+            time.sleep(0.02)
+        run.work.close()
+
+    def _obey(self, command: str, names: tuple[str, ...]) -> dict[str, object]:
+        """Carry out what came over the control socket."""
+        if command == "reload":
+            self._reload_wanted = True
+            self._wake.set()
+            return {"targets": []}
+        targets = [target.name for target in select_targets(self._config, names)]
+        for name in targets:
+            run = self._runs.get(name)
+            if run is None:
+                continue
+            if command == "flush":
+                run.flush()
+            elif command in {"pause", "resume"}:
+                run.is_paused = command == "pause"
+                run.flush()
+            else:
+                raise UsageError(f"unknown command {command!r}")
+
+        return {"targets": targets}
+
+    # --- what it says of itself
+
+    def _note_change(self) -> None:
+        self._jobs.wake("status", after_s=_STATUS_DELAY_S)
+
+    def _describe(self) -> Status:
+        now = datetime.now(UTC)
+        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state)
+        targets = tuple(
+            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused) for run in self._runs.values()
+        )
+        return Status(daemon, targets, sum(target.disk_held_bytes for target in targets))
+
+    def _write_status(self, *, force: bool = False) -> None:
+        status = self._describe()
+        self._status_file.write(status, force=force)
+        self._notifier.status(summarize(status))
+
+    def _beat(self) -> None:
+        status = self._describe()
+        for target in status.targets:
+            behind = max((mirror.behind_s for mirror in target.mirrors), default=0.0)
+            log.info(
+                "heartbeat", target=target.name, state=target.state, newest_unit_local=target.newest_unit_local,
+                newest_unit_published={mirror.name: mirror.newest_unit_published for mirror in target.mirrors},
+                backlog_files=max((mirror.backlog_files for mirror in target.mirrors), default=0),
+                backlog_bytes=max((mirror.backlog_bytes for mirror in target.mirrors), default=0),
+                oldest_unpublished_s=round(behind, 1), disk_held_bytes=target.disk_held_bytes,
+                settled=target.settled, held=target.held,
+                mirrors_ok=sum(mirror.state in {"ok", "publishing"} for mirror in target.mirrors),
+                mirrors_failing=sum(mirror.state not in {"ok", "publishing"} for mirror in target.mirrors),
+                uptime_s=round((status.daemon.updated_at - self._started).total_seconds()),
+            )  # fmt: skip
+        self._status_file.write(status)
+
+
+def _relevant(target: Target, config: Config) -> tuple[object, ...]:
+    """Return what a target's work depends on: if it changes, the target starts anew."""
+    return (target, config.service, *(config.endpoints[mirror.endpoint] for mirror in target.mirrors))
+
+
+def socket_path(config: Config) -> Path:
+    """Return where the daemon listens for commands."""
+    return config.service.state_dir / "control.sock"

@@ -1,0 +1,174 @@
+"""Owns APScheduler: named jobs that run on a schedule, can be woken, and never run twice at the same time.
+
+A wake-up that comes while the job runs makes it run once more; APScheduler alone would drop it.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from hubsync.config.model import TargetSettings
+from hubsync.errors import HubsyncError
+from hubsync.store.process import StoppedError
+
+log = structlog.get_logger()
+
+_NEVER = timedelta(days=36_500)
+_SHORTHANDS = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0"}
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+class Jobs:
+    """The daemon's work by name."""
+
+    def __init__(self, workers: int) -> None:
+        self._scheduler = BackgroundScheduler(
+            timezone=datetime.now().astimezone().tzinfo,
+            executors={"default": ThreadPoolExecutor(workers)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        self._scheduler.add_listener(self._note_dropped, EVENT_JOB_MAX_INSTANCES)
+        self._lock = threading.Lock()
+        self._running: dict[str, float] = {}
+        self._again: set[str] = set()
+        self._stopping = False
+
+    def start(self) -> None:
+        """Begin to run what is due."""
+        self._scheduler.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Start nothing new and wait for what runs; return whether all of it ended in time."""
+        self._stopping = True
+        deadline = time.monotonic() + timeout_s
+        while self._running and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+        return not self._running
+
+    def add(self, name: str, work: Callable[[], None], trigger: BaseTrigger | None, *, at_once: bool = False) -> None:
+        """Add a job; without a trigger it runs when it is woken."""
+        self._scheduler.add_job(
+            self._run,
+            trigger or IntervalTrigger(seconds=_NEVER.total_seconds()),
+            args=(name, work),
+            id=name,
+            next_run_time=datetime.now(UTC) if at_once else _first_time(trigger),
+            replace_existing=True,
+        )
+
+    def remove(self, name: str) -> None:
+        """Forget a job; a run of it that goes on ends by itself."""
+        try:
+            self._scheduler.remove_job(name)
+        except JobLookupError:
+            return
+
+    def wake(self, name: str, after_s: float = 0.0) -> None:
+        """Run the job now, or after *after_s* seconds; if it runs, let it run once more."""
+        with self._lock:
+            if self._stopping:
+                return
+            if name in self._running and after_s <= 0:
+                self._again.add(name)
+                return
+        try:
+            self._scheduler.modify_job(name, next_run_time=datetime.now(UTC) + timedelta(seconds=after_s))
+        except JobLookupError:
+            return
+
+    def running(self) -> dict[str, float]:
+        """Return the jobs that run now → since when (monotonic seconds)."""
+        with self._lock:
+            return dict(self._running)
+
+    def is_alive(self) -> bool:
+        """Tell whether the scheduler's own thread lives."""
+        thread = getattr(self._scheduler, "_thread", None)
+        return bool(thread is not None and thread.is_alive())
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        while not self._stopping:
+            with self._lock:
+                self._running[name] = time.monotonic()
+            try:
+                self._guarded(name, work)
+            finally:
+                with self._lock:
+                    del self._running[name]
+                    again = name in self._again
+                    self._again.discard(name)
+            if not again:
+                return
+
+    @staticmethod
+    def _guarded(name: str, work: Callable[[], None]) -> None:
+        """Run *work*; whatever it raises is said here and ends neither the job nor the scheduler."""
+        try:
+            work()
+        except StoppedError:
+            return
+        except HubsyncError as exc:
+            log.error("schedule.failed", job=name, error=str(exc), error_kind=exc.error_kind, retryable=exc.retryable,
+                      hint=exc.hint)  # fmt: skip
+        except Exception as exc:
+            log.exception("schedule.failed", job=name, error=f"{type(exc).__name__}: {exc}", error_kind="internal",
+                          retryable=True)  # fmt: skip
+
+    def _note_dropped(self, event: JobSubmissionEvent) -> None:
+        with self._lock:
+            self._again.add(event.job_id)
+
+
+def make_trigger(settings: TargetSettings) -> BaseTrigger | None:
+    """Return the trigger of a target's schedule; ``None`` if it is manual."""
+    schedule = settings.schedule
+    if schedule.kind == "interval":
+        return IntervalTrigger(seconds=schedule.every_s)
+    if schedule.kind == "cron":
+        return make_cron_trigger(schedule.cron or "@daily")
+
+    return None
+
+
+def make_cron_trigger(fields: str) -> CronTrigger:
+    """Return the trigger for five crontab fields; weekdays are crontab's (0 and 7 are Sunday), not APScheduler's."""
+    minute, hour, day, month, weekday = _SHORTHANDS.get(fields, fields).split()
+    return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=_name_weekdays(weekday))
+
+
+def every(seconds: float) -> IntervalTrigger:
+    """Return a trigger that fires each *seconds*."""
+    return IntervalTrigger(seconds=seconds)
+
+
+def _name_weekdays(field: str) -> str:
+    """Spell out numbered weekdays as a list of names, because APScheduler numbers them from Monday."""
+    names: list[str] = []
+    for part in field.lower().split(","):
+        span, _, step = part.partition("/")
+        first, _, last = span.partition("-")
+        if span == "*" or not first.isdigit():
+            names.append(part)
+            continue
+        numbers = range(int(first), int(last or ("7" if step else first)) + 1, int(step or 1))
+        names += [_WEEKDAYS[number] for number in numbers]
+
+    return ",".join(dict.fromkeys(names))
+
+
+def _first_time(trigger: BaseTrigger | None) -> datetime | None:
+    now = datetime.now(UTC)
+    return trigger.get_next_fire_time(None, now) if trigger else now + _NEVER

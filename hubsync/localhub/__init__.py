@@ -1,0 +1,21 @@
+"""A Hub on loopback: real git, git-lfs and the Hub's HTTP API, for trying out, tests and offline clusters.
+
+``serve`` blocks until a signal ends it; ``LocalHub`` runs the same Hub beside the caller. Both are loaded on first use,
+because the hook that checks every push is part of this package and must not wait for a web framework.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hubsync.localhub.server import LocalHub, serve
+    from hubsync.localhub.traffic import Request
+
+__all__ = ["LocalHub", "Request", "serve"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute is anything
+    if name not in __all__:
+        raise AttributeError(name)
+    from hubsync.localhub import server  # noqa: PLC0415 - see the module's docstring
+
+    return getattr(server, name)

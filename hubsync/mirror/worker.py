@@ -1,0 +1,110 @@
+"""Keeps one mirror going: publish, say how it went, and when to try again. One failure never reaches another mirror."""
+
+import random
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+
+from hubsync.config.model import Mirror
+from hubsync.errors import HubsyncError, MirrorError
+from hubsync.mirror.publish import Published, Publisher
+from hubsync.mirror.retry import next_try_s
+from hubsync.store.process import StoppedError
+from hubsync.store.snapshot import Store
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Trouble:
+    """A row of failures that has not ended yet; ``next_try`` is a monotonic time."""
+
+    error: HubsyncError
+    since: float = field(default_factory=time.monotonic)
+    since_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
+    failures: int = 0
+    next_try: float = 0.0
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether waiting does not help."""
+        return not self.error.retryable
+
+
+class MirrorWorker:
+    """The life of one mirror of one target. ``run`` is called by one thread at a time."""
+
+    def __init__(self, target: str, store: Store, publisher: Publisher) -> None:
+        self.target = target
+        self.publisher = publisher
+        self.trouble: Trouble | None = None
+        self.last_success: datetime | None = None
+        self.newest_unit = publisher.newest_unit()
+        self.is_running = False
+        self._store = store
+        self._log = log.bind(target=target, mirror=self.mirror.name)
+
+    @property
+    def mirror(self) -> Mirror:
+        """The mirror's declaration."""
+        return self.publisher.mirror
+
+    def run(self, *, now: bool = False) -> Published | None:
+        """Publish what there is, unless a wait is on (*now* ends it).
+
+        Raises:
+            StoppedError: hubsync is stopping.
+        """
+        if not now and self.wait_s() > 0:
+            return None
+        self.is_running = True
+        try:
+            with structlog.contextvars.bound_contextvars(target=self.target, mirror=self.mirror.name):
+                published = self.publisher.publish()
+                self.publisher.upload(self._store.ledger.uncommitted_objects())
+        except StoppedError:
+            raise
+        except HubsyncError as exc:
+            self._note_failure(exc)
+            return None
+        finally:
+            self.is_running = False
+        self._note_success()
+        if published is not None:
+            units = [unit for snapshot in published.snapshots for unit in snapshot.units]
+            self.newest_unit = units[-1] if units else self.newest_unit
+
+        return published
+
+    def wait_s(self) -> float:
+        """Return the seconds until the next try is due; 0 if nothing is wrong."""
+        return max(0.0, self.trouble.next_try - time.monotonic()) if self.trouble else 0.0
+
+    def _note_failure(self, exc: HubsyncError) -> None:
+        was_parked = self.trouble is not None and self.trouble.is_parked
+        trouble = self.trouble or Trouble(exc)
+        self.trouble = trouble
+        trouble.error = exc
+        trouble.failures += 1
+        asked_s = exc.retry_after_s if isinstance(exc, MirrorError) else None
+        wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random())  # noqa: S311 - jitter
+        trouble.next_try = time.monotonic() + wait_s
+        if exc.retryable:
+            # A long outage must not fill the log: each doubling of the count is said, and so is the cure.
+            if trouble.failures & (trouble.failures - 1) == 0:
+                self._log.warning("mirror.failed", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
+                                  retryable=True, hint=exc.hint, attempt=trouble.failures,
+                                  next_try_s=round(wait_s, 1))  # fmt: skip
+        elif not was_parked:
+            self._log.error("mirror.parked", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
+                            retryable=False, hint=exc.hint, attempt=trouble.failures,
+                            next_try_s=round(wait_s, 1))  # fmt: skip
+
+    def _note_success(self) -> None:
+        self.last_success = datetime.now(UTC)
+        if self.trouble is not None:
+            down_s = round(time.monotonic() - self.trouble.since, 1)
+            self._log.info("mirror.recovered", repo=self.mirror.repo_id, failures=self.trouble.failures, down_s=down_s)
+            self.trouble = None

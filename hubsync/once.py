@@ -1,0 +1,108 @@
+"""Runs targets through once: capture, commit and publish what is there now, then say what did not get through."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from hubsync.config.model import Config, Target
+from hubsync.errors import HubsyncError, MirrorError
+from hubsync.mirror.token import Tokens
+from hubsync.mirror.worker import MirrorWorker
+from hubsync.service import TargetWork, hold_state, open_target
+
+_TRIES = 5
+_PAUSE_S = 0.2
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What ``once`` did for one target: commits made, what was held back, and what failed on which mirror."""
+
+    target: str
+    commits: list[str] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, HubsyncError] = field(default_factory=dict)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything that was there is on every mirror."""
+        return not self.held and not self.failed
+
+
+def run_once(
+    config: Config, targets: tuple[Target, ...], tokens: Tokens, stop: threading.Event, *, timeout_s: float,
+    confirm_deletes: bool = False,
+) -> list[Outcome]:  # fmt: skip
+    """Bring all mirrors of *targets* up to what is in their sources now; wait at most *timeout_s* for quiet."""
+    deadline = time.monotonic() + timeout_s
+    with hold_state(config.service.state_dir) as lock_fd, ThreadPoolExecutor(len(targets)) as pool, ExitStack() as stack:
+        works = [open_target(target, config, tokens, stop, lock_fd) for target in targets]
+        for work in works:
+            stack.callback(work.close)
+
+        return list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
+
+
+def exit_code(outcomes: list[Outcome]) -> int:
+    """Return 0 if all is published, the kind of a mirror's failure if there is only that, else 1."""
+    if all(outcome.is_done for outcome in outcomes):
+        return 0
+    failures = [error for outcome in outcomes for error in outcome.failed.values()]
+    codes = {error.status if isinstance(error, MirrorError) else error.exit_code for error in failures}
+
+    return codes.pop() if len(codes) == 1 and not any(outcome.held for outcome in outcomes) else 1
+
+
+def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_deletes: bool) -> Outcome:
+    outcome = Outcome(work.target.name)
+    pipeline = work.pipeline
+    try:
+        _wait_settled(work, stop, deadline)
+        outcome.commits = pipeline.commit(confirm_deletes=confirm_deletes)
+    except HubsyncError as exc:
+        outcome.failed["source"] = exc
+    _publish_all(work, stop, deadline, outcome.failed.__setitem__)
+    work.release()
+    if pipeline.halted is not None:
+        outcome.failed["source"] = pipeline.halted
+    outcome.held = {**{path: "still being written" for path in pipeline.waiting()}, **pipeline.held()}
+
+    return outcome
+
+
+def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float) -> None:
+    """Look until nothing is unquiet any more; a file that changes meanwhile starts its wait over."""
+    pipeline = work.pipeline
+    while pipeline.take_inventory() and not stop.is_set():
+        pipeline.settle()
+        due = pipeline.next_due()
+        if due is None or time.monotonic() >= deadline:
+            return
+        stop.wait(max(_PAUSE_S, min(due, deadline) - time.monotonic()))
+
+
+def _publish_all(
+    work: TargetWork, stop: threading.Event, deadline: float, note: Callable[[str, HubsyncError], None]
+) -> None:
+    with ThreadPoolExecutor(len(work.workers)) as pool:
+        for worker in pool.map(lambda worker: _publish(worker, stop, deadline), work.workers):
+            if worker.trouble is not None:
+                note(worker.mirror.name, worker.trouble.error)
+            elif worker.publisher.backlog():
+                note(worker.mirror.name, MirrorError("a captured object was changed by its writer; run again",
+                                                     error_kind="spoiled", retryable=True))  # fmt: skip
+
+
+def _publish(worker: MirrorWorker, stop: threading.Event, deadline: float) -> MirrorWorker:
+    for _ in range(_TRIES):
+        worker.run(now=True)
+        if worker.trouble is None or worker.trouble.is_parked or stop.is_set():
+            break
+        if time.monotonic() + worker.wait_s() > deadline:
+            break
+        stop.wait(worker.wait_s())
+
+    return worker

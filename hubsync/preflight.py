@@ -1,0 +1,152 @@
+"""Tries what a config depends on before it hurts: tools, sources, watch limits, links, disk, tokens, repositories."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from hubsync.config.model import Config, Mirror, Target
+from hubsync.errors import HubsyncError, MirrorError, ToolMissingError
+from hubsync.mirror.hub import Hub, Visibility
+from hubsync.mirror.remote import Remote
+from hubsync.mirror.token import Tokens
+from hubsync.monitor.text import format_bytes, format_count
+from hubsync.store.git import Git, git_executable
+from hubsync.store.objects import Objects
+from hubsync.store.process import read_command
+from hubsync.watch.inventory import network_file_system, open_entry, take_inventory
+from hubsync.watch.rules import PathRules
+
+_OLDEST = {"git": (2, 35), "git-lfs": (3, 0)}
+_WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
+_READ_SAMPLE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried; without an ``error_kind`` it is well."""
+
+    what: str
+    said: str
+    error_kind: str = ""
+    hint: str = ""
+    exit_code: int = 1
+
+
+def check_online(config: Config, tokens: Tokens, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what was found, thing by thing."""
+    yield from _check_tools(environment)
+    yield from _check_state(config)
+    for target in config.targets:
+        yield from _guarded(f"{target.name}: source", lambda t=target: _check_source(config, t))
+        for mirror in target.mirrors:
+            name = f"{target.name} → {mirror.name}"
+            yield from _guarded(name, lambda m=mirror, n=name: _check_mirror(config, m, tokens, n))
+
+
+def _guarded(what: str, work: object) -> Iterator[Finding]:
+    try:
+        yield from work()  # type: ignore[operator]
+    except HubsyncError as exc:
+        code = exc.status if isinstance(exc, MirrorError) else exc.exit_code
+        yield Finding(what, str(exc), exc.error_kind, exc.hint, code)
+
+
+def _check_tools(environment: Mapping[str, str]) -> Iterator[Finding]:
+    try:
+        git = git_executable()
+    except ToolMissingError as exc:
+        yield Finding("tools", str(exc), exc.error_kind, exc.hint, exc.exit_code)
+        return
+    for name, argv in {"git": (git, "--version"), "git-lfs": (git, "lfs", "version")}.items():
+        said = read_command(argv, {"PATH": environment.get("PATH", "")}, timeout_s=10).stdout.decode().strip()
+        version = re.search(r"(\d+)\.(\d+)", said)
+        old = version is None or (int(version[1]), int(version[2])) < _OLDEST[name]
+        wanted = ".".join(map(str, _OLDEST[name]))
+        yield Finding(name, said, "tool", f"install {name} {wanted} or newer", 78) if old else Finding(name, said)
+
+
+def _check_state(config: Config) -> Iterator[Finding]:
+    directory = config.service.state_dir
+    existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        yield Finding("state", f"{existing} cannot be written", "local_io", "set service.state_dir", 73)
+        return
+    free = shutil.disk_usage(existing).free
+    said = f"{directory}, {format_bytes(free)} free"
+    if free < config.service.min_free_bytes:
+        wanted = format_bytes(config.service.min_free_bytes)
+        yield Finding("state", said, "disk_full", f"free space: capture pauses below {wanted} (service.min_free)", 73)
+    else:
+        yield Finding("state", said)
+
+
+def _check_source(config: Config, target: Target) -> Iterator[Finding]:
+    inventory = take_inventory(target.source, PathRules(target.include, target.exclude))
+    size = sum(entry.identity.size for entry in inventory.entries.values())
+    what = f"{target.name}: source"
+    yield Finding(what, f"{format_count(len(inventory.entries), 'file')}, {format_bytes(size)}")
+    if inventory.unreadable:
+        yield Finding(what, f"cannot read {min(inventory.unreadable)}", "local_io", _READ_HINT)
+    for entry in sorted(inventory.entries.values())[:_READ_SAMPLE]:
+        os.close(open_entry(target.source, entry))
+    if kind := network_file_system(target.source):
+        every = target.inventory_every_s
+        yield Finding(what, f"on {kind}: changes are seen by inventory only, each {every:.0f} s")
+    elif _WATCHES.exists():
+        limit = int(_WATCHES.read_text())
+        directories = len({path.rpartition("/")[0] for path in inventory.entries})
+        hint = f"sysctl fs.inotify.max_user_watches={max(524288, directories * 2)}"
+        few = directories > limit
+        yield Finding(what, f"{directories} directories to watch, {limit} allowed", "watch_limit" if few else "",
+                      hint if few else "")  # fmt: skip
+    yield from _check_pins(config, target)
+
+
+_READ_HINT = "let the user that hubsync runs as read it: run as the training user, or setfacl -R -m u:hubsync:rX"
+
+
+def _check_pins(config: Config, target: Target) -> Iterator[Finding]:
+    """Try on a file of our own, beside nothing of the user's, how captured content would be kept."""
+    base = target.store_dir or config.service.state_dir
+    existing = next(parent for parent in (base, *base.parents) if parent.exists())
+    same = existing.stat().st_dev == target.source.stat().st_dev
+    what = f"{target.name}: pins"
+    with tempfile.TemporaryDirectory(dir=existing) as scratch:
+        sample = Path(scratch) / "sample"
+        sample.write_bytes(b"hubsync")
+        objects = Objects(Path(scratch))
+        objects.open()
+        fd = os.open(sample, os.O_RDONLY)
+        try:
+            kind = objects.pin(fd, "auto" if same else "copy").kind.value
+        finally:
+            os.close(fd)
+    if kind == "copy":
+        yield Finding(what, "by copy: queued files take their size in disk space",
+                      hint="set store_dir to a directory on the file system of the source")  # fmt: skip
+    else:
+        yield Finding(what, f"by {kind}: queued files take no extra disk space")
+
+
+def _check_mirror(config: Config, mirror: Mirror, tokens: Tokens, what: str) -> Iterator[Finding]:
+    endpoint = config.endpoints[mirror.endpoint]
+    signed_in = "with a token" if tokens.read(endpoint) else "without a token"
+    visibility = Hub(endpoint, tokens).look(mirror)
+    if visibility is Visibility.MISSING:
+        kind = "private" if mirror.private else "public"
+        yield Finding(what, f"does not exist yet; would be created {kind} ({signed_in})")
+        return
+    if visibility is Visibility.PUBLIC and mirror.private:
+        yield Finding(what, "is public, but the config says private", "forbidden",
+                      "make it private on the Hub, or set private = false on this mirror", 77)  # fmt: skip
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        git = Git(Path(scratch) / "probe.git")
+        git.create()
+        head = Remote(git, mirror, endpoint, tokens, Event()).read_head()
+    yield Finding(what, f"{visibility.value}, branch {mirror.branch} {'at ' + head[:9] if head else 'is empty'} ({signed_in})")

@@ -1,0 +1,114 @@
+"""Owns what a running hubsync holds: the lock of the state directory, and per target a pipeline and its mirrors.
+
+``daemon`` runs it by schedule, ``once`` runs it through and ends. It starts no thread and knows no schedule.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from hubsync.config.model import Config, Target
+from hubsync.errors import BusyError, StateError
+from hubsync.mirror.publish import Publisher
+from hubsync.mirror.token import Tokens
+from hubsync.mirror.worker import MirrorWorker
+from hubsync.pipeline import Pipeline, open_store
+from hubsync.store.git import git_executable
+
+
+@dataclass(frozen=True, slots=True)
+class TargetWork:
+    """One target at work: its pipeline and one worker for each mirror."""
+
+    target: Target
+    pipeline: Pipeline
+    workers: tuple[MirrorWorker, ...]
+
+    def release(self) -> None:
+        """Drop the pins that no mirror needs any more."""
+        self.pipeline.release([worker.publisher.published() for worker in self.workers])
+
+    def close(self) -> None:
+        """Close the store."""
+        self.pipeline.store.close()
+
+
+def open_target(target: Target, config: Config, tokens: Tokens, stop: Event, lock_fd: int) -> TargetWork:
+    """Open *target*'s store and make its workers."""
+    store = open_store(target, config.service.state_dir, inherit=(lock_fd,))
+    workers = tuple(
+        MirrorWorker(
+            target.name,
+            store,
+            Publisher(store, mirror, config.endpoints[mirror.endpoint], tokens, target.lfs.patterns, stop),
+        )
+        for mirror in target.mirrors
+    )
+
+    return TargetWork(target, Pipeline(target, store, config.service.min_free_bytes, stop), workers)
+
+
+@contextlib.contextmanager
+def hold_state(state_dir: Path) -> Iterator[int]:
+    """Make the state directory ours and hold its lock; yield the lock's descriptor, which children inherit.
+
+    Raises:
+        BusyError: another hubsync, or a child that outlived one, holds it.
+        StateError: it cannot be made or written.
+    """
+    git_executable()
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state_dir.chmod(0o700)
+        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StateError(f"{state_dir}: {exc.strerror}", hint="set service.state_dir, or let this user write it") from exc
+    try:
+        _lock(fd, state_dir)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def is_locked(state_dir: Path) -> bool:
+    """Tell whether a hubsync runs on *state_dir*."""
+    try:
+        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+    return False
+
+
+def _lock(fd: int, state_dir: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        raise BusyError(
+            f"another hubsync (pid {holder}) works on {state_dir}",
+            hint="use `hubsync flush` to make it publish now, or stop it first",
+        ) from exc
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+
+def select_targets(config: Config, names: tuple[str, ...]) -> tuple[Target, ...]:
+    """Return the targets called *names*, or all.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    return tuple(config.target(name) for name in names) if names else config.targets
+
+
