@@ -269,7 +269,7 @@ def events(*, as_json: bool) -> None:
         click.echo(f"{event.name}  [{event.level}]\n    {event.meaning}")
         if event.action:
             click.echo(f"    → {event.action}")
-        click.echo(f"    fields: {', '.join(event.fields) or '–'}\n")
+        click.echo(f"    fields: {', '.join(event.fields) or 'none'}\n")
 
 
 @cli.group()

@@ -1,5 +1,6 @@
 """Runs hubsync as a service: targets by schedule and by event, signals, the control socket, and what it says of itself."""
 
+import functools
 import os
 import platform
 import queue
@@ -98,7 +99,7 @@ class Watcher(threading.Thread):
         except HubsyncError as exc:
             self._log.error("schedule.failed", job="watch", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
             self._stopping.wait(1)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - a bug must not end the watch
             self._log.exception("schedule.failed", job="watch", error=str(exc), error_kind="internal", retryable=True)
             self._stopping.wait(1)
 
@@ -211,7 +212,7 @@ class TargetRun:
         self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
         self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
         for worker in self.work.workers:
-            self._jobs.add(self._push_name(worker), lambda w=worker: self._push(w), every(_PARKED_TRY_S), at_once=True)
+            self._jobs.add(self._push_name(worker), functools.partial(self._push, worker), every(_PARKED_TRY_S), at_once=True)
         self.watcher.start()
 
     def stop(self) -> None:
@@ -367,11 +368,9 @@ class Daemon:
         began = time.monotonic()
         try:
             new = load_config(self._config.path, self._environment)
-            if new.service.state_dir != self._config.service.state_dir:
-                raise ConfigError("service.state_dir cannot change while hubsync runs", hint="restart hubsync instead")
+            _expect_same_state(self._config, new)
         except ConfigError as exc:
-            log.error("config.rejected", config=str(self._config.path), error=str(exc), error_kind=exc.error_kind,
-                      hint=exc.hint or "the old config stays in force")  # fmt: skip
+            _tell_rejected(self._config.path, exc)
         else:
             self._take_over(new, began)
         self._notifier.ready()
@@ -460,6 +459,16 @@ class Daemon:
                 uptime_s=round((status.daemon.updated_at - self._started).total_seconds()),
             )  # fmt: skip
         self._status_file.write(status)
+
+
+def _expect_same_state(old: Config, new: Config) -> None:
+    if new.service.state_dir != old.service.state_dir:
+        raise ConfigError("service.state_dir cannot change while hubsync runs", hint="restart hubsync instead")
+
+
+def _tell_rejected(path: Path, exc: ConfigError) -> None:
+    log.error("config.rejected", config=str(path), error=str(exc), error_kind=exc.error_kind,
+              hint=exc.hint or "the old config stays in force")  # fmt: skip
 
 
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:

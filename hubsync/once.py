@@ -68,7 +68,7 @@ def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_de
     work.release()
     if pipeline.halted is not None:
         outcome.failed["source"] = pipeline.halted
-    outcome.held = {**{path: "still being written" for path in pipeline.waiting()}, **pipeline.held()}
+    outcome.held = dict.fromkeys(pipeline.waiting(), "still being written") | pipeline.held()
 
     return outcome
 

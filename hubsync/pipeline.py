@@ -25,8 +25,8 @@ from hubsync.store.batch import BatchLimits, split_batches
 from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefusedError
 from hubsync.store.git import TreeEntry
 from hubsync.store.pointer import Pointer
-from hubsync.store.route import RouteRules
 from hubsync.store.process import StoppedError
+from hubsync.store.route import RouteRules
 from hubsync.store.snapshot import SNAPSHOTS, SnapshotWriter, Store
 from hubsync.watch.formats import check_structure, index_members
 from hubsync.watch.inventory import Entry, Identity, Inventory, look, open_entry, take_inventory

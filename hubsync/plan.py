@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def _plan_entry(target: Target, entry: Entry, routes: RouteRules) -> Step:
     return Step("capture", entry.path, entry.identity.size, route, reason, unit_of(target, entry.path))
 
 
-def _plan_removed(target: Target, present: set[str], known: "Iterator[str] | set[str]") -> list[Step]:
+def _plan_removed(target: Target, present: set[str], known: Iterable[str]) -> list[Step]:
     gone = sorted(path for path in known if path not in present)
     if target.deletes == "propagate":
         return [Step("remove", path, 0, "", 'gone, and deletes = "propagate"') for path in gone]

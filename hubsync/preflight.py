@@ -149,4 +149,5 @@ def _check_mirror(config: Config, mirror: Mirror, tokens: Tokens, what: str) -> 
         git = Git(Path(scratch) / "probe.git")
         git.create()
         head = Remote(git, mirror, endpoint, tokens, Event()).read_head()
-    yield Finding(what, f"{visibility.value}, branch {mirror.branch} {'at ' + head[:9] if head else 'is empty'} ({signed_in})")
+    where = f"at {head[:9]}" if head else "is empty"
+    yield Finding(what, f"{visibility.value}, branch {mirror.branch} {where} ({signed_in})")

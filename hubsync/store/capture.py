@@ -13,7 +13,7 @@ from hubsync.errors import FileChangedError, FileUnreadableError
 from hubsync.store.git import EXECUTABLE, REGULAR
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
-from hubsync.store.route import Route, Routing, RouteRules, choose_route, choose_route_by_content
+from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
 from hubsync.watch.formats import check_structure
 from hubsync.watch.inventory import Entry, Identity, open_entry
 

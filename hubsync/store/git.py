@@ -188,6 +188,7 @@ class FastImport:
         self._git = runner
         self._child: Any = None
         self._marks = 0
+        self._tips: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._child = self._git._start(("fast-import", "--quiet", "--done", "--force"), {}, {}, ())  # noqa: SLF001 - same module
@@ -215,12 +216,14 @@ class FastImport:
         """Add a commit of *changes* (``None`` removes) on *parent* and return its id; *ref* will point to it."""
         self._marks += 1
         message = header.message.encode()
+        # A commit of this very session cannot be named by its id yet; without "from", git takes the branch's own tip.
+        named = f"from {parent}\n" if parent and self._tips.get(ref) != parent else ""
         self._send(
             [
                 f"commit {ref}\nmark :{self._marks}\n".encode(),
                 f"author {header.author} {header.authored}\ncommitter {header.author} {header.committed}\n".encode(),
                 b"data %d\n%s\n" % (len(message), message),
-                f"from {parent}\n".encode() if parent else b"",
+                named.encode(),
                 *(_change_line(path, entry) for path, entry in changes),
                 b"\n",
                 f"get-mark :{self._marks}\n".encode(),
@@ -228,7 +231,9 @@ class FastImport:
         )
         self._child.stdin.flush()
 
-        return self._read_commit()
+        self._tips[ref] = self._read_commit()
+
+        return self._tips[ref]
 
     def _read_commit(self) -> str:
         line = b""

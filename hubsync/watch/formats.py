@@ -17,7 +17,9 @@ from hubsync.errors import FileUnreadableError
 
 _JSON_MOST = 16 << 20  # larger ones are looked at by their end only
 _POINTER_MOST = 1024  # git-lfs: a pointer is smaller (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)
-_POINTER = re.compile(rb"version https://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/v1\n(?s:.)*oid sha256:[0-9a-f]{64}")
+_POINTER = re.compile(
+    rb"version https://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/v1\n(?s:.)*oid sha256:[0-9a-f]{64}"
+)
 _TAIL = 4096
 
 
@@ -95,27 +97,34 @@ def _accept(_fd: int, _size: int) -> Verdict:
 # (https://github.com/huggingface/safetensors#format; the limit is MAX_HEADER_SIZE of its src/tensor.rs)
 
 _SAFETENSORS_HEADER_MOST = 100_000_000
+_LENGTH = struct.Struct("<Q")
 
 
 def _check_safetensors(fd: int, size: int) -> Verdict:
-    if size < 8:
+    if size < _LENGTH.size:
         return Verdict(False, "safetensors: shorter than its header's length field")
-    (length,) = struct.unpack("<Q", _read(fd, 8, 0))
+    (length,) = _LENGTH.unpack(_read(fd, _LENGTH.size, 0))
     if length > _SAFETENSORS_HEADER_MOST:
         return Verdict(False, f"safetensors: a header of {length} bytes is over the format's limit")
-    if 8 + length > size:
-        return Verdict(False, f"safetensors: the header ends at {8 + length}, the file at {size}")
+    data_at = _LENGTH.size + length
+    if data_at > size:
+        return Verdict(False, f"safetensors: the header ends at {data_at}, the file at {size}")
     try:
-        spans = _read_spans(_read(fd, length, 8))
+        spans = _read_spans(_read(fd, length, _LENGTH.size))
     except (ValueError, RecursionError):
         return Verdict(False, "safetensors: the header is not what the format says")
+
+    return _judge_spans(spans, data_at, size)
+
+
+def _judge_spans(spans: list[tuple[int, int]], data_at: int, size: int) -> Verdict:
     end = 0
     for start, stop in spans:
         if start != end:
             return Verdict(False, f"safetensors: tensor data {'overlaps' if start < end else 'is missing'} at {start}")
         end = stop
-    if 8 + length + end != size:
-        return Verdict(False, f"safetensors: {8 + length + end} bytes by its header, {size} on disk")
+    if data_at + end != size:
+        return Verdict(False, f"safetensors: {data_at + end} bytes by its header, {size} on disk")
 
     return Verdict(True, "safetensors: header and size agree")
 
@@ -144,6 +153,7 @@ def _require_span(span: object) -> tuple[int, int]:
 # --- zip: the central directory is written last, and the record at the very end says where it is
 # (https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.14 to 4.3.16; torch.save and numpy.savez write zip)
 
+_MANY, _FAR = 0xFFFF, 0xFFFFFFFF  # in the end record: the real figure is in the zip64 record
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -159,7 +169,7 @@ def _check_zip(fd: int, size: int) -> Verdict:
         return Verdict(False, "zip: the end-of-central-directory record is missing")
     entries, length, start = _END.unpack_from(tail, found)[4:7]
     end = tail_at + found
-    if 0xFFFF == entries or 0xFFFFFFFF in {length, start}:
+    if entries == _MANY or _FAR in {length, start}:
         wide = _read_end64(fd, end)
         if wide is None:
             return Verdict(False, "zip: the zip64 end record is missing")
@@ -245,8 +255,12 @@ def _forget(_pairs: list[tuple[str, Any]]) -> None:
 # --- magic numbers
 
 
+_GGUF_LEAST = 24  # magic, version, two counts (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)
+_PARQUET_LEAST = 12  # magic, footer length, magic (https://parquet.apache.org/docs/file-format/)
+
+
 def _check_gguf(fd: int, size: int) -> Verdict:
-    if size < 24 or _read(fd, 4, 0) != b"GGUF":
+    if size < _GGUF_LEAST or _read(fd, 4, 0) != b"GGUF":
         return Verdict(False, "GGUF: the header is missing")
 
     return Verdict(True, "GGUF: the header is in place")
@@ -254,7 +268,7 @@ def _check_gguf(fd: int, size: int) -> Verdict:
 
 def _check_parquet(fd: int, size: int) -> Verdict:
     magic = (b"PAR1", b"PARE")  # PARE: an encrypted footer
-    if size < 12 or _read(fd, 4, 0) not in magic or _read(fd, 4, size - 4) not in magic:
+    if size < _PARQUET_LEAST or _read(fd, 4, 0) not in magic or _read(fd, 4, size - 4) not in magic:
         return Verdict(False, "parquet: the magic at an end is missing")
 
     return Verdict(True, "parquet: the magic is at both ends")

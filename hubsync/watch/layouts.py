@@ -133,7 +133,7 @@ def _missing_shards(paths: Iterable[str]) -> Iterator[Lack]:
 
 
 def _absent_numbers(seen: set[str], count: int, *, most: int) -> list[str]:
-    """Return up to *most* numbers that are not *seen*, counted from 0 if there is a 0 (TensorFlow, datasets), else from 1."""
+    """Return up to *most* numbers that are not *seen*; TensorFlow and data sets count from 0, all others from 1."""
     width = len(min(seen))
     first = 0 if "0" * width in seen else 1
     absent = (number for i in range(first, first + count) if (number := f"{i:0{width}}") not in seen)
@@ -146,7 +146,20 @@ def _absent_numbers(seen: set[str], count: int, *, most: int) -> list[str]:
 _NOT_WEIGHTS = re.compile(
     r"(?:.*/)?(?:training_args|optimizer|scheduler|sampler|scaler|rng_state|random_states)[^/]*|(?:.*/)?trainer_state\.json"
 )
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp", ".gguf", ".h5", ".keras", ".msgpack", ".npz", ".onnx")
+_WEIGHTS = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".distcp",
+    ".gguf",
+    ".h5",
+    ".keras",
+    ".msgpack",
+    ".npz",
+    ".onnx",
+)
 
 
 def _weights(unit: UnitFacts) -> list[str]:
@@ -243,7 +256,7 @@ def _lacks_trainer(unit: UnitFacts) -> Iterator[Lack]:
     yield from _needs_metadata(unit)
 
 
-_DEEPSPEED_STATES = r"(?:mp_rank_\d+_model_states|(?:bf16_)?zero_pp_rank_\d+_\w+_states|layer_\d+-model_\S*states|expert_\S*states)\.pt"
+_DEEPSPEED_STATES = r"(?:mp_rank_\d+_model|(?:bf16_)?zero_pp_rank_\d+_\w+|layer_\d+-model_[^/]*|expert_[^/]*)_states\.pt"
 _DEEPSPEED_TAGGED = rf"[^/]+/{_DEEPSPEED_STATES}"
 
 
@@ -253,7 +266,7 @@ def _lacks_deepspeed_tag(unit: UnitFacts) -> Iterator[Lack]:
         yield Lack("`latest` beside it is missing, which is written last", ("../latest",))
         return
     tag = latest.strip()
-    if tag != unit.name and _step(tag) < _step(unit.name):
+    if tag != unit.name and _step(tag) <= _step(unit.name):
         yield Lack(f"`latest` beside it names {tag!r}")
 
 
@@ -287,8 +300,10 @@ def _lacks_accelerate(unit: UnitFacts) -> Iterator[Lack]:
 
 
 def _is_model(unit: UnitFacts) -> bool:
-    return bool(unit.indexes) or bool(_weights(unit)) or any(
-        name in unit.files for name in ("config.json", "adapter_config.json", "model_index.json")
+    return (
+        bool(unit.indexes)
+        or bool(_weights(unit))
+        or any(name in unit.files for name in ("config.json", "adapter_config.json", "model_index.json"))
     )
 
 

@@ -42,24 +42,30 @@ class Skip:
 
 def judge_name(name: str) -> Skip | None:
     """Return why no path may have *name* as a part; ``None`` if it may."""
-    if name.isascii() and name[0] not in ".gGlL" and "\\" not in name:
+    if name.isascii() and name and name[0] not in ".gGlL" and "\\" not in name:
         return None  # nearly every name
+
+    return _judge_unusual_name(name)
+
+
+def judge_names(path: str) -> Skip | None:
+    """Return what :func:`judge_name` says of the first refused part of *path*."""
+    return next((skip for name in path.split("/") if (skip := judge_name(name))), None)
+
+
+def _judge_unusual_name(name: str) -> Skip | None:
+    if name in {"", ".", ".."}:
+        return Skip("not a name", Kind.REJECTED)
     if name == ".git":
         return Skip("git's own directory is never published", Kind.IGNORED)
     if not _is_utf8(name):
         return Skip("the name is not valid UTF-8, which a Hub requires", Kind.REJECTED)
     if "\\" in name:
         return Skip("the name has a backslash, which Windows reads as a directory", Kind.REJECTED)
-    if reserved := _reserved_name(name):
-        spelt = "" if reserved == name else f" (read as {reserved})"
-        return Skip(f"reserved name{spelt}: {_WHY[reserved]}", Kind.REJECTED)
+    reserved = _reserved_name(name)
+    spelt = "" if reserved == name else f" (read as {reserved})"
 
-    return None
-
-
-def judge_names(path: str) -> Skip | None:
-    """Return what :func:`judge_name` says of the first refused part of *path*."""
-    return next((skip for name in path.split("/") if (skip := judge_name(name))), None)
+    return Skip(f"reserved name{spelt}: {_WHY[reserved]}", Kind.REJECTED) if reserved else None
 
 
 def _is_utf8(name: str) -> bool:

@@ -103,7 +103,7 @@ class PathRules:
 
 
 class _Prefilter:
-    """One search that says whether any pattern could match; most paths match none, and asking each costs five times as much."""
+    """One search that says whether any pattern could match: most paths match none, and asking each pattern costs more."""
 
     def __init__(self, lines: tuple[str, ...], spec: pathspec.GitIgnoreSpec) -> None:
         by_name, by_path = [], []

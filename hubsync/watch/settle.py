@@ -7,7 +7,7 @@ still be half of one, which :mod:`hubsync.watch.formats` sees.
 import heapq
 from dataclasses import dataclass
 
-from hubsync.watch.inventory import Identity
+from hubsync.watch.entry import Identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,33 @@
+# Everything a person or CI runs. Each target sets up what it needs, once.
+.PHONY: setup demo test lint bench lock clean
+
+PY := .venv/bin/python
+DIR ?=
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml .ci/setup
+	@.ci/setup
+	@touch $@
+
+demo: setup  ## watch it work; DIR=/path/to/models takes your own directory
+	@$(PY) -m hubsync demo $(DIR)
+
+test: setup  ## all tests, under ten minutes on two cores
+	@$(PY) -m pytest -n 2 --dist worksteal -q tests
+
+lint: setup  ## style, types, and which module may import what
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+bench: setup  ## hubsync beside what people use today, on the same data in the same run
+	@$(PY) tests/bench/bench.py
+
+lock:  ## pin the newest versions that pyproject.toml allows
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --all-extras --group dev pyproject.toml --output-file requirements.lock --upgrade
+
+clean:
+	rm -rf .venv .demo .bench dist

@@ -1,0 +1,173 @@
+"""Owns the Hub's repositories on disk: how they are named, made, found, changed in visibility and deleted.
+
+``<directory>/<models|datasets|spaces>/<namespace>/<name>.git`` is a bare repository; ``hub.json`` in it says what git
+does not know, ``lfs/objects`` holds its LFS objects.
+"""
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from hubsync.localhub.git import run_git
+from hubsync.localhub.refusals import RefusedError, repo_not_found
+
+MAIN = "main"
+HIDDEN_REFS = "refs/hub"  # commits in the making; no client sees them
+FOLDERS = {"model": "models", "dataset": "datasets", "space": "spaces"}
+TYPES = {folder: repo_type for repo_type, folder in FOLDERS.items()}
+
+_PART = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9]([\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+_RESERVED = frozenset({"api", "datasets", "spaces", "models", "login"})
+_CONFIG = f"""\
+[core]
+\trepositoryformatversion = 0
+\tbare = true
+\tfilemode = true
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
+[receive]
+\tfsckObjects = true
+[uploadpack]
+\tallowFilter = true
+\tallowAnySHA1InWant = true
+[transfer]
+\thideRefs = {HIDDEN_REFS}
+"""
+_FIRST_COMMIT = b"""\
+commit refs/heads/%(branch)s
+committer system <system@huggingface.co> %(seconds)d +0000
+data 14
+initial commit
+M 100644 inline .gitattributes
+data %(size)d
+%(content)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RepoName:
+    """What a repository is called: its type and ``namespace/name``."""
+
+    repo_type: str
+    repo_id: str
+
+    @property
+    def folder(self) -> str:
+        """The type as it stands in API paths."""
+        return FOLDERS[self.repo_type]
+
+    @property
+    def web_path(self) -> str:
+        """The path of the repository's page, and of its git remote."""
+        return self.repo_id if self.repo_type == "model" else f"{self.folder}/{self.repo_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """One repository as it is on disk."""
+
+    name: RepoName
+    git_dir: Path
+    private: bool
+    created_at: datetime
+
+    @property
+    def objects_dir(self) -> Path:
+        """Where its LFS objects lie, as git-lfs lays them out."""
+        return self.git_dir / "lfs" / "objects"
+
+
+def read_repo_name(folder: str, namespace: str, name: str) -> RepoName:
+    """Return the name that a URL or a request gives; raises RefusedError if it cannot be one."""
+    name = name.removesuffix(".git")
+    if folder not in TYPES or namespace in _RESERVED or not (_PART.fullmatch(namespace) and _PART.fullmatch(name)):
+        raise RefusedError(400, f"Invalid repository name: {namespace}/{name}")
+
+    return RepoName(TYPES[folder], f"{namespace}/{name}")
+
+
+class Repos:
+    """All repositories below *directory*."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._incoming = directory / "incoming"
+
+    def start(self) -> None:
+        """Make the directories, and clear away what a killed Hub left half-made."""
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._incoming.mkdir(parents=True)
+        for folder in TYPES:
+            (self.directory / folder).mkdir(exist_ok=True)
+        for half in self.directory.glob("*/*/*.git/lfs/incoming"):
+            shutil.rmtree(half)
+
+    def create(self, name: RepoName, *, private: bool) -> Repo:
+        """Make *name* with the Hub's initial commit; raises FileExistsError if it is there."""
+        created_at = datetime.now(UTC)
+        made = self._incoming / uuid.uuid4().hex
+        _init(made)
+        (made / "hub.json").write_text(json.dumps({"private": private, "created_at": created_at.isoformat()}))
+        _commit_defaults(made, int(created_at.timestamp()))
+        goal = self._git_dir(name)
+        goal.parent.mkdir(exist_ok=True)
+        try:
+            made.rename(goal)
+        except OSError as exc:  # a directory that is not empty is never replaced
+            shutil.rmtree(made)
+            raise FileExistsError(goal) from exc
+
+        return Repo(name, goal, private, created_at)
+
+    def find(self, name: RepoName) -> Repo:
+        """Return *name*; raises RefusedError if there is none."""
+        git_dir = self._git_dir(name)
+        try:
+            facts = json.loads((git_dir / "hub.json").read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise repo_not_found() from None
+
+        return Repo(name, git_dir, facts["private"], datetime.fromisoformat(facts["created_at"]))
+
+    def set_private(self, repo: Repo, *, private: bool) -> None:
+        """Close or open *repo* to those without a token."""
+        new = repo.git_dir / "hub.json.new"
+        new.write_text(json.dumps({"private": private, "created_at": repo.created_at.isoformat()}))
+        new.replace(repo.git_dir / "hub.json")
+
+    def delete(self, repo: Repo) -> None:
+        """Take *repo* away, with its objects."""
+        doomed = self._incoming / uuid.uuid4().hex
+        repo.git_dir.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def list(self) -> Iterator[Repo]:
+        """Yield all repositories, models first, by name."""
+        for folder, repo_type in TYPES.items():
+            for git_dir in sorted((self.directory / folder).glob("*/*.git")):
+                yield self.find(RepoName(repo_type, f"{git_dir.parent.name}/{git_dir.stem}"))
+
+    def _git_dir(self, name: RepoName) -> Path:
+        return self.directory / name.folder / f"{name.repo_id}.git"
+
+
+def _init(git_dir: Path) -> None:
+    """Make an empty bare repository, as ``git init --bare --template=`` would."""
+    for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "lfs/objects"):
+        (git_dir / part).mkdir(parents=True)
+    (git_dir / "HEAD").write_text(f"ref: refs/heads/{MAIN}\n")
+    (git_dir / "config").write_text(_CONFIG)
+
+
+def _commit_defaults(git_dir: Path, seconds: int) -> None:
+    content = (files("hubsync.localhub") / "data" / "default.gitattributes").read_bytes()
+    facts = {b"branch": MAIN.encode(), b"seconds": seconds, b"size": len(content), b"content": content}
+    run_git(git_dir, "fast-import", "--quiet", feed=_FIRST_COMMIT % facts)

@@ -1,0 +1,164 @@
+"""Reads what a repository holds: revisions, files, commits, refs. It changes nothing and knows no HTTP.
+
+Paths are text with surrogates for bytes that are not UTF-8 (``os.fsdecode``), as git does not ask for UTF-8.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hubsync.localhub.git import ask_git, read_objects, run_git
+from hubsync.localhub.refusals import entry_not_found, revision_not_found
+from hubsync.localhub.rules import POINTER_MAX_BYTES, Pointer, read_pointer
+
+_COMMIT_LIKE = re.compile(r"[0-9a-f]{7,40}")
+_PATHS_AT_ONCE = 500  # as arguments of one process
+_LOG_FORM = "--format=%H%x00%an%x00%ct%x00%B%x00"
+_REF_FORM = "--format=%(refname)%00%(objectname)%00%(*objectname)"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or directory at a revision; *blob* is git's name of its content, *size* that of the file itself."""
+
+    path: str
+    is_directory: bool
+    blob: str
+    blob_size: int
+    pointer: Pointer | None = None
+
+    @property
+    def size(self) -> int:
+        """The file's size in bytes, in LFS or not."""
+        return self.pointer.size if self.pointer else self.blob_size
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit of a history."""
+
+    oid: str
+    author: str
+    made_at: datetime
+    message: str
+
+    @property
+    def title(self) -> str:
+        """The first line of its message."""
+        return self.message.partition("\n")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A branch or tag, and the commit that it names."""
+
+    name: str
+    commit: str
+
+
+def find_commit(git_dir: Path, revision: str) -> str:
+    """Return the commit that a branch, tag, ref or commit name stands for; raises RefusedError."""
+    names = [f"refs/heads/{revision}", f"refs/tags/{revision}"]
+    if revision.startswith("refs/") or _COMMIT_LIKE.fullmatch(revision):
+        names.insert(0, revision)
+    if any(character.isspace() or character in "^~:\0" for character in revision):
+        raise revision_not_found(revision)
+    asked = "".join(f"{name}^{{commit}}\n" for name in names).encode(errors="surrogateescape")
+    for line in run_git(git_dir, "cat-file", "--batch-check", feed=asked).decode(errors="replace").splitlines():
+        oid, _, kind = line.partition(" ")
+        if kind.startswith("commit "):
+            return oid
+
+    raise revision_not_found(revision)
+
+
+def list_entries(git_dir: Path, commit: str, directory: str = "", *, recursive: bool = False) -> list[Entry]:
+    """Return what *directory* holds, pointers unread; raises RefusedError if it is not there."""
+    where = f"{commit}:{directory}" if directory else f"{commit}^{{tree}}"
+    recursion = ("-r", "-t") if recursive else ()
+    listed = ask_git(git_dir, "ls-tree", "-z", "-l", "--full-tree", *recursion, os.fsencode(where).decode(errors="surrogateescape"))
+    if listed is None:
+        raise entry_not_found(commit)
+    prefix = f"{directory}/" if directory else ""
+
+    return list(_read_listing(listed, prefix))
+
+
+def find_entries(git_dir: Path, commit: str, paths: Sequence[str]) -> list[Entry]:
+    """Return those of *paths* that exist, with their pointers read."""
+    wanted = [path for path in paths if path and "\0" not in path and not path.endswith("/")]
+    found = []
+    for start in range(0, len(wanted), _PATHS_AT_ONCE):
+        some = wanted[start : start + _PATHS_AT_ONCE]
+        found += _read_listing(run_git(git_dir, "ls-tree", "-z", "-l", "--full-tree", commit, "--", *some))
+    asked = set(wanted)
+
+    return read_pointers(git_dir, [entry for entry in found if entry.path in asked])
+
+
+def find_file(git_dir: Path, commit: str, path: str) -> Entry:
+    """Return the file at *path*; raises RefusedError if there is none."""
+    for entry in find_entries(git_dir, commit, [path]):
+        if not entry.is_directory:
+            return entry
+
+    raise entry_not_found(commit)
+
+
+def _read_listing(listed: bytes, prefix: str = "") -> Iterator[Entry]:
+    for line in listed.split(b"\0")[:-1]:
+        facts, _, path = line.partition(b"\t")
+        _, kind, blob, size = facts.decode().split()
+        if kind != "commit":  # a submodule; the Hub has none
+            yield Entry(prefix + os.fsdecode(path), kind == "tree", blob, 0 if kind == "tree" else int(size))
+
+
+def read_pointers(git_dir: Path, entries: Sequence[Entry]) -> list[Entry]:
+    """Return *entries* with the pointer of each that is one."""
+    small = {
+        entry.blob for entry in entries if not entry.is_directory and _POINTER_LEAST < entry.blob_size < POINTER_MAX_BYTES
+    }
+    pointers = {blob: read_pointer(content) for blob, content in read_blobs(git_dir, small)}
+
+    return [replace(entry, pointer=pointers.get(entry.blob)) for entry in entries]
+
+
+_POINTER_LEAST = 100  # bytes; three lines, one of them with a SHA-256
+
+
+def read_blobs(git_dir: Path, blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the content of each of *blobs*."""
+    names = list(blobs)
+    if names:
+        yield from read_objects(git_dir, names)
+
+
+def read_blob(git_dir: Path, blob: str) -> bytes:
+    """Return the content of one blob."""
+    return run_git(git_dir, "cat-file", "blob", blob)
+
+
+def read_file(git_dir: Path, commit: str, path: str) -> bytes | None:
+    """Return what git holds at *path*: a pointer's own text; ``None`` if nothing."""
+    return ask_git(git_dir, "cat-file", "blob", f"{commit}:{path}")
+
+
+def list_commits(git_dir: Path, commit: str, *, skip: int = 0, limit: int = 1000) -> list[Commit]:
+    """Return the history of *commit*, the newest first."""
+    log = run_git(git_dir, "log", f"--skip={skip}", f"--max-count={limit}", _LOG_FORM, commit, "--")
+    facts = log.decode(errors="replace").split("\0")
+    return [
+        Commit(oid.strip(), author, datetime.fromtimestamp(int(seconds), UTC), message.rstrip("\n"))
+        for oid, author, seconds, message in zip(*(iter(facts[:-1]),) * 4, strict=True)
+    ]
+
+
+def list_refs(git_dir: Path, prefix: str) -> list[Ref]:
+    """Return the refs below *prefix* (``refs/heads/``), by name; a tag names its commit."""
+    listed = run_git(git_dir, "for-each-ref", _REF_FORM, prefix).decode(errors="surrogateescape")
+    refs = (line.split("\0") for line in listed.splitlines())
+
+    return [Ref(name.removeprefix(prefix), peeled or oid) for name, oid, peeled in refs]

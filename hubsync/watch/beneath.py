@@ -1,0 +1,160 @@
+"""Owns the way into a source: opens and stats what lies beneath it, and never anything else.
+
+No symbolic link is followed on the way: each part of a path is opened relative to its parent with ``O_NOFOLLOW``, so that a
+directory swapped for a link between two calls leads nowhere. Nothing but regular files is opened for reading, since
+opening a FIFO waits and opening a device may act on it.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hubsync.errors import FileChangedError, FileUnreadableError, SourceError
+from hubsync.watch.entry import Entry
+
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # what opening says of a path that is there no more
+SOURCE_HINT = "create the directory, mount it, or correct `source`; nothing is deleted on any mirror meanwhile"
+_READ_HINT = "run hubsync as the user that writes the files; safetensors 0.8 and later lets only that user read"
+
+_SOURCE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # may be a symbolic link itself: the operator named it
+_PASSAGE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # needs no right to list
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO swapped in must not make us wait
+
+_IRREGULAR = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISLNK, "a symlink"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISCHR, "a character device"),
+)
+
+
+@contextmanager
+def opened_source(source: Path) -> Iterator[int]:
+    """Hold *source* open as a place to start from.
+
+    Raises:
+        SourceError: it is missing or no directory.
+    """
+    try:
+        root = os.open(source, _SOURCE)
+    except OSError as exc:
+        raise SourceError(f"{source}: {words(exc)}", hint=SOURCE_HINT) from exc
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+@contextmanager
+def opened_parent(root: int, path: str) -> Iterator[tuple[int, str]]:
+    """Walk from *root* to the directory that holds *path*; give its descriptor and the last name."""
+    *parents, name = path.split("/")
+    current = os.dup(root)
+    try:
+        for part in parents:
+            below = os.open(_plain(part), _PASSAGE, dir_fd=current)
+            os.close(current)
+            current = below
+        yield current, _plain(name)
+    finally:
+        os.close(current)
+
+
+def open_directory(parent: int, name: str) -> int:
+    """Open the directory *name* of the open directory *parent* for listing."""
+    return os.open(name, _DIRECTORY, dir_fd=parent)
+
+
+def stat_beneath(root: int, path: str) -> os.stat_result:
+    """Return the status of what *path* is, not of what it may link to."""
+    with opened_parent(root, path) as (parent, name):
+        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+
+
+def resolve_link(source: Path, path: str) -> str | None:
+    """Return where the link *path* leads, relative to *source* and empty for itself; ``None`` if that is outside of it."""
+    top = os.path.realpath(source)
+    target = os.path.realpath(f"{top}/{path}", strict=True)
+    if target == top:
+        return ""
+    prefix = top.rstrip("/") + "/"
+
+    return target[len(prefix) :] if target.startswith(prefix) else None
+
+
+def open_beneath(source: Path, path: str) -> int:
+    """Open the regular file at *path*, following no symbolic link on the way, and return its descriptor.
+
+    Raises:
+        FileChangedError: it is gone, or is no regular file (any more).
+        FileUnreadableError: it may not be read, or opening fails.
+        SourceError: *source* is missing or no directory.
+    """
+    with opened_source(source) as root:
+        return _open_regular(root, path)
+
+
+def open_entry(source: Path, entry: Entry) -> int:
+    """Open the file of *entry*: as :func:`open_beneath`, for a link at its target inside the source."""
+    if not entry.link:
+        return open_beneath(source, entry.path)
+    try:
+        target = resolve_link(source, entry.path)
+    except OSError as exc:
+        raise _open_error(entry.path, exc) from exc
+    if not target:
+        raise FileChangedError(f"{entry.path}: the symlink now leads out of the source")
+
+    return open_beneath(source, target)
+
+
+def kind_of_file(mode: int) -> str:
+    """Return what a file that is no regular one is called."""
+    return next((name for is_kind, name in _IRREGULAR if is_kind(mode)), "no regular file")
+
+
+def words(exc: OSError) -> str:
+    """Return what the system calls a failure."""
+    return exc.strerror or str(exc)
+
+
+def _open_regular(root: int, path: str) -> int:
+    try:
+        with opened_parent(root, path) as (parent, name):
+            _require_regular(path, os.stat(name, dir_fd=parent, follow_symlinks=False))
+            opened = os.open(name, _FILE, dir_fd=parent)
+    except OSError as exc:
+        raise _open_error(path, exc) from exc
+    try:
+        _require_regular(path, os.fstat(opened))  # it may have been replaced since
+    except BaseException:
+        os.close(opened)
+        raise
+
+    return opened
+
+
+def _plain(part: str) -> str:
+    """Return one part of a path; a part that would lead elsewhere does not exist for us."""
+    if part in {"", ".", ".."}:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), part)
+
+    return part
+
+
+def _require_regular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise FileChangedError(f"{path}: is {kind_of_file(status.st_mode)}")
+
+
+def _open_error(path: str, exc: OSError) -> FileChangedError | FileUnreadableError:
+    if exc.errno in GONE or exc.errno == errno.ENXIO:
+        return FileChangedError(f"{path}: {words(exc)}")
+
+    return FileUnreadableError(f"{path}: {words(exc)}", hint=_READ_HINT)

@@ -1,0 +1,62 @@
+"""Decides whether a source lies on a file system whose changes by other machines make no inotify event."""
+
+import os
+import re
+from pathlib import Path
+
+_NETWORK = frozenset(
+    {
+        "9p",
+        "afs",
+        "beegfs",
+        "beegfs_nodev",
+        "ceph",
+        "cifs",
+        "dfs",
+        "fuse",
+        "gfs2",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "panfs",
+        "pvfs2",
+        "quobyte",
+        "smb3",
+        "smbfs",
+        "virtiofs",
+        "wekafs",
+        "vboxsf",
+    }
+)  # fmt: skip  overlay is none: a change made here is seen here; so is fuseblk, a local disk
+
+_MOUNT = re.compile(r"(?:\S+ ){4}(?P<point>\S+) .*? - (?P<kind>\S+)")  # proc_pid_mountinfo(5)
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def network_file_system(source: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """Return the type of the network (or FUSE) file system that holds *source*; ``None`` if it is a local one."""
+    try:
+        table = os.fsdecode(mountinfo.read_bytes())
+    except OSError:
+        return None  # no /proc: no way to know, and the periodic inventory sees everything anyway
+    kind = file_system_of(os.path.realpath(source), table)
+
+    return kind if kind in _NETWORK or kind.startswith("fuse.") else None
+
+
+def file_system_of(path: str, table: str) -> str:
+    """Return the type of the file system that holds *path* by the text of a mountinfo file."""
+    kind, longest = "", -1
+    for line in table.splitlines():
+        mount = _MOUNT.match(line)
+        if mount is None:
+            continue
+        point = _OCTAL.sub(lambda octal: chr(int(octal[1], 8)), mount["point"]).rstrip("/")
+        holds = path == point or path.startswith(point + "/")
+        if holds and len(point) >= longest:  # the last of two mounts on one point lies on top
+            kind, longest = mount["kind"], len(point)
+
+    return kind
