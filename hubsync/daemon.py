@@ -28,7 +28,7 @@ from hubsync.monitor.systemd import Notifier
 from hubsync.report import describe_target, summarize
 from hubsync.service import TargetWork, hold_state, open_target, select_targets
 from hubsync.store.process import StoppedError
-from hubsync.watch.inventory import network_file_system
+from hubsync.watch.mounts import network_file_system
 from hubsync.watch.observer import SourceObserver
 
 _PARKED_TRY_S = 3600.0
@@ -212,7 +212,8 @@ class TargetRun:
         self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
         self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
         for worker in self.work.workers:
-            self._jobs.add(self._push_name(worker), functools.partial(self._push, worker), every(_PARKED_TRY_S), at_once=True)
+            push = functools.partial(self._push, worker)
+            self._jobs.add(self._push_name(worker), push, every(_PARKED_TRY_S), at_once=True)
         self.watcher.start()
 
     def stop(self) -> None:
@@ -307,8 +308,7 @@ class Daemon:
         try:
             work = open_target(target, self._config, self._tokens, self._stop, self._lock_fd)
         except HubsyncError as exc:
-            log.error("target.halted", target=target.name, source=str(target.source), error=str(exc),
-                      error_kind=exc.error_kind, hint=exc.hint)  # fmt: skip
+            _tell_halted(target, exc)
             return
         run = TargetRun(work, self._jobs, self._note_change)
         self._runs[target.name] = run
@@ -469,6 +469,11 @@ def _expect_same_state(old: Config, new: Config) -> None:
 def _tell_rejected(path: Path, exc: ConfigError) -> None:
     log.error("config.rejected", config=str(path), error=str(exc), error_kind=exc.error_kind,
               hint=exc.hint or "the old config stays in force")  # fmt: skip
+
+
+def _tell_halted(target: Target, exc: HubsyncError) -> None:
+    log.error("target.halted", target=target.name, source=str(target.source), error=str(exc), error_kind=exc.error_kind,
+              hint=exc.hint)  # fmt: skip
 
 
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:

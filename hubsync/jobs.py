@@ -121,8 +121,7 @@ class Jobs:
         except StoppedError:
             return
         except HubsyncError as exc:
-            log.error("schedule.failed", job=name, error=str(exc), error_kind=exc.error_kind, retryable=exc.retryable,
-                      hint=exc.hint)  # fmt: skip
+            _tell_failed(name, exc)
         except Exception as exc:
             log.exception("schedule.failed", job=name, error=f"{type(exc).__name__}: {exc}", error_kind="internal",
                           retryable=True)  # fmt: skip
@@ -130,6 +129,11 @@ class Jobs:
     def _note_dropped(self, event: JobSubmissionEvent) -> None:
         with self._lock:
             self._again.add(event.job_id)
+
+
+def _tell_failed(name: str, exc: HubsyncError) -> None:
+    log.error("schedule.failed", job=name, error=str(exc), error_kind=exc.error_kind, retryable=exc.retryable,
+              hint=exc.hint)  # fmt: skip
 
 
 def make_trigger(settings: TargetSettings) -> BaseTrigger | None:

@@ -27,9 +27,11 @@ from hubsync.store.git import TreeEntry
 from hubsync.store.pointer import Pointer
 from hubsync.store.process import StoppedError
 from hubsync.store.route import RouteRules
-from hubsync.store.snapshot import SNAPSHOTS, SnapshotWriter, Store
+from hubsync.store.snapshot import SnapshotWriter, Store
+from hubsync.watch.beneath import open_entry
+from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure, index_members
-from hubsync.watch.inventory import Entry, Identity, Inventory, look, open_entry, take_inventory
+from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.layouts import MARKERS, Completion, FileFact, UnitFacts, judge
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
@@ -85,7 +87,7 @@ class Pipeline:
         self.store = store
         self.lock = threading.RLock()
         self.halted: HubsyncError | None = None
-        self.newest_unit = store.newest_unit(SNAPSHOTS)
+        self.newest_unit = store.newest_unit(store.head())
         self._log = log.bind(target=target.name)
         self._min_free_bytes = min_free_bytes
         self._stop = stop
@@ -181,6 +183,8 @@ class Pipeline:
             if not units_only:
                 commits += self._commit_settled()
                 commits += self._commit_removed(confirmed=confirm_deletes)
+            if commits:
+                self.store.git.repack()
 
             return commits
 
@@ -428,7 +432,9 @@ class Pipeline:
         if not early or not self._has_room():
             return False
         self._early.update(entry.path for entry in early)
-        return any([self._capture_or_hold(entry) is not None for entry in early])
+        captured = [self._capture_or_hold(entry) for entry in early]
+
+        return any(one is not None for one in captured)
 
     def _capture_all(self, entries: list[Entry]) -> list[Captured]:
         """Capture *entries*, objects on a few threads; raise the first failure."""

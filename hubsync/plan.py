@@ -13,7 +13,8 @@ from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pipeline import unit_of
 from hubsync.store.ledger import Ledger
 from hubsync.store.route import RouteRules, choose_route
-from hubsync.watch.inventory import Entry, take_inventory
+from hubsync.watch.entry import Entry
+from hubsync.watch.inventory import take_inventory
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
 

@@ -18,7 +18,9 @@ from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.git import Git, git_executable
 from hubsync.store.objects import Objects
 from hubsync.store.process import read_command
-from hubsync.watch.inventory import network_file_system, open_entry, take_inventory
+from hubsync.watch.beneath import open_entry
+from hubsync.watch.inventory import take_inventory
+from hubsync.watch.mounts import network_file_system
 from hubsync.watch.rules import PathRules
 
 _OLDEST = {"git": (2, 35), "git-lfs": (3, 0)}
@@ -147,7 +149,7 @@ def _check_mirror(config: Config, mirror: Mirror, tokens: Tokens, what: str) -> 
         return
     with tempfile.TemporaryDirectory() as scratch:
         git = Git(Path(scratch) / "probe.git")
-        git.create()
-        head = Remote(git, mirror, endpoint, tokens, Event()).read_head()
+        git.open()
+        head = Remote(git, Objects(git.git_dir), mirror, endpoint, tokens, Event()).read_head()
     where = f"at {head[:9]}" if head else "is empty"
     yield Finding(what, f"{visibility.value}, branch {mirror.branch} {where} ({signed_in})")

@@ -3,10 +3,10 @@
 It reads the files as they stand and skips what the shape has refused already, so that one report has everything.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from enum import Enum
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -16,7 +16,6 @@ from hubsync.config.model import EndpointSettings
 from hubsync.config.overlap import Lineage
 from hubsync.config.positions import Loc
 from hubsync.config.problems import Problem, spell_key
-from hubsync.config.repo import DEFAULT_ENDPOINT
 from hubsync.config.shape import read_shape
 from hubsync.config.tables import MirrorTable
 
@@ -43,20 +42,30 @@ class _Mirror:
     table: MirrorTable
 
 
+class _Role(Enum):
+    SOURCE = "the source of a target"
+    STATE = "a directory that hubsync writes"
+    FILE = "a file that hubsync writes"
+
+
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """A directory that was named, and for what: the source of a target, or something that hubsync writes."""
+    """A directory or file that was named, and for what."""
 
     spot: _Spot
-    role: str
+    role: _Role
     lineage: Lineage
+
+    def clashes_with(self, source: "_Directory") -> bool:
+        """Tell whether hubsync would see what it writes here in *source*, or a source in its own state."""
+        if self.role is _Role.STATE:
+            return self.lineage.overlaps(source.lineage)
+
+        return self.role is _Role.FILE and self.lineage.lies_in(source.lineage)
 
 
 def cross_check(documents: Sequence[Document]) -> Iterator[Problem]:
     """Return what is wrong between the tables of all *documents*."""
-    if not any(document.data.get("target") for document in documents):
-        yield documents[0].problem((), 'declares no target; write [[target]] with name, source and mirrors')
-
     mirrors = [mirror for document in documents for mirror in _read_mirrors(document)]
     urls: dict[str, str] = {}
     yield from _check_endpoints(documents, urls)
@@ -137,22 +146,19 @@ def _overlap(one: PurePosixPath, other: PurePosixPath) -> bool:
 
 
 def _check_directories(directories: Sequence[_Directory]) -> Iterator[Problem]:
-    sources = [directory for directory in directories if directory.role == "source"]
+    sources = [directory for directory in directories if directory.role is _Role.SOURCE]
     for index, source in enumerate(sources):
         same = next((other for other in sources[:index] if source.lineage.overlaps(other.lineage)), None)
         if same:
             yield source.spot.problem(f"overlaps {same.spot}; publish it with one target, which may have several mirrors")
 
     for directory in directories:
-        if directory.role == "file":
-            clash = next((source for source in sources if directory.lineage.lies_in(source.lineage)), None)
-        elif directory.role == "state":
-            clash = next((source for source in sources if directory.lineage.overlaps(source.lineage)), None)
-        else:
-            clash = None
-        if clash:
-            yield directory.spot.problem(f"overlaps {clash.spot}, so hubsync would publish its own files; move one of them")
-        if directory.role != "file" and Path(directory.lineage.name).exists() and not os.path.isdir(directory.lineage.name):
+        source = next((source for source in sources if directory.clashes_with(source)), None)
+        if source:
+            yield directory.spot.problem(
+                f"overlaps {source.spot}, so hubsync would publish its own files; move one of them"
+            )
+        if directory.role is not _Role.FILE and directory.lineage.is_file():
             yield directory.spot.problem("is a file; name the directory that holds it")
 
 
@@ -169,12 +175,15 @@ def _read_mirrors(document: Document) -> Iterator[_Mirror]:
 
 def _read_directories(document: Document) -> Iterator[_Directory]:
     keys = [
-        (("service", "state_dir"), "state", document.table("service").get("state_dir")),
-        (("log", "file"), "file", document.table("log").get("file")),
-        (("defaults", "store_dir"), "state", document.table("defaults").get("store_dir")),
+        (("service", "state_dir"), _Role.STATE, document.table("service").get("state_dir")),
+        (("log", "file"), _Role.FILE, document.table("log").get("file")),
+        (("defaults", "store_dir"), _Role.STATE, document.table("defaults").get("store_dir")),
     ]
     for loc, target in document.targets():
-        keys += [((*loc, "source"), "source", target.get("source")), ((*loc, "store_dir"), "state", target.get("store_dir"))]
+        keys += [
+            ((*loc, "source"), _Role.SOURCE, target.get("source")),
+            ((*loc, "store_dir"), _Role.STATE, target.get("store_dir")),
+        ]
 
     for loc, role, value in keys:
         try:

@@ -88,7 +88,7 @@ def read_document(path: Path, home: str | None) -> Document | Problem:
         return _whole(path, f"cannot be read: {exc.strerror or exc}; name a readable TOML file, or run `hubsync init`")
     except UnicodeDecodeError as exc:
         before = raw[: exc.start].rpartition(b"\n")
-        place = Place(raw.count(b"\n", 0, exc.start) + 1, len(before[2]) + 1)
+        place = Place(raw.count(b"\n", 0, exc.start) + 1, len(before[2].decode()) + 1)
         return Problem(path, place, (), "is not UTF-8 here; save the file as UTF-8")
     if len(raw) > _LARGEST_BYTES:
         return _whole(path, "is too large for a config; name a TOML file")

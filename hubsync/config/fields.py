@@ -159,9 +159,7 @@ Seconds = Annotated[float, BeforeValidator(_in_file(parse_duration)), WithJsonSc
 PositiveSeconds = Annotated[Seconds, AfterValidator(_at_least(0.001, "1ms")), WithJsonSchema(_DURATION_SCHEMA)]
 Period = Annotated[Seconds, AfterValidator(_at_least(1, "1s")), WithJsonSchema(_DURATION_SCHEMA)]
 Bytes = Annotated[int, BeforeValidator(_in_file(parse_size)), WithJsonSchema(_SIZE_SCHEMA)]
-UploadRate = Annotated[
-    InstanceOf[Rate], BeforeValidator(_parse_unless(Rate, parse_rate)), WithJsonSchema(_RATE_SCHEMA)
-]
+UploadRate = Annotated[InstanceOf[Rate], BeforeValidator(_parse_unless(Rate, parse_rate)), WithJsonSchema(_RATE_SCHEMA)]
 When = Annotated[
     InstanceOf[Schedule],
     BeforeValidator(_parse_unless(Schedule, parse_schedule)),

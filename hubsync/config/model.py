@@ -51,9 +51,7 @@ class Frozen(BaseModel):
 
 def _time(alias: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic.Field
     """Declare a duration whose default is written, and shown to editors, as the file has it."""
-    return Field(
-        parse_duration(default), alias=alias, description=description, json_schema_extra={"default": default}
-    )
+    return Field(parse_duration(default), alias=alias, description=description, json_schema_extra={"default": default})
 
 
 def _size(alias: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic.Field
@@ -104,7 +102,9 @@ class EndpointSettings(Frozen):
     @classmethod
     def _refuse_literal(cls, value: object) -> object:
         if value is not None and not isinstance(value, (dict, TokenSource)):
-            raise ValueError('must not stand in the config; write { file = "/etc/hubsync/hub.token" } or { env = "HF_TOKEN" }')
+            raise ValueError(
+                'must not stand in the config; write { file = "/etc/hubsync/hub.token" } or { env = "HF_TOKEN" }'
+            )
 
         return value
 

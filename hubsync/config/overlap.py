@@ -31,6 +31,10 @@ class Lineage:
         """Tell whether one of the two lies in the other."""
         return self.lies_in(other) or other.lies_in(self)
 
+    def is_file(self) -> bool:
+        """Tell whether there is something here, and it is no directory."""
+        return self.inode is not None and not os.path.isdir(self.name)  # noqa: PTH112 - Path's raises on odd names
+
 
 def _inode(path: Path) -> tuple[int, int] | None:
     try:

@@ -93,7 +93,7 @@ def parse_branch(text: str) -> str:
 def parse_name(value: object) -> str:
     """Return *value* if it may name a target, a mirror or an endpoint; raise ValueError if not."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError('is no usable name; write up to 64 of A-Z a-z 0-9 . _ - that start with a letter or digit')
+        raise ValueError("is no usable name; write up to 64 of A-Z a-z 0-9 . _ - that start with a letter or digit")
 
     return value
 

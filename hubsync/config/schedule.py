@@ -110,9 +110,7 @@ def expand_cron(cron: str) -> CronTimes:
     if len(fields) != len(_FIELDS):
         raise ValueError(f'has {len(fields)} fields; crontab has five, e.g. "*/15 * * * *" (minute hour day month weekday)')
 
-    minutes, hours, days, months, weekdays = (
-        field.expand(text) for field, text in zip(_FIELDS, fields, strict=True)
-    )
+    minutes, hours, days, months, weekdays = (field.expand(text) for field, text in zip(_FIELDS, fields, strict=True))
     if fields[4] == "*" and all(min(days) > _LONGEST_MONTHS.get(month, 31) for month in months):
         raise ValueError("names a day that none of its months has, so it would never run; correct the day or the month")
 

@@ -19,13 +19,17 @@ def find_secrets(data: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
         loc, value = todo.pop()
         if isinstance(value, dict):
             todo += (((*loc, key), child) for key, child in value.items())
+            todo += (((*loc, key), key) for key in value)
         elif isinstance(value, list):
             todo += (((*loc, index), child) for index, child in enumerate(value))
         elif isinstance(value, str):
             if _TOKEN.search(value) or ("token" in loc and _SHORT_TOKEN.search(value)):
-                yield loc, (
-                    "looks like a token; put it into a file of mode 0600, name that as "
-                    'token = { file = "/etc/hubsync/hub.token" }, and revoke it if others could read this config'
+                yield (
+                    loc,
+                    (
+                        "looks like a token; put it into a file of mode 0600, name that as "
+                        'token = { file = "/etc/hubsync/hub.token" }, and revoke it if others could read this config'
+                    ),
                 )
             elif _USERINFO.search(value):
                 yield loc, "must not hold a user, password or token in a URL; take it out, and set token = { file = ... }"

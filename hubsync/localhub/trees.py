@@ -15,6 +15,7 @@ from hubsync.localhub.refusals import entry_not_found, revision_not_found
 from hubsync.localhub.rules import POINTER_MAX_BYTES, Pointer, read_pointer
 
 _COMMIT_LIKE = re.compile(r"[0-9a-f]{7,40}")
+_POINTER_MIN_BYTES = 100  # three lines, one of them with a SHA-256
 _PATHS_AT_ONCE = 500  # as arguments of one process
 _LOG_FORM = "--format=%H%x00%an%x00%ct%x00%B%x00"
 _REF_FORM = "--format=%(refname)%00%(objectname)%00%(*objectname)"
@@ -79,7 +80,7 @@ def list_entries(git_dir: Path, commit: str, directory: str = "", *, recursive: 
     """Return what *directory* holds, pointers unread; raises RefusedError if it is not there."""
     where = f"{commit}:{directory}" if directory else f"{commit}^{{tree}}"
     recursion = ("-r", "-t") if recursive else ()
-    listed = ask_git(git_dir, "ls-tree", "-z", "-l", "--full-tree", *recursion, os.fsencode(where).decode(errors="surrogateescape"))
+    listed = ask_git(git_dir, "ls-tree", "-z", "-l", "--full-tree", *recursion, where)
     if listed is None:
         raise entry_not_found(commit)
     prefix = f"{directory}/" if directory else ""
@@ -118,15 +119,10 @@ def _read_listing(listed: bytes, prefix: str = "") -> Iterator[Entry]:
 
 def read_pointers(git_dir: Path, entries: Sequence[Entry]) -> list[Entry]:
     """Return *entries* with the pointer of each that is one."""
-    small = {
-        entry.blob for entry in entries if not entry.is_directory and _POINTER_LEAST < entry.blob_size < POINTER_MAX_BYTES
-    }
+    small = {entry.blob for entry in entries if _POINTER_MIN_BYTES < entry.blob_size < POINTER_MAX_BYTES}
     pointers = {blob: read_pointer(content) for blob, content in read_blobs(git_dir, small)}
 
     return [replace(entry, pointer=pointers.get(entry.blob)) for entry in entries]
-
-
-_POINTER_LEAST = 100  # bytes; three lines, one of them with a SHA-256
 
 
 def read_blobs(git_dir: Path, blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ above the path, at its end, because there it wins over all others.
 """
 
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -75,17 +76,13 @@ def _read_attributes(git: Git, head: str) -> Iterator[tuple[str, bytes]]:
 
 def _disagreeing(git: Git, files: Mapping[str, bytes], pointers: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:
     """Yield the paths whose filter attribute, as git reads *files*, is not what it should be."""
-    index = git.git_dir / "attributes.index"
-    index.unlink(missing_ok=True)
-    environment = {"GIT_INDEX_FILE": str(index)}
-    try:
+    with tempfile.TemporaryDirectory(dir=git.git_dir, prefix="index-") as scratch:
+        environment = {"GIT_INDEX_FILE": f"{scratch}/index"}
         _fill_index(git, files, environment)
         answer = git.run(
             "check-attr", "--cached", "--stdin", "-z", "filter",
             feed=(os.fsencode(path) + b"\0" for path in pointers), environment=environment,
         ).stdout.split(b"\0")[:-1]  # fmt: skip
-    finally:
-        index.unlink(missing_ok=True)
     for raw, value in zip(answer[::3], answer[2::3], strict=True):
         path = os.fsdecode(raw)
         if (value == b"lfs") != pointers[path]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
-from urllib.parse import quote
 
 import structlog
 
@@ -25,6 +24,9 @@ from hubsync.store.snapshot import Snapshot, Store
 
 _LOST_RACES = 20
 _FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
+
+# In the mirror's own repository: its head as last seen, the snapshot that it holds, and the newest graft.
+_HEAD, _PUBLISHED, _GRAFT = "refs/mirror/head", "refs/mirror/published", "refs/mirror/graft"
 
 log = structlog.get_logger()
 
@@ -59,19 +61,18 @@ class Publisher:
         self._store = store
         self._patterns = patterns
         self._hub = Hub(endpoint, tokens)
-        self._remote = Remote(store.git, mirror, endpoint, tokens, stop)
+        self._git = store.open_mirror(mirror.name)
+        self._remote = Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         self._checked = False
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
-        ref = f"refs/mirrors/{quote(mirror.name, safe='').replace('.', '%2E')}"
-        self._head_ref, self._published_ref, self._graft_ref = f"{ref}/head", f"{ref}/published", f"{ref}/graft"
 
     def published(self) -> str | None:
         """Return the newest snapshot that the mirror is known to hold."""
-        return self._store.git.resolve(self._published_ref)
+        return self._git.resolve(_PUBLISHED)
 
     def head(self) -> str | None:
         """Return the mirror's head as last seen."""
-        return self._store.git.resolve(self._head_ref)
+        return self._git.resolve(_HEAD)
 
     def backlog(self) -> list[Snapshot]:
         """Return the snapshots that the mirror lacks, oldest first."""
@@ -79,7 +80,7 @@ class Publisher:
 
     def newest_unit(self) -> str | None:
         """Return the unit that was published last."""
-        return self._store.newest_unit(self._published_ref)
+        return self._store.newest_unit(self.published())
 
     def measure_backlog(self) -> Backlog:
         """Return how much the mirror lacks."""
@@ -164,14 +165,20 @@ class Publisher:
         if not ready:
             return None
 
-        commit, files = self._push_grafted(published, ready)
-        self._store.git.update_refs({self._head_ref: commit, self._published_ref: ready[-1].commit})
-        size = sum(pointer.size for pointer in objects.values())
-
-        done = Published(commit, tuple(ready), files, size, round(time.monotonic() - started, 3))
+        commit, blobs = self._push_grafted(published, ready)
+        self._git.update_refs({_HEAD: commit, _PUBLISHED: ready[-1].commit})
+        self._git.repack()
+        size = self._measure_blobs(blobs)
+        done = Published(commit, tuple(ready), len(blobs), size, round(time.monotonic() - started, 3))
         self._report(done)
 
         return done
+
+    def _measure_blobs(self, blobs: Sequence[str]) -> int:
+        """Return the bytes that *blobs* stand for: those of the object behind a pointer, else their own."""
+        pointers = self._store.pointers(set(blobs))
+        own = self._git.sizes({blob for blob in blobs if blob not in pointers})
+        return sum(pointers[blob].size if blob in pointers else own.get(blob, 0) for blob in blobs)
 
     def _report(self, done: Published) -> None:
         now = time.time()
@@ -203,20 +210,20 @@ class Publisher:
 
         return ready
 
-    def _push_grafted(self, published: str | None, snapshots: Sequence[Snapshot]) -> tuple[str, int]:
-        """Push *snapshots* on the mirror's head, as often as somebody else is faster; return (head, changed paths)."""
+    def _push_grafted(self, published: str | None, snapshots: Sequence[Snapshot]) -> tuple[str, list[str]]:
+        """Push *snapshots* on the mirror's head, as often as somebody else is faster; return (head, blobs written)."""
         head, is_ours = self.head(), True
         if head is None or published is None:
             head, is_ours = self._see_head(None), False
         for _ in range(_LOST_RACES):
-            commit, files = self._graft(published, snapshots, head, is_ours=is_ours)
+            commit, blobs = self._graft(published, snapshots, head, is_ours=is_ours)
             try:
                 if commit != head:
                     self._remote.push(commit)
             except HeadMovedError:
                 head, is_ours = self._see_head(head), False
                 continue
-            return commit, files
+            return commit, blobs
 
         raise MirrorError(
             f"somebody else pushed first, {_LOST_RACES} times in a row", error_kind="conflict", retryable=True
@@ -225,9 +232,9 @@ class Publisher:
     def _see_head(self, before: str | None) -> str | None:
         """Fetch the mirror's head and remember it."""
         if self._remote.read_head() is None:
-            self._store.git.update_refs({self._head_ref: None} if before else {})
+            self._git.update_refs({_HEAD: None} if before else {})
             return None
-        head = self._remote.fetch(self._head_ref)
+        head = self._remote.fetch(_HEAD)
         if head != before:
             log.info("mirror.adopted", repo=self.mirror.repo_id, commit=head, previous=before)
 
@@ -235,8 +242,8 @@ class Publisher:
 
     def _graft(
         self, published: str | None, snapshots: Sequence[Snapshot], head: str | None, *, is_ours: bool
-    ) -> tuple[str, int]:
-        """Make the commits that put *snapshots* on *head*; return (the last one, number of changed paths).
+    ) -> tuple[str, list[str]]:
+        """Make the commits that put *snapshots* on *head*; return (the last one, the blobs of changed paths).
 
         With *is_ours* the head is as we left it, so that only what changed since has to be looked at.
         """
@@ -245,24 +252,24 @@ class Publisher:
         if not changed:
             if head is None:
                 raise MirrorError("there is nothing to publish", error_kind="internal", retryable=True)
-            return head, 0
+            return head, []
 
         routes = self._routes(changes for _, changes in changed)
         if any(route is None for route in routes.values()):
             # A path was a pointer in one snapshot and is none in another: no set of attributes suits both.
             return self._graft(published, snapshots[-1:], head, is_ours=is_ours)
-        files = sum(len(changes) for _, changes in changed)
+        blobs = [entry.blob for _, changes in changed for entry in changes.values() if entry is not None]
         attributes = attributes_to_publish(
-            self._store.git, head, {path: bool(route) for path, route in routes.items()}, self._patterns
+            self._git, head, {path: bool(route) for path, route in routes.items()}, self._patterns
         )
-        changed[0][1].update(as_entries(self._store.git, attributes))
+        changed[0][1].update(as_entries(self._git, attributes))
         tip = head
-        with FastImport(self._store.git) as writer:
+        with FastImport(self._git) as writer:
             for snapshot, changes in changed:
-                tip = writer.commit(self._graft_ref, tip, snapshot.header, changes.items())
+                tip = writer.commit(_GRAFT, tip, snapshot.header, changes.items())
         assert tip is not None  # noqa: S101 - a commit was written
 
-        return tip, files
+        return tip, blobs
 
     def _plan(
         self, published: str | None, snapshots: Sequence[Snapshot], head: str | None, *, is_ours: bool
@@ -290,7 +297,7 @@ class Publisher:
         theirs = dict(last)
         foreign = [path for path in paths if policy_of(path, self.mirror.on_foreign_edit) != "ours"]
         if foreign and head:
-            shown = self._store.git.list_tree(head, *(foreign if len(foreign) <= _FEW_PATHS else ()))
+            shown = self._git.list_tree(head, *(foreign if len(foreign) <= _FEW_PATHS else ()))
             shown |= {path: entry for path, entry in overlay.items() if entry}
             theirs = {path: entry for path, entry in theirs.items() if path not in foreign}
             theirs |= {path: shown[path] for path in foreign if path in shown}
@@ -300,7 +307,7 @@ class Publisher:
     def _plan_all(
         self, base: str | None, snapshot: Snapshot, head: str | None, _overlay: Mapping[str, TreeEntry | None]
     ) -> Graft:
-        git = self._store.git
+        git = self._git
         ours = {self._place(path): entry for path, entry in git.list_tree(snapshot.commit).items()}
         last = {self._place(path): entry for path, entry in git.list_tree(base).items()} if base else {}
         theirs = git.list_tree(head) if head else {}

@@ -15,6 +15,7 @@ from hubsync.errors import MirrorError
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.token import Tokens, credential_config
 from hubsync.store.git import Git
+from hubsync.store.objects import Objects
 from hubsync.store.process import ChildStalledError, Finished, Watch
 
 _PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
@@ -38,10 +39,13 @@ class _Addresses:
 
 
 class Remote:
-    """One mirror's repository, spoken to from the store behind *git*."""
+    """One mirror's repository, spoken to from *git*, with the pins of *objects*."""
 
-    def __init__(self, git: Git, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: Event) -> None:
+    def __init__(
+        self, git: Git, objects: Objects, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: Event
+    ) -> None:
         self._git = git
+        self._objects = objects
         self._mirror = mirror
         self._endpoint = endpoint
         self._tokens = tokens
@@ -165,6 +169,7 @@ class Remote:
             f"lfs.{addresses.lfs}.locksverify": "false",
             f"lfs.{addresses.lfs}.access": "basic" if signed_in else "none",
             "lfs.repositoryformatversion": "0",
+            "lfs.storage": str(self._objects.directory.parent),
             "lfs.transfer.maxretries": "1",  # the retry policy is ours: git-lfs would wait an hour without a word
             "lfs.transfer.maxretrydelay": "1",
             "lfs.activitytimeout": stall,

@@ -14,8 +14,9 @@ from hubsync.store.git import EXECUTABLE, REGULAR
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
 from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
+from hubsync.watch.beneath import open_entry
+from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure
-from hubsync.watch.inventory import Entry, Identity, open_entry
 
 _CHUNK = 1 << 20
 _EXECUTABLE_BITS = 0o111

@@ -17,6 +17,8 @@ import git
 from hubsync.errors import DiskFullError, GitError, ToolMissingError
 from hubsync.store.process import PIPE, Finished, Watch, finish
 
+_MANY_PACKS = 50
+
 ABSENT = "0" * 40  # git's name for "no object"
 REGULAR, EXECUTABLE = "100644", "100755"
 
@@ -64,11 +66,27 @@ class Git:
         self.git_dir = git_dir
         self._inherit = inherit
 
-    def create(self) -> None:
-        """Make the repository if it is not there; HEAD names a branch that never exists, so nothing in it is obeyed."""
+    def open(self, borrow: Path | None = None) -> int:
+        """Make the repository if it is not there, and clean up what killed processes left; return how many files.
+
+        HEAD names a branch that never exists, so that nothing in a published tree is obeyed. Objects of the repository
+        at *borrow* are used without being copied. Nobody else may use the repository meanwhile.
+        """
+        leftovers = _remove_leftovers(self.git_dir)
         if not (self.git_dir / "HEAD").exists():
             self.git_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.run("init", "--quiet", "--bare", "--template=", "--initial-branch=none", str(self.git_dir))
+        if borrow is not None:
+            alternates = self.git_dir / "objects" / "info" / "alternates"
+            alternates.parent.mkdir(exist_ok=True)
+            alternates.write_text(f"{borrow / 'objects'}\n")
+
+        return leftovers
+
+    def repack(self) -> None:
+        """Put all that the refs reach into one pack once there are many; nobody else may write meanwhile."""
+        if len(list((self.git_dir / "objects" / "pack").glob("*.pack"))) > _MANY_PACKS:
+            self.run("repack", "-a", "-d", "-l", "--quiet")
 
     def run(
         self,
@@ -305,6 +323,16 @@ def quote_path(path: str) -> bytes:
         for byte in os.fsencode(path)
     )
     return b'"' + body + b'"'
+
+
+def _remove_leftovers(git_dir: Path) -> int:
+    patterns = ("*.lock", "refs/**/*.lock", "objects/**/tmp_*", "objects/pack/*.keep", "fast_import_crash_*",
+                "lfs/tmp/*", "lfs/logs/*", "index-*/*", "upload-*/*")  # fmt: skip
+    found = [path for pattern in patterns for path in git_dir.glob(pattern) if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+
+    return len(found)
 
 
 def _change_line(path: str, entry: TreeEntry | None) -> bytes:

@@ -15,7 +15,7 @@ from hubsync.store.capture import Captured
 from hubsync.store.git import TreeEntry
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
-from hubsync.watch.inventory import Identity
+from hubsync.watch.entry import Identity
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 import structlog
 
@@ -20,13 +21,14 @@ from hubsync.store.git import CommitHeader, FastImport, Git, TreeEntry
 from hubsync.store.ledger import Ledger
 from hubsync.store.objects import Objects, PinKind
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
-from hubsync.watch.inventory import Identity, look, open_entry
+from hubsync.watch.beneath import open_entry
+from hubsync.watch.entry import Identity
+from hubsync.watch.inventory import look
 
 SNAPSHOTS = "refs/heads/snapshots"
 AUTHOR = "hubsync <hubsync@localhost>"
 
 _UNIT_TRAILER = "Hubsync-Unit: "
-_MANY_PACKS = 50
 
 log = structlog.get_logger()
 
@@ -58,6 +60,7 @@ class Store:
     def __init__(self, directory: Path, source: Path, *, inherit: tuple[int, ...] = ()) -> None:
         self.directory = directory
         self.source = source
+        self._inherit = inherit
         self.git = Git(directory / "store.git", inherit=inherit)
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
@@ -68,14 +71,13 @@ class Store:
         if self.directory.stat().st_uid != os.geteuid():
             raise StateError(f"{self.directory} belongs to another user", hint="chown it, or set another state_dir")
         self.directory.chmod(0o700)
-        leftovers = _clean_up(self.git.git_dir)
-        self.git.create()
+        leftovers = self.git.open()
         self.objects.open()
         self.ledger.open()
         if leftovers:
             log.warning("state.recovered", what="leftovers", path=str(self.git.git_dir), reason="killed", files=leftovers)
         self._follow_branch()
-        self._repack()
+        self.git.repack()
 
     def close(self) -> None:
         """Close the ledger; git keeps nothing open."""
@@ -84,6 +86,18 @@ class Store:
     def head(self) -> str | None:
         """Return the newest snapshot's commit."""
         return self.git.resolve(SNAPSHOTS)
+
+    def open_mirror(self, name: str) -> Git:
+        """Open the repository where the commits of one mirror are made; it borrows the store's objects.
+
+        Each mirror has its own, so that a slow fetch for one holds no lock (of refs, of the shallow file) for another.
+        """
+        directory = self.directory / "mirrors" / f"{quote(name, safe='')}.git"
+        git = Git(directory, inherit=self._inherit)
+        git.open(borrow=self.git.git_dir)
+        git.repack()
+
+        return git
 
     def write(self) -> "SnapshotWriter":
         """Return a writer of new snapshots; use it as a context manager."""
@@ -97,11 +111,12 @@ class Store:
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
         return [_read_snapshot(record) for record in raw.split("\0") if record]
 
-    def newest_unit(self, ref: str) -> str | None:
-        """Return the unit that was completed last in the history of *ref*."""
-        if self.git.resolve(ref) is None:
+    def newest_unit(self, snapshot: str | None) -> str | None:
+        """Return the unit that was completed last in the history of *snapshot*."""
+        if snapshot is None:
             return None
-        found = self.git.text("log", "-1", "--first-parent", f"--grep=^{_UNIT_TRAILER}", "--format=%H %at %ct %B", ref)
+        by_unit = f"--grep=^{_UNIT_TRAILER}"
+        found = self.git.text("log", "-1", "--first-parent", by_unit, "--format=%H %at %ct %B", snapshot)
         return _read_snapshot(found).units[-1] if found else None
 
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
@@ -234,10 +249,6 @@ class Store:
         if head != self.ledger.meta("snapshot"):
             self.ledger.replace_tree(head or "", self.git.list_tree(head) if head else {})
 
-    def _repack(self) -> None:
-        if len(list((self.git.git_dir / "objects" / "pack").glob("*.pack"))) > _MANY_PACKS:
-            self.git.run("repack", "-d", "--quiet")
-
 
 class SnapshotWriter:
     """Writes snapshots through one git process, started when the first blob comes; all refs move when it is left."""
@@ -313,16 +324,6 @@ def _read_snapshot(record: str) -> Snapshot:
     commit, written_at, committed_at, message = record.lstrip("\n").split(" ", 3)
     units = re.findall(rf"^{_UNIT_TRAILER}(.+)$", message, re.MULTILINE)
     return Snapshot(commit, int(written_at), int(committed_at), message.rstrip("\n") + "\n", tuple(units))
-
-
-def _clean_up(git_dir: Path) -> int:
-    """Remove what killed processes leave in a store; return how many files that were."""
-    patterns = ("**/*.lock", "objects/**/tmp_*", "objects/pack/*.keep", "fast_import_crash_*", "lfs/tmp/*", "lfs/logs/*")
-    found = [path for pattern in patterns for path in git_dir.glob(pattern) if path.is_file()]
-    for path in found:
-        path.unlink(missing_ok=True)
-
-    return len(found)
 
 
 def _hash_file(path: Path) -> str:

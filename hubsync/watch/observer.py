@@ -70,12 +70,14 @@ class SourceObserver:
         on_change: OnPath,
         on_change_tree: OnPath,
         on_trouble: OnTrouble,
-        is_excluded: OnPath | Callable[[str], bool] = lambda _path: False,
+        is_excluded: Callable[[str], bool] = lambda _path: False,
     ) -> None:
         self._source = source
-        self._handler = _Handler(str(source), on_change, on_change_tree)
+        self._on_change = on_change
+        self._on_change_tree = on_change_tree
         self._on_trouble = on_trouble
         self._is_excluded = is_excluded
+        self._handler: _Handler | None = None
         self._fd: _ReportingFD | None = None
         self._observer: BaseObserver | None = None
         self._inode = (0, 0)
@@ -87,13 +89,14 @@ class SourceObserver:
             SourceError: the source is missing, or a limit of the system allows no watch at all.
         """
         _quieten_watchdog()
-        self._handler.failure = None
+        top = os.path.realpath(self._source)  # watchdog would watch a symbolic link, not where it leads
+        self._handler = _Handler(top, self._on_change, self._on_change_tree)
         try:
             self._inode = _inode_of(self._source)
-            self._fd = _ReportingFD(str(self._source), self._on_trouble, self._is_excluded)
+            self._fd = _ReportingFD(top, self._on_trouble, self._is_excluded)
             self._fd.start()
             self._observer = BaseObserver(InotifyEmitter, inotify_fd=self._fd)
-            self._observer.schedule(self._handler, str(self._source), recursive=True, event_filter=EVENTS)
+            self._observer.schedule(self._handler, top, recursive=True, event_filter=EVENTS)
             self._observer.start()
         except OSError as exc:
             self.stop()
@@ -111,7 +114,7 @@ class SourceObserver:
 
     def check(self) -> str | None:
         """Return why no (more) events can be relied on, so that the caller starts anew; ``None`` if all is well."""
-        if self._observer is None or self._fd is None:
+        if self._observer is None or self._fd is None or self._handler is None:
             return "not started"
         if self._handler.failure is not None:
             return f"a callback failed: {self._handler.failure!r}"
@@ -129,7 +132,7 @@ class SourceObserver:
     @property
     def directories(self) -> int:
         """How many directories are watched."""
-        return 0 if self._fd is None else self._fd.watched
+        return 0 if self._fd is None else len(self._fd.watched)
 
 
 class _Handler(FileSystemEventHandler):
@@ -155,8 +158,8 @@ class _Handler(FileSystemEventHandler):
 class _ReportingFD(InotifyFD):
     """watchdog's inotify reader, which alone knows of lost events and unwatched directories and tells nobody."""
 
-    def __init__(self, source: str, on_trouble: OnTrouble, is_excluded: Callable[[str], object]) -> None:
-        self.watched = 0
+    def __init__(self, source: str, on_trouble: OnTrouble, is_excluded: Callable[[str], bool]) -> None:
+        self.watched: set[WatchDescriptor] = set()
         self._top = os.fsencode(source)
         self._on_trouble = on_trouble
         self._is_excluded = is_excluded
@@ -170,17 +173,19 @@ class _ReportingFD(InotifyFD):
         """Handle an event as watchdog does, and tell of an overflow when the watches are rebuilt."""
         if not event.is_queue_overflow:
             super().handle_event(event)
+            if event.is_ignored:
+                self.watched.discard(event.wd)
             return
         with self._report_lock:
             self._reporting, self._reported = False, False
             self._unwatched.clear()
-            self.watched = 0
+            self.watched.clear()
         super().handle_event(event)
         self._on_trouble("overflowed", {"reason": "the kernel's event queue overflowed"})
         self.report_unwatched()
 
     def add_callback(self, path: bytes, mask: Mask, callback: WatchCallback, id_: CallbackId) -> WatchDescriptor:
-        """Watch one directory. watchdog drops the error of any but the topmost, and takes "permission denied" for success."""
+        """Watch one directory; of a failure watchdog tells nobody, and it takes "permission denied" for success."""
         if path != self._top and self._is_excluded(os.fsdecode(path[len(self._top) :].lstrip(b"/"))):
             raise OSError(errno.ECANCELED, "excluded")
         try:
@@ -191,12 +196,12 @@ class _ReportingFD(InotifyFD):
             if exc.errno not in _GONE and path != self._top:
                 self._note_unwatched(path, exc)
             raise
-        self.watched += 1
+        self.watched.add(descriptor)
 
         return descriptor
 
     def report_unwatched(self) -> None:
-        """Tell once of all the directories that could not be watched, and from now on of the next one."""
+        """Tell once, until the watches are rebuilt, of directories that could not be watched: those so far, or the next."""
         with self._report_lock:
             self._reporting = True
             facts = None if self._reported else self._unwatched_facts()
@@ -217,8 +222,8 @@ class _ReportingFD(InotifyFD):
         path, exc = next(iter(self._unwatched.items()))
 
         return {
-            "reason": f"{len(self._unwatched)} directories are not watched, the first is {os.fsdecode(path)}: {exc.strerror}",
-            "directories": self.watched,
+            "reason": f"{len(self._unwatched)} directories are not watched, first {os.fsdecode(path)}: {exc.strerror}",
+            "directories": len(self.watched),
             "unwatched": len(self._unwatched),
             "limit": _LIMITS.get(exc.errno or 0, ""),
             "hint": _hint(exc),
@@ -249,4 +254,4 @@ def _quieten_watchdog() -> None:
     the bound method ``watch.short_str`` instead of calling it, hundreds of kilobytes for each one.
     """
     warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
-    Watch.__repr__ = Watch.short_str  # type: ignore[method-assign]
+    Watch.__repr__ = Watch.short_str  # type: ignore[method-assign, assignment]

@@ -1,0 +1,188 @@
+"""The LFS API: batches of the ``basic`` transfer, and the storage that their signed addresses lead to.
+
+https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md. An upload is hashed while it arrives, in a thread, one
+block behind the network: several at once take several cores, and none takes more memory than two blocks.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+
+from hubsync.localhub.calls import Call, JsonResponse
+from hubsync.localhub.objects import IncomingObject, holds_object, object_path
+from hubsync.localhub.refusals import RefusedError, entry_not_found
+from hubsync.localhub.repos import Repo
+from hubsync.localhub.rules import is_oid
+
+MEDIA_TYPE = "application/vnd.git-lfs+json"
+_BLOCK_BYTES = 4 * 1024 * 1024
+_FOUND, _MISSING, _INVALID = 200, 404, 422
+
+
+class StoredFile(FileResponse):
+    """An object on its way to a client, in blocks that keep the threads' overhead small."""
+
+    chunk_size = 1024 * 1024
+
+
+def lfs_json(content: object) -> Response:
+    """Return *content* as LFS answers it."""
+    return JsonResponse(content, media_type=MEDIA_TYPE)
+
+
+def batch(call: Call) -> Response:
+    """Say of each object whether it is there, or where it goes."""
+    asked = call.json()
+    upload = asked.get("operation") == "upload"
+    repo = call.writable() if upload else call.readable()
+    if "basic" not in asked.get("transfers", ["basic"]) or asked.get("hash_algo", "sha256") != "sha256":
+        raise RefusedError(409, "Only the basic transfer of SHA-256 objects is offered")
+    describe = _upload if upload else _download
+    objects = [describe(call, repo, thing) if _is_sound(thing) else _unsound(thing) for thing in asked.get("objects", [])]
+
+    return lfs_json({"transfer": "basic", "objects": objects, "hash_algo": "sha256"})
+
+
+def verify(call: Call) -> Response:
+    """Tell a client that has uploaded an object whether it is there."""
+    thing = call.json()
+    if not _is_sound(thing):
+        raise RefusedError(422, "oid and size are wanted")
+    repo = call.hub.repos.find(call.repo_name())
+    if not call.authorization:
+        call.hub.signer.check(call.request.query_params, "verify", repo.name.web_path, thing["oid"], str(thing["size"]))
+    else:
+        repo = call.writable()
+    if not holds_object(repo.objects_dir, thing["oid"], thing["size"]):
+        raise RefusedError(404, "Object does not exist")
+
+    return lfs_json({})
+
+
+def no_locks(call: Call) -> Response:
+    """Answer as the Hub does: it knows no locks, and git-lfs goes on without."""
+    call.writable()
+    raise RefusedError(404, "Locks are not supported")
+
+
+def _is_sound(thing: Any) -> bool:  # noqa: ANN401 - a client may send anything
+    if not isinstance(thing, dict):
+        return False
+    size = thing.get("size")
+
+    return is_oid(thing.get("oid")) and isinstance(size, int) and size >= 0
+
+
+def _unsound(thing: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+    known = thing if isinstance(thing, dict) else {}
+    return {"oid": known.get("oid"), "size": known.get("size"), "error": {"code": _INVALID, "message": "Invalid object"}}
+
+
+def _upload(call: Call, repo: Repo, thing: dict[str, Any]) -> dict[str, Any]:
+    oid, size = thing["oid"], thing["size"]
+    if holds_object(repo.objects_dir, oid, size):
+        return {"oid": oid, "size": size}
+    verified = call.hub.signer.sign("verify", repo.name.web_path, oid, str(size))
+    actions = {
+        "upload": {"href": storage_href(call, repo, "PUT", oid, size), "expires_in": 3600},
+        "verify": {"href": f"{call.base_url}/{repo.name.web_path}.git/info/lfs/verify?{verified}", "expires_in": 3600},
+    }
+
+    return {"oid": oid, "size": size, "authenticated": True, "actions": actions}
+
+
+def _download(call: Call, repo: Repo, thing: dict[str, Any]) -> dict[str, Any]:
+    oid, size = thing["oid"], thing["size"]
+    if not holds_object(repo.objects_dir, oid, size):
+        return {"oid": oid, "size": size, "error": {"code": _MISSING, "message": "Object does not exist"}}
+    actions = {"download": {"href": storage_href(call, repo, "GET", oid, size), "expires_in": 3600}}
+
+    return {"oid": oid, "size": size, "authenticated": True, "actions": actions}
+
+
+def storage_href(call: Call, repo: Repo, method: str, oid: str, size: int) -> str:
+    """Return the address at which one object may be put or got, for an hour, by anybody who knows it."""
+    path = f"/_lfs/{repo.name.folder}/{repo.name.repo_id}/{oid}"
+    granted = call.hub.signer.sign(method, path, str(size))
+
+    return f"{call.storage_url}{path}?size={size}&{granted}"
+
+
+async def put_object(request: Request) -> Response:
+    """Take in one object."""
+    repo, oid, size = _granted(request, "PUT")
+    if holds_object(repo.objects_dir, oid, size):
+        await _drain(request)
+        return Response(status_code=_FOUND)
+    incoming = IncomingObject(repo.objects_dir, oid, size)
+    try:
+        await _receive(request, incoming)
+        incoming.keep()
+    except RefusedError:
+        await _drain(request)  # a client that still sends would not read the answer
+        raise
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody reads it
+    finally:
+        incoming.close()
+
+    return Response(status_code=_FOUND)
+
+
+def get_object(request: Request) -> Response:
+    """Give out one object, or a range of it."""
+    repo, oid, size = _granted(request, "GET")
+    if not holds_object(repo.objects_dir, oid, size):
+        raise entry_not_found()
+
+    return stored_file(repo, oid, {})
+
+
+def stored_file(repo: Repo, oid: str, headers: dict[str, str]) -> Response:
+    """Return an object's content; the answer minds ``Range`` and ``HEAD``."""
+    return StoredFile(
+        object_path(repo.objects_dir, oid),
+        media_type="application/octet-stream",
+        headers={"ETag": f'"{oid}"', **headers},
+    )
+
+
+def _granted(request: Request, method: str) -> tuple[Repo, str, int]:
+    call = Call(request.app.state.hub, request)
+    size = request.query_params.get("size", "")
+    call.hub.signer.check(request.query_params, method, request.scope["path"], size)
+
+    return call.hub.repos.find(call.repo_name()), call.param("oid"), int(size)
+
+
+async def _receive(request: Request, incoming: IncomingObject) -> None:
+    """Write and hash one block while the next one arrives."""
+    writing: asyncio.Future[None] | None = None
+    try:
+        async for block in _blocks(request):
+            if writing:
+                await writing
+            writing = asyncio.ensure_future(run_in_threadpool(incoming.write, block))
+    finally:
+        if writing:
+            await writing
+
+
+async def _blocks(request: Request) -> AsyncIterator[bytearray]:
+    block = bytearray()
+    async for chunk in request.stream():
+        block += chunk
+        if len(block) >= _BLOCK_BYTES:
+            yield block
+            block = bytearray()
+    if block:
+        yield block
+
+
+async def _drain(request: Request) -> None:
+    async for _ in request.stream():
+        pass

@@ -1,0 +1,35 @@
+from hubsync.watch.mounts import file_system_of, network_file_system
+
+TABLE = r"""21 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+40 21 0:35 / /data rw,relatime shared:20 - nfs4 server:/export rw,vers=4.2
+41 40 0:36 / /data/local rw - xfs /dev/vdb rw
+42 21 0:37 / /mnt/with\040space rw - fuse.sshfs me@host:/ rw
+43 21 0:38 / /twice rw - ext4 /dev/vdc rw
+44 43 0:39 / /twice rw - lustre mds:/fs rw
+45 21 0:40 / /win rw - fuseblk /dev/sdb1 rw
+torn line
+"""
+
+
+def test_the_innermost_mount_decides():
+    """A local disk mounted inside a network directory is local, and names need more than a common start."""
+    assert "nfs4" == file_system_of("/data/runs/a", TABLE)
+    assert "xfs" == file_system_of("/data/local/a", TABLE)
+    assert "ext4" == file_system_of("/database", TABLE)
+    assert "fuse.sshfs" == file_system_of("/mnt/with space/x", TABLE)
+    assert "lustre" == file_system_of("/twice/x", TABLE)
+
+
+def test_only_file_systems_that_hide_changes_are_named(tmp_path):
+    """The answer is the type of a network file system, or none."""
+    table = tmp_path / "mountinfo"
+    for kind, expected in (("nfs4", "nfs4"), ("fuse.s3fs", "fuse.s3fs"), ("ext4", None), ("overlay", None), ("fuseblk", None)):
+        table.write_text(f"21 1 0:1 / / rw shared:1 - {kind} none rw\n")
+
+        assert expected == network_file_system(tmp_path, table)
+
+
+def test_no_mount_table_means_local(tmp_path):
+    """Where nothing can be known, events are tried."""
+    assert network_file_system(tmp_path, tmp_path / "absent") is None
+    assert network_file_system(tmp_path) is None

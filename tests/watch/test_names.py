@@ -1,0 +1,41 @@
+import pytest
+
+from hubsync.watch.names import Kind, judge_name, judge_names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".GIT", ".Git", "git~1", "GIT~1", ".git.", ".git ", ".git. .", ".git::$INDEX_ALLOCATION", ".g\u200cit", "\ufeff.git",
+        ".gitattributes", ".GitAttributes", "gitatt~1", "GI7D29~2", ".gitmodules", "GITMOD~3", ".lfsconfig", ".lfsConfig ",
+        "a\\b", "..\\.git\\config", "bad\udcff", ".", "..", "",
+    ],
+)  # fmt: skip
+def test_names_that_a_hub_cannot_hold_are_rejected(name):
+    """Every spelling that some file system folds to a reserved name is refused, with a reason."""
+    skip = judge_name(name)
+
+    assert skip is not None
+    assert Kind.REJECTED is skip.kind
+    assert skip.reason
+
+
+def test_the_git_directory_is_ignored_quietly():
+    """A clone has one, and nobody wants to be told."""
+    assert Kind.IGNORED is judge_name(".git").kind
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".gitignore", "git", "git~2", "github", ".github", "lfs", "général.json", "模型.bin", "a\tb", "-rf", ".gitkeep", "gi7d29"],
+)
+def test_other_names_are_fine(name):
+    """What merely resembles a reserved name is taken, and so is any UTF-8."""
+    assert judge_name(name) is None
+
+
+def test_any_part_of_a_path_counts():
+    """A reserved name in the middle refuses the path."""
+    assert judge_names("a/.git/config") is not None
+    assert judge_names("a/b/config.json") is None
+    assert judge_names("a//b") is not None
