@@ -23,7 +23,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_unit_has_no_mistake(unit: Path) -> None:
-    """systemd understands every key; misspelt ones only give output, not an exit status."""
+    """Systemd understands every key; misspelt ones only give output, not an exit status."""
     result = analyze("verify", "--man=no", unit)
 
     assert (0, "") == (result.returncode, result.stdout)

@@ -153,10 +153,10 @@ def _check_directories(directories: Sequence[_Directory]) -> Iterator[Problem]:
             yield source.spot.problem(f"overlaps {same.spot}; publish it with one target, which may have several mirrors")
 
     for directory in directories:
-        source = next((source for source in sources if directory.clashes_with(source)), None)
-        if source:
+        clash = next((source for source in sources if directory.clashes_with(source)), None)
+        if clash:
             yield directory.spot.problem(
-                f"overlaps {source.spot}, so hubsync would publish its own files; move one of them"
+                f"overlaps {clash.spot}; hubsync must not watch its own files, so move one of them"
             )
         if directory.role is not _Role.FILE and directory.lineage.is_file():
             yield directory.spot.problem("is a file; name the directory that holds it")
@@ -174,7 +174,7 @@ def _read_mirrors(document: Document) -> Iterator[_Mirror]:
 
 
 def _read_directories(document: Document) -> Iterator[_Directory]:
-    keys = [
+    keys: list[tuple[Loc, _Role, object]] = [
         (("service", "state_dir"), _Role.STATE, document.table("service").get("state_dir")),
         (("log", "file"), _Role.FILE, document.table("log").get("file")),
         (("defaults", "store_dir"), _Role.STATE, document.table("defaults").get("store_dir")),

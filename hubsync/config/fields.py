@@ -117,7 +117,7 @@ def _read_policies(value: object) -> object:
     if isinstance(value, str) and value in _POLICIES:
         return {"*": value}
     if not isinstance(value, dict):
-        raise ValueError('must be "ours", "theirs" or "halt", or a table of them; write e.g. { "README.md" = "theirs" }')
+        raise ValueError('must be "ours", "theirs", "halt" or a table such as { "README.md" = "theirs" }')  # noqa: TRY004 - as above
 
     return value
 

@@ -5,6 +5,7 @@ After it nobody reads a dictionary or the environment again.
 """
 
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from hubsync.config.repo import DEFAULT_ENDPOINT
 from hubsync.config.shape import check_shape, read_shape
 from hubsync.config.tables import ConfigFile, IncludedFile, MirrorTable, TargetTable, json_schema
 
-__all__ = ["find_config", "json_schema", "load_config"]
+__all__ = ["example_text", "find_config", "json_schema", "load_config"]
 
 DEFAULT_URL = "https://huggingface.co"
 
@@ -51,6 +52,11 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
     raise_problems(problems, (document.path for document in documents))
 
     return _build(documents)
+
+
+def example_text() -> str:
+    """Return a commented config, for people to start from."""
+    return resources.files("hubsync.config").joinpath("example.toml").read_text("utf-8")
 
 
 def _read_documents(path: Path, home: str | None) -> tuple[list[Document], list[Problem]]:
@@ -112,7 +118,7 @@ def _build(documents: list[Document]) -> Config:
     return Config(
         path=main.path,
         files=tuple(document.path for document in documents),
-        endpoints={name: Endpoint(**{**_fields(endpoint), "name": name}) for name, endpoint in endpoints.items()},
+        endpoints={name: Endpoint(**_fields(endpoint), name=name) for name, endpoint in endpoints.items()},
         targets=tuple(_build_target(first.defaults, table) for file in files for table in file.target),
         service=Service(**_fields(first.service)),
         log=first.log,
@@ -120,13 +126,11 @@ def _build(documents: list[Document]) -> Config:
 
 
 def _build_target(defaults: TargetSettings, table: TargetTable) -> Target:
-    settings = {name: getattr(_merge(defaults, table), name) for name in TargetSettings.model_fields}
-    policies = _complete_policies(settings["on_foreign_edit"])
+    settings = _fields(_merge(defaults, table))
+    policies = settings["on_foreign_edit"] = _complete_policies(settings["on_foreign_edit"])
     mirrors = tuple(_build_mirror(mirror, policies) for mirror in table.mirrors)
 
-    return Target(
-        **{**settings, "on_foreign_edit": policies, "name": table.name, "source": table.source, "mirrors": mirrors}
-    )
+    return Target(**settings, name=table.name, source=table.source, mirrors=mirrors)
 
 
 def _build_mirror(table: MirrorTable, policies: dict[str, Policy]) -> Mirror:

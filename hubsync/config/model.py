@@ -103,7 +103,7 @@ class EndpointSettings(Frozen):
     def _refuse_literal(cls, value: object) -> object:
         if value is not None and not isinstance(value, (dict, TokenSource)):
             raise ValueError(
-                'must not stand in the config; write { file = "/etc/hubsync/hub.token" } or { env = "HF_TOKEN" }'
+                'must not stand here itself; write { file = "/etc/hubsync/hub.token" } or { env = "HF_TOKEN" }'
             )
 
         return value

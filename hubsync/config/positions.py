@@ -101,7 +101,7 @@ class _Scanner:
         self._read_value(loc)
 
     def _read_key(self) -> list[tuple[str, int]]:
-        parts = []
+        parts: list[tuple[str, int]] = []
         while not parts or self.text[self.at] == ".":
             self.at += len(".") if parts else 0
             self._skip(_BLANK)

@@ -64,11 +64,14 @@ class _Field:
         if match is None:
             raise ValueError(f'has a {self.name} that is not a number, range, list or step; write e.g. "*/15" or "1-5"')
 
-        is_single = not match["all"] and not match["last"]
         first = self.low if match["all"] else self._read(match["first"])
-        last = self._read(match["last"]) if match["last"] else first if is_single and not match["step"] else self.high
-        if last == 0 and self.high == 7:  # noqa: PLR2004 - "sat-sun": Sunday ends a week as 7
-            last = 7
+        last = self.high
+        if match["last"]:
+            last = self._read(match["last"])
+            if self.names[:1] == ("sun",) and last == 0 < first:
+                last = self.high  # "sat-sun": at the end of a range, Sunday is 7
+        elif match["first"] and not match["step"]:
+            last = first
         if last < first or match["step"] in {"0", "00"}:
             raise ValueError(f"has a {self.name} that runs backwards or stands still; write the smaller end first")
 

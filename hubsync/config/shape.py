@@ -67,7 +67,7 @@ def _locate(error: ErrorDetails, data: object) -> Loc:
         if not isinstance(data, (dict, list)):
             return loc
 
-        data = data[part]  # type: ignore[index, call-overload] # pydantic came the same way
+        data = data[part]  # type: ignore[index] # pydantic came the same way
         loc = (*loc, part)
 
     return (*loc, last) if isinstance(data, (dict, list)) else loc
@@ -117,9 +117,10 @@ def _describe(loc: Loc) -> dict[str, Any]:
     """Return the JSON Schema of what stands at *loc*; an empty one where nothing may stand."""
     node = _follow(_schema())
     for part in loc:
-        child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-        other = node.get("additionalProperties")
-        node = _follow(child or (other if isinstance(other, dict) else {}))
+        by_any_name = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties") or {})
+        node = _follow(
+            node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, by_any_name)
+        )
 
     return node
 

@@ -58,7 +58,7 @@ class TargetTable(TargetSettings):
 class IncludedFile(Frozen):
     """What a file named by ``include`` may say."""
 
-    endpoint: dict[str, EndpointSettings] = Field(
+    endpoint: dict[Name, EndpointSettings] = Field(
         default_factory=dict,
         description='Hubs by name; "hub" is the default one.',
         json_schema_extra={"propertyNames": {"pattern": NAME_PATTERN}},
@@ -90,7 +90,7 @@ class _Describer(GenerateJsonSchema):
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         described = self.generate_inner(schema["schema"])
         default: Any = schema.get("default")
-        is_toml = isinstance(default, (bool, int, str)) or (isinstance(default, tuple) and default)
+        is_toml = isinstance(default, (bool, int, str, tuple)) and default not in {"", ()}
         if is_toml and "$ref" not in described:
             described["default"] = list(default) if isinstance(default, tuple) else default
 

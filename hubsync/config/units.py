@@ -19,7 +19,7 @@ DURATION_PATTERN = "^(?=.)" + "".join(f"(?:{_NUMBER}{unit})?" for unit in (*SECO
 SIZE_PATTERN = f"^(?:0|{_NUMBER} ?(?:{'|'.join(BYTES_PER_UNIT)}))$"
 
 _DURATION = re.compile(DURATION_PATTERN.replace(_NUMBER, f"({_NUMBER})"))
-_DURATION_SCALES = (*SECONDS_PER_UNIT.values(), Decimal("0.001"))
+_DURATION_SCALES = (*map(Decimal, SECONDS_PER_UNIT.values()), Decimal("0.001"))
 _SIZE = re.compile(rf"({_NUMBER}) ?({'|'.join(BYTES_PER_UNIT)})")
 
 _LONGEST_S = 3650 * SECONDS_PER_UNIT["d"]  # far below what threading accepts as a timeout, far above any use
@@ -33,7 +33,7 @@ def parse_duration(value: object) -> float:
     if match is None:
         raise ValueError(f"must be a duration with its unit, in quotes; write {_suggest_duration(value)}")
 
-    seconds = sum(Decimal(count) * scale for count, scale in zip(match.groups(), _DURATION_SCALES, strict=True) if count)
+    seconds = sum(Decimal(count) * scale for count, scale in zip(match.groups("0"), _DURATION_SCALES, strict=True))
     if seconds > _LONGEST_S:
         raise ValueError('is longer than ten years; write "0s" to "3650d"')
 

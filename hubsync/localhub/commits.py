@@ -1,142 +1,91 @@
-"""Writes commits, branches and tags, by git plumbing; a ref moves only if it is still what the writer saw.
+"""Writes commits, branches and tags, by git plumbing; a ref moves only if it is still what the writer saw."""
 
-It reads a commit request twice: first to judge it, then, line by line, into ``git fast-import``.
-"""
-
-import base64
-import binascii
-import json
+import contextlib
+import os
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from hubsync.localhub.access import User
 from hubsync.localhub.attributes import NAME as ATTRIBUTES
 from hubsync.localhub.attributes import add_lfs_lines, find_lfs_paths, quote
+from hubsync.localhub.changes import Change, Delete, Point, Summary, Write, read_changes, summarize
 from hubsync.localhub.git import ask_git, feeding_git, run_git
-from hubsync.localhub.objects import holds_object
 from hubsync.localhub.refusals import ENTRY_NOT_FOUND, RefusedError
 from hubsync.localhub.repos import HIDDEN_REFS, Repo
-from hubsync.localhub.rules import CARD, Offence, Pointer, check_card, check_content, check_size, is_oid, refusal_text
+from hubsync.localhub.rules import refusal_text
 from hubsync.localhub.trees import find_commit, find_entries, read_file
 
-_ABSENT = "0" * 40
+ABSENT = "0" * 40
+_PARENT_MIN_LENGTH = 7
 _STALE = "A commit has happened since. Please refresh and try again."
-_FORBIDDEN_PARTS = frozenset({"", ".", "..", ".git"})
 
 
-@dataclass(slots=True)
-class _Summary:
-    """What a commit request asks for, without its contents."""
-
-    message: str = ""
-    parent: str = ""
-    pointers: dict[str, Pointer] = field(default_factory=dict)
-    deleted: list[str] = field(default_factory=list)
-    attributes: dict[str, bytes] = field(default_factory=dict)
-    offences: list[Offence] = field(default_factory=list)
-
-
-def commit_request(repo: Repo, branch: str, user: User, lines: IO[bytes]) -> str:
-    """Make the commit that *lines* (ndjson) describe on *branch* and return it; raises RefusedError."""
-    head = find_commit(repo.git_dir, f"refs/heads/{branch}")
-    wanted = _summarize(repo, f"refs/heads/{branch}", lines)
-    if wanted.parent and not (len(wanted.parent) >= 7 and head.startswith(wanted.parent)):  # noqa: PLR2004 - git's least
+def commit_changes(repo: Repo, branch: str, user: User, lines: IO[bytes]) -> str:
+    """Make the commit that *lines* (ndjson, read twice) ask for on *branch*; raises RefusedError."""
+    ref = f"refs/heads/{branch}"
+    head = find_commit(repo.git_dir, ref)
+    wanted = summarize(repo, ref, lines)
+    if wanted.parent and not (len(wanted.parent) >= _PARENT_MIN_LENGTH and head.startswith(wanted.parent)):
         raise RefusedError(412, _STALE)
     if wanted.offences:
         raise RefusedError(400, refusal_text(wanted.offences))
     _check_deleted(repo, head, wanted.deleted)
+    attributes = _complete_attributes(repo.git_dir, head, wanted)
+    with _scratch_ref(repo.git_dir) as scratch:
+        with feeding_git(repo.git_dir, "fast-import", "--quiet") as importer:
+            importer.write(_commit_head(scratch, user, wanted.message, head))
+            for change in (*read_changes(repo, lines), *attributes):
+                importer.write(_encode(change))
+        commit = find_commit(repo.git_dir, scratch)
+        move_ref(repo, ref, commit, head, 412, _STALE)
 
-    return _write_commit(repo, branch, head, user, wanted, lines)
-
-
-def _summarize(repo: Repo, ref: str, lines: IO[bytes]) -> _Summary:
-    found = _Summary()
-    for key, value in _read_operations(lines):
-        if key == "header":
-            found.message = "\n\n".join(filter(None, [value.get("summary"), value.get("description")]))
-            found.parent = value.get("parentCommit") or ""
-        elif key == "file":
-            _judge_file(repo, ref, _path(value), _content(value), found)
-        elif key == "lfsFile":
-            _judge_object(repo, value, found)
-        elif key in ("deletedFile", "deletedFolder"):
-            found.deleted.append(_path(value))
-        else:
-            raise RefusedError(400, f"Invalid operation: {key}")
-
-    return found
+    return commit
 
 
-def _read_operations(lines: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines.seek(0)
-    for line in lines:
-        if line.strip():
-            try:
-                operation = json.loads(line)
-                yield operation["key"], dict(operation["value"])
-            except (ValueError, TypeError, KeyError) as exc:
-                raise RefusedError(400, "Invalid commit: each line holds a key and a value") from exc
+def squash(repo: Repo, branch: str, user: User, message: str) -> str:
+    """Replace the history of *branch* by one commit that holds the same files."""
+    ref = f"refs/heads/{branch}"
+    head = find_commit(repo.git_dir, ref)
+    made = run_git(repo.git_dir, "commit-tree", f"{head}^{{tree}}", "-m", message, extra=_identity(user))
+    commit = made.decode().strip()
+    move_ref(repo, ref, commit, head, 412, _STALE)
+
+    return commit
 
 
-def _path(value: dict[str, Any]) -> str:
-    path = str(value.get("path", "")).removesuffix("/")
-    if any(part.lower() in _FORBIDDEN_PARTS for part in path.split("/")) or "\0" in path:
-        raise RefusedError(400, f"Invalid path: {path}")
-
-    return path
-
-
-def _content(value: dict[str, Any]) -> bytes:
-    content = str(value.get("content", ""))
-    if value.get("encoding") != "base64":
-        return content.encode()
-    try:
-        return base64.b64decode(content, validate=True)
-    except binascii.Error as exc:
-        raise RefusedError(400, f"Invalid content: {exc}") from exc
+def make_ref(repo: Repo, ref: str, target: str) -> None:
+    """Make a branch or tag; raises RefusedError if its name cannot be one, or is taken."""
+    if ask_git(repo.git_dir, "check-ref-format", ref) is None:
+        raise RefusedError(400, f"Invalid reference name: {ref}")
+    move_ref(repo, ref, target, ABSENT, 409, "Reference already exists")
 
 
-def _judge_file(repo: Repo, ref: str, path: str, content: bytes, found: _Summary) -> None:
-    def has_object(pointer: Pointer) -> bool:
-        return holds_object(repo.objects_dir, pointer.oid, pointer.size)
-
-    offences = [check_size(path, len(content), ref) or check_content(path, content, ref, has_object)]
-    if path == CARD:
-        offences += check_card(content.decode(errors="replace"))
-    if path.rpartition("/")[2] == ATTRIBUTES:
-        found.attributes[path] = content
-    found.offences += filter(None, offences)
-
-
-def _judge_object(repo: Repo, value: dict[str, Any], found: _Summary) -> None:
-    path, oid = _path(value), value.get("oid")
-    size = value.get("size")
-    if not is_oid(oid):
-        raise RefusedError(400, f"Invalid oid of {path}")
-    if size is None:  # the size may be left out for an object that is there
-        size = _known_size(repo, str(oid))
-    found.pointers[path] = Pointer(str(oid), int(size))
-    found.offences += filter(
-        None,
-        [
-            check_content(
-                path, found.pointers[path].encode(), "", lambda wanted: holds_object(repo.objects_dir, wanted.oid, wanted.size)
-            )
-        ],
-    )
+def make_tag(repo: Repo, tag: str, target: str, user: User, message: str) -> None:
+    """Make a tag, annotated if it has a *message*."""
+    if not message:
+        make_ref(repo, f"refs/tags/{tag}", target)
+        return
+    tagger = f"{user.name} <{user.email}> {int(time.time())} +0000"
+    content = f"object {target}\ntype commit\ntag {tag}\ntagger {tagger}\n\n{message}\n".encode()
+    made = run_git(repo.git_dir, "hash-object", "-t", "tag", "-w", "--stdin", feed=content)
+    make_ref(repo, f"refs/tags/{tag}", made.decode().strip())
 
 
-def _known_size(repo: Repo, oid: str) -> int:
-    from hubsync.localhub.objects import object_path
+def delete_ref(repo: Repo, ref: str) -> None:
+    """Take a branch or tag away; raises RefusedError if it is not there, or the one that must stay."""
+    find_commit(repo.git_dir, ref)
+    if ref == run_git(repo.git_dir, "symbolic-ref", "HEAD").decode().strip():
+        raise RefusedError(403, "Cannot delete the default branch")
+    run_git(repo.git_dir, "update-ref", "-d", ref)
 
-    try:
-        return object_path(repo.objects_dir, oid).stat().st_size
-    except FileNotFoundError:
-        return 0
+
+def move_ref(repo: Repo, ref: str, new: str, old: str, status: int, message: str) -> None:
+    """Let *ref* name *new* if it still names *old*; else raise RefusedError with *status* and *message*."""
+    if ask_git(repo.git_dir, "update-ref", ref, new, old) is None:
+        raise RefusedError(status, message)
 
 
 def _check_deleted(repo: Repo, head: str, deleted: list[str]) -> None:
@@ -145,16 +94,57 @@ def _check_deleted(repo: Repo, head: str, deleted: list[str]) -> None:
         raise RefusedError(404, f'A file with this name doesn\'t exist: "{missing[0]}"', code=ENTRY_NOT_FOUND)
 
 
-def _write_commit(repo: Repo, branch: str, head: str, user: User, wanted: _Summary, lines: IO[bytes]) -> str:  # noqa: PLR0913 - internal
-    attributes = _attributes(repo.git_dir, head, wanted)
-    with _temporary_ref(repo.git_dir) as ref:
-        with feeding_git(repo.git_dir, "fast-import", "--quiet", "--date-format=raw") as importer:
-            importer.write(_commit_head(ref, user, wanted.message, head))
-            for key, value in _read_operations(lines):
-                importer.write(_operation(key, value, wanted))
-            if attributes is not None:
-                importer.write(_modify(ATTRIBUTES, attributes))
-        commit = run_git(repo.git_dir, "rev-parse", ref).decode().strip()
-        move_ref(repo, f"refs/heads/{branch}", commit, head)
+def _complete_attributes(git_dir: Path, head: str, wanted: Summary) -> list[Write]:
+    """Return the root's attributes, if the commit holds pointers at paths that they do not cover."""
+    covered = find_lfs_paths(git_dir, head, wanted.objects, wanted.attributes)
+    uncovered = [path for path in wanted.objects if path not in covered]
+    if not uncovered:
+        return []
+    root = wanted.attributes.get(ATTRIBUTES)
+    if root is None:
+        root = read_file(git_dir, head, ATTRIBUTES) or b""
 
-    return commit
+    return [Write(ATTRIBUTES, add_lfs_lines(root, uncovered))]
+
+
+@contextlib.contextmanager
+def _scratch_ref(git_dir: Path) -> Iterator[str]:
+    ref = f"{HIDDEN_REFS}/{uuid.uuid4().hex}"
+    try:
+        yield ref
+    finally:
+        ask_git(git_dir, "update-ref", "-d", ref)
+
+
+def _identity(user: User) -> dict[str, str]:
+    return {
+        "GIT_AUTHOR_NAME": user.name,
+        "GIT_AUTHOR_EMAIL": user.email,
+        "GIT_COMMITTER_NAME": user.name,
+        "GIT_COMMITTER_EMAIL": user.email,
+    }
+
+
+def _commit_head(ref: str, user: User, message: str, parent: str) -> bytes:
+    words = (message or "Update").encode()
+    committer = f"{user.name} <{user.email}> {int(time.time())} +0000"
+    opening = f"commit {ref}\ncommitter {committer}\ndata {len(words)}\n".encode()
+
+    return opening + words + f"\nfrom {parent}\n".encode()
+
+
+def _encode(change: Change) -> bytes:
+    """Return *change* as ``git fast-import`` reads it."""
+    match change:
+        case Write():
+            return _modify(change.path, change.content)
+        case Point():
+            return _modify(change.path, change.pointer.encode())
+        case Delete():
+            return b"D %s\n" % quote(os.fsencode(change.path))
+        case _:
+            return b""
+
+
+def _modify(path: str, content: bytes) -> bytes:
+    return b"M 100644 inline %s\ndata %d\n%s\n" % (quote(os.fsencode(path)), len(content), content)

@@ -114,7 +114,7 @@ def storage_href(call: Call, repo: Repo, method: str, oid: str, size: int) -> st
 
 async def put_object(request: Request) -> Response:
     """Take in one object."""
-    repo, oid, size = _granted(request, "PUT")
+    repo, oid, size = _granted(Call(request.app.state.hub, request), "PUT")
     if holds_object(repo.objects_dir, oid, size):
         await _drain(request)
         return Response(status_code=_FOUND)
@@ -133,9 +133,9 @@ async def put_object(request: Request) -> Response:
     return Response(status_code=_FOUND)
 
 
-def get_object(request: Request) -> Response:
+def get_object(call: Call) -> Response:
     """Give out one object, or a range of it."""
-    repo, oid, size = _granted(request, "GET")
+    repo, oid, size = _granted(call, "GET")
     if not holds_object(repo.objects_dir, oid, size):
         raise entry_not_found()
 
@@ -151,10 +151,10 @@ def stored_file(repo: Repo, oid: str, headers: dict[str, str]) -> Response:
     )
 
 
-def _granted(request: Request, method: str) -> tuple[Repo, str, int]:
-    call = Call(request.app.state.hub, request)
-    size = request.query_params.get("size", "")
-    call.hub.signer.check(request.query_params, method, request.scope["path"], size)
+def _granted(call: Call, method: str) -> tuple[Repo, str, int]:
+    query = call.request.query_params
+    size = query.get("size", "")
+    call.hub.signer.check(query, method, call.request.scope["path"], size)
 
     return call.hub.repos.find(call.repo_name()), call.param("oid"), int(size)
 

@@ -1,4 +1,4 @@
-"""Reads what a repository holds: revisions, files, commits, refs. It changes nothing and knows no HTTP.
+"""Reads what a repository holds: revisions and files. It changes nothing and knows no HTTP.
 
 Paths are text with surrogates for bytes that are not UTF-8 (``os.fsdecode``), as git does not ask for UTF-8.
 """
@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from hubsync.localhub.git import ask_git, read_objects, run_git
@@ -17,8 +16,6 @@ from hubsync.localhub.rules import POINTER_MAX_BYTES, Pointer, read_pointer
 _COMMIT_LIKE = re.compile(r"[0-9a-f]{7,40}")
 _POINTER_MIN_BYTES = 100  # three lines, one of them with a SHA-256
 _PATHS_AT_ONCE = 500  # as arguments of one process
-_LOG_FORM = "--format=%H%x00%an%x00%ct%x00%B%x00"
-_REF_FORM = "--format=%(refname)%00%(objectname)%00%(*objectname)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +32,6 @@ class Entry:
     def size(self) -> int:
         """The file's size in bytes, in LFS or not."""
         return self.pointer.size if self.pointer else self.blob_size
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """One commit of a history."""
-
-    oid: str
-    author: str
-    made_at: datetime
-    message: str
-
-    @property
-    def title(self) -> str:
-        """The first line of its message."""
-        return self.message.partition("\n")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A branch or tag, and the commit that it names."""
-
-    name: str
-    commit: str
 
 
 def find_commit(git_dir: Path, revision: str) -> str:
@@ -91,7 +65,7 @@ def list_entries(git_dir: Path, commit: str, directory: str = "", *, recursive: 
 def find_entries(git_dir: Path, commit: str, paths: Sequence[str]) -> list[Entry]:
     """Return those of *paths* that exist, with their pointers read."""
     wanted = [path for path in paths if path and "\0" not in path and not path.endswith("/")]
-    found = []
+    found: list[Entry] = []
     for start in range(0, len(wanted), _PATHS_AT_ONCE):
         some = wanted[start : start + _PATHS_AT_ONCE]
         found += _read_listing(run_git(git_dir, "ls-tree", "-z", "-l", "--full-tree", commit, "--", *some))
@@ -142,19 +116,12 @@ def read_file(git_dir: Path, commit: str, path: str) -> bytes | None:
     return ask_git(git_dir, "cat-file", "blob", f"{commit}:{path}")
 
 
-def list_commits(git_dir: Path, commit: str, *, skip: int = 0, limit: int = 1000) -> list[Commit]:
-    """Return the history of *commit*, the newest first."""
-    log = run_git(git_dir, "log", f"--skip={skip}", f"--max-count={limit}", _LOG_FORM, commit, "--")
-    facts = log.decode(errors="replace").split("\0")
-    return [
-        Commit(oid.strip(), author, datetime.fromtimestamp(int(seconds), UTC), message.rstrip("\n"))
-        for oid, author, seconds, message in zip(*(iter(facts[:-1]),) * 4, strict=True)
-    ]
+def find_pointed_paths(git_dir: Path) -> dict[str, str]:
+    """Return, for each object that a pointer in any commit names, one path of that pointer."""
+    listed = run_git(git_dir, "rev-list", "--objects", "--filter=blob:limit=1k", "--all").decode(errors="surrogateescape")
+    paths = dict(line.split(" ", 1) for line in listed.splitlines() if " " in line)
+    kinds = run_git(git_dir, "cat-file", "--batch-check=%(objectname) %(objecttype)", feed="\n".join(paths).encode())
+    blobs = [name for name, kind in map(str.split, kinds.decode().splitlines()) if kind == "blob"]
+    pointers = ((read_pointer(content), blob) for blob, content in read_blobs(git_dir, blobs))
 
-
-def list_refs(git_dir: Path, prefix: str) -> list[Ref]:
-    """Return the refs below *prefix* (``refs/heads/``), by name; a tag names its commit."""
-    listed = run_git(git_dir, "for-each-ref", _REF_FORM, prefix).decode(errors="surrogateescape")
-    refs = (line.split("\0") for line in listed.splitlines())
-
-    return [Ref(name.removeprefix(prefix), peeled or oid) for name, oid, peeled in refs]
+    return {pointer.oid: paths[blob] for pointer, blob in pointers if pointer}

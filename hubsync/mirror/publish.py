@@ -18,7 +18,7 @@ from hubsync.mirror.graft import Graft, graft, policy_of, with_prefix
 from hubsync.mirror.hub import Hub, Visibility
 from hubsync.mirror.remote import HeadMovedError, Remote
 from hubsync.mirror.token import Tokens
-from hubsync.store.git import FastImport, TreeEntry
+from hubsync.store.git import FastImport, TreeChange, TreeEntry
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 
@@ -40,6 +40,14 @@ class Published:
     files: int
     bytes: int
     took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A snapshot, and what it changes on the one that is published before it."""
+
+    snapshot: Snapshot
+    changes: tuple[TreeChange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,19 +165,22 @@ class Publisher:
         if not backlog:
             return None
         self.check_repository()
-        pointers = self._store.pointers_between(published, backlog[-1].commit)
+        changes = self._store.steps(published, backlog)
+        pointers = self._store.pointers({c.after.blob for step in changes for c in step if c.after})
         objects = {pointer.oid: pointer for pointer in pointers.values()}
         self._pin_missing(objects)
         self.upload(objects)
-        ready = self._publishable(published, backlog, objects)
-        if not ready:
+        steps = self._publishable(backlog, changes, pointers)
+        if not steps:
             return None
 
-        commit, blobs = self._push_grafted(published, ready)
-        self._git.update_refs({_HEAD: commit, _PUBLISHED: ready[-1].commit})
+        commit, blobs = self._push_grafted(published, steps)
+        self._git.update_refs({_HEAD: commit, _PUBLISHED: steps[-1].snapshot.commit})
         self._git.repack()
-        size = self._measure_blobs(blobs)
-        done = Published(commit, tuple(ready), len(blobs), size, round(time.monotonic() - started, 3))
+        ready = tuple(step.snapshot for step in steps)
+        done = Published(
+            commit, ready, len(blobs), self._measure_blobs(blobs), round(time.monotonic() - started, 3)
+        )
         self._report(done)
 
         return done
@@ -196,27 +207,29 @@ class Publisher:
                 self._store.pin_again(oid)
 
     def _publishable(
-        self, published: str | None, backlog: list[Snapshot], objects: Mapping[str, Pointer]
-    ) -> list[Snapshot]:
-        """Return the snapshots whose objects the mirror has; a later one stands in for one that was spoiled."""
-        there = self._store.ledger.uploaded(self.mirror.name, objects)
-        if len(there) == len(objects) and len(backlog) == 1:
-            return backlog
-        ready = []
-        for snapshot in backlog:
-            wanted = {pointer.oid for pointer in self._store.pointers_between(published, snapshot.commit).values()}
-            if wanted <= there or wanted <= self._store.ledger.uploaded(self.mirror.name, wanted):
-                ready.append(snapshot)
+        self, backlog: Sequence[Snapshot], changes: Sequence[list[TreeChange]], pointers: Mapping[str, Pointer]
+    ) -> list[Step]:
+        """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""
+        there = self._store.ledger.uploaded(self.mirror.name, {pointer.oid for pointer in pointers.values()})
+        ready: list[Step] = []
+        waiting: list[Step] = []
+        for snapshot, step in zip(backlog, changes, strict=True):
+            waiting.append(Step(snapshot, tuple(step)))
+            folded = _fold(waiting)
+            blobs = {change.after.blob for change in folded.changes if change.after}
+            if all(pointers[blob].oid in there for blob in blobs if blob in pointers):
+                ready.append(folded)
+                waiting = []
 
         return ready
 
-    def _push_grafted(self, published: str | None, snapshots: Sequence[Snapshot]) -> tuple[str, list[str]]:
-        """Push *snapshots* on the mirror's head, as often as somebody else is faster; return (head, blobs written)."""
+    def _push_grafted(self, published: str | None, steps: Sequence[Step]) -> tuple[str, list[str]]:
+        """Push *steps* on the mirror's head, as often as somebody else is faster; return (head, blobs written)."""
         head, is_ours = self.head(), True
         if head is None or published is None:
             head, is_ours = self._see_head(None), False
         for _ in range(_LOST_RACES):
-            commit, blobs = self._graft(published, snapshots, head, is_ours=is_ours)
+            commit, blobs = self._graft(published, steps, head, is_ours=is_ours)
             try:
                 if commit != head:
                     self._remote.push(commit)
@@ -241,14 +254,14 @@ class Publisher:
         return head
 
     def _graft(
-        self, published: str | None, snapshots: Sequence[Snapshot], head: str | None, *, is_ours: bool
+        self, published: str | None, steps: Sequence[Step], head: str | None, *, is_ours: bool
     ) -> tuple[str, list[str]]:
-        """Make the commits that put *snapshots* on *head*; return (the last one, the blobs of changed paths).
+        """Make the commits that put *steps* on *head*; return (the last one, the blobs of changed paths).
 
         With *is_ours* the head is as we left it, so that only what changed since has to be looked at.
         """
-        steps = self._plan(published, snapshots, head, is_ours=is_ours)
-        changed = [(snapshot, dict(step.changes)) for snapshot, step in steps if step.changes]
+        grafts = self._plan(published, steps, head, is_ours=is_ours)
+        changed = [(step.snapshot, dict(one.changes)) for step, one in zip(steps, grafts, strict=True) if one.changes]
         if not changed:
             if head is None:
                 raise MirrorError("there is nothing to publish", error_kind="internal", retryable=True)
@@ -257,7 +270,7 @@ class Publisher:
         routes = self._routes(changes for _, changes in changed)
         if any(route is None for route in routes.values()):
             # A path was a pointer in one snapshot and is none in another: no set of attributes suits both.
-            return self._graft(published, snapshots[-1:], head, is_ours=is_ours)
+            return self._graft(published, [_fold(steps)], head, is_ours=is_ours)
         blobs = [entry.blob for _, changes in changed for entry in changes.values() if entry is not None]
         attributes = attributes_to_publish(
             self._git, head, {path: bool(route) for path, route in routes.items()}, self._patterns
@@ -271,29 +284,26 @@ class Publisher:
 
         return tip, blobs
 
-    def _plan(
-        self, published: str | None, snapshots: Sequence[Snapshot], head: str | None, *, is_ours: bool
-    ) -> list[tuple[Snapshot, Graft]]:
-        """Return what each of *snapshots* changes on the one before it, the first one on *head*."""
-        first = self._plan_changed if is_ours and head else self._plan_all
+    def _plan(self, published: str | None, steps: Sequence[Step], head: str | None, *, is_ours: bool) -> list[Graft]:
+        """Return what each of *steps* changes on the one before it, the first one on *head*."""
         overlay: dict[str, TreeEntry | None] = {}
-        steps: list[tuple[Snapshot, Graft]] = []
-        for snapshot in snapshots:
-            step = (first if not steps else self._plan_changed)(published, snapshot, head, overlay)
-            self._report_foreign(step, head)
-            overlay.update(step.changes)
-            steps.append((snapshot, step))
-            published = snapshot.commit
+        grafts: list[Graft] = []
+        for step in steps:
+            if grafts or (is_ours and head):
+                one = self._plan_changed(step, head, overlay)
+            else:
+                one = self._plan_all(published, step.snapshot, head)
+            self._report_foreign(one, head)
+            overlay.update(one.changes)
+            grafts.append(one)
 
-        return steps
+        return grafts
 
-    def _plan_changed(
-        self, base: str | None, snapshot: Snapshot, head: str | None, overlay: Mapping[str, TreeEntry | None]
-    ) -> Graft:
-        changes = self._store.git.diff_trees(base, snapshot.commit)
-        last = {self._place(change.path): change.before for change in changes if change.before}
-        ours = {self._place(change.path): change.after for change in changes if change.after}
-        paths = [self._place(change.path) for change in changes]
+    def _plan_changed(self, step: Step, head: str | None, overlay: Mapping[str, TreeEntry | None]) -> Graft:
+        """Plan what *step* changes on a tree that is as we left it, but for paths where others have the say."""
+        last = {self._place(change.path): change.before for change in step.changes if change.before}
+        ours = {self._place(change.path): change.after for change in step.changes if change.after}
+        paths = [self._place(change.path) for change in step.changes]
         theirs = dict(last)
         foreign = [path for path in paths if policy_of(path, self.mirror.on_foreign_edit) != "ours"]
         if foreign and head:
@@ -304,9 +314,7 @@ class Publisher:
 
         return graft(paths, theirs, last, ours, self.mirror.on_foreign_edit)
 
-    def _plan_all(
-        self, base: str | None, snapshot: Snapshot, head: str | None, _overlay: Mapping[str, TreeEntry | None]
-    ) -> Graft:
+    def _plan_all(self, base: str | None, snapshot: Snapshot, head: str | None) -> Graft:
         git = self._git
         ours = {self._place(path): entry for path, entry in git.list_tree(snapshot.commit).items()}
         last = {self._place(path): entry for path, entry in git.list_tree(base).items()} if base else {}
@@ -341,3 +349,13 @@ class Publisher:
 
     def _place(self, path: str) -> str:
         return with_prefix(self.mirror.path_in_repo, path)
+
+
+def _fold(steps: Sequence[Step]) -> Step:
+    """Return *steps* as one that leads to the last snapshot."""
+    folded: dict[str, TreeChange] = {}
+    for change in (change for step in steps for change in step.changes):
+        before = folded[change.path].before if change.path in folded else change.before
+        folded[change.path] = TreeChange(change.path, before, change.after)
+
+    return Step(steps[-1].snapshot, tuple(folded.values()))

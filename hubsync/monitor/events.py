@@ -85,7 +85,7 @@ _EVENTS = (
     Event(
         "daemon.stopped",
         "info",
-        ("reason", "uptime_s", "clean", "unfinished"),
+        ("reason", "uptime_s", "took_s", "clean", "unfinished"),
         "stopped[ after {uptime_s}]",
         "The daemon has ended. Nothing is lost if `clean` is false: unfinished steps are repeated at the next start.",
     ),

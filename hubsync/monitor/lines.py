@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 MAX_LINE_BYTES = 64 * 1024  # what common log shippers take as one line
 
-# Characters per string and items per list; the next, smaller bound is tried when a line is still too long.
-_BOUNDS = ((8_192, 256), (1_024, 64), (128, 8))
+# Characters per string, and items of all lists and dicts together; the next, smaller bound is tried when a line is
+# still too long.
+_BOUNDS = ((8_192, 1_000), (1_024, 100), (128, 10))
 _HEAD = ("timestamp", "level", "event", "message")
 _FEW = (*_HEAD, "target", "mirror", "unit", "error_kind")
 
@@ -61,28 +62,27 @@ def clean_value(value: object) -> object:
 
 def format_console(entry: Entry, *, colour: bool) -> str:
     """Return *entry* for a person: the local time, level, sentence, then the event and what the sentence left out."""
-    level, event = str(entry["level"]), str(entry["event"])
-    exception = entry.get("exception")
+    fields = _clean_fields(entry, *_BOUNDS[0])
+    level, event = str(fields["level"]), str(fields["event"])
     said = {*_HEAD, "exception", *mentioned_fields(event)}
-    rest = "".join(f" {name}={_quote(name, value)}" for name, value in entry.items() if name not in said)
-    when = datetime.fromisoformat(str(entry["timestamp"])).astimezone().strftime("%H:%M:%S")
-    sentence = escape_unsafe(redact(str(entry["message"])))
-    tail = escape_unsafe(event + rest)
+    rest = "".join(f" {name}={_quote(format_field(name, value))}" for name, value in fields.items() if name not in said)
+    when = datetime.fromisoformat(str(fields["timestamp"])).astimezone().strftime("%H:%M:%S")
+    sentence, tail = escape_unsafe(str(fields["message"])), escape_unsafe(event + rest)
     if colour:
         line = f"{_DIM}{when}{_RESET} {_COLOURS.get(level, '')}{level:<7}{_RESET} {sentence}  {_DIM}{tail}{_RESET}"
     else:
         line = f"{when} {level:<7} {sentence}  {tail}"
 
-    trace = redact(str(exception)).splitlines() if exception else []
+    trace = str(fields.get("exception", "")).splitlines()
     return "\n".join([line, *(f"    {escape_unsafe(text)}" for text in trace)])
 
 
 def journal_fields(entry: Entry) -> dict[str, str]:
     """Return the journal's fields for *entry*; every field of ours stands under ``HUBSYNC_``."""
-    message = str(entry.get("message", ""))
-    exception = entry.get("exception")
+    said = [str(entry[name]) for name in ("message", "exception") if name in entry]
     fields = {
-        "MESSAGE": f"{message}\n{exception}" if exception else message,
+        # journalctl shows a message with control characters as "[blob data]".
+        "MESSAGE": "\n".join(escape_unsafe(line) for text in said for line in text.splitlines()),
         "PRIORITY": _PRIORITIES.get(str(entry.get("level")), "6"),
         "SYSLOG_IDENTIFIER": "hubsync",
         "MESSAGE_ID": message_id(str(entry.get("event"))),
@@ -113,17 +113,20 @@ def _journal_field(name: bytes, value: bytes) -> bytes:
 
 
 def _dump(entry: Entry, max_chars: int, max_items: int) -> str:
+    line = json.dumps(_clean_fields(entry, max_chars, max_items), ensure_ascii=False, separators=(",", ":"))
+    return _RISKY_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+
+
+def _clean_fields(entry: Entry, max_chars: int, max_items: int) -> dict[str, object]:
     cleaner = _Cleaner(max_chars, max_items)
     fields = {name: cleaner.clean_named(name, value) for name, value in entry.items()}
     if cleaner.truncated:
         fields["truncated"] = True
 
-    line = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return _RISKY_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+    return fields
 
 
-def _quote(name: str, value: object) -> str:
-    text = MASK if is_secret_name(name) and isinstance(value, str) else redact(format_field(name, value))
+def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text
 
 
@@ -132,7 +135,7 @@ class _Cleaner:
 
     def __init__(self, max_chars: int, max_items: int, max_depth: int = 4) -> None:
         self._max_chars = max_chars
-        self._max_items = max_items
+        self._items_left = max_items
         self._max_depth = max_depth
         self.truncated = False
 
@@ -163,7 +166,8 @@ class _Cleaner:
         }
 
     def _take(self, items: Collection[T]) -> list[T]:
-        taken = list(islice(items, self._max_items))
+        taken = list(islice(items, self._items_left))
+        self._items_left -= len(taken)
         self.truncated |= len(taken) < len(items)
         return taken
 

@@ -15,28 +15,34 @@ MASK = "[redacted]"
 # A shorter "secret" would blot out ordinary words.
 _MIN_SECRET_CHARS = 6
 
+_VALUE = r"[^&\s\"'\\<>]+"
+
+# A word that must stand in the text, in lower case, for the pattern to be tried: most text holds none of them.
 # Values end at a space, a quote or a backslash, so that the JSON or the repr around them stays whole.
 _SHAPES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+    (words, re.compile(pattern), replacement)
+    for words, pattern, replacement in (
         # User and organisation tokens; no \b before them, since "\nhf_..." may come escaped, as "\\nhf_...".
-        (r"(?:hf_(?:oauth|jwt)_[\w.\-]+|(?:hf|api_org)_[A-Za-z0-9]{10,})", MASK),
+        (("hf_", "api_org_"), r"(?:hf_(?:oauth|jwt)_[\w.\-]+|(?:hf|api_org)_[A-Za-z0-9]{10,})", MASK),
         (
+            ("authorization",),
             r"(?i)\b(authorization\\?[\"']?\s*[:=]\s*(?:b?\\?[\"'])?(?:(?:bearer|basic|token)\s+)?)[^\s\"'\\,;]+",
             rf"\1{MASK}",
         ),
-        (r"(?i)\b(bearer|basic)(\s+)(?!auth)[A-Za-z0-9+/=._~\-]{6,}", rf"\1\2{MASK}"),
-        (r"://[^/?#\s\"\\<>]*@", f"://{MASK}@"),
+        (("bearer", "basic"), r"(?i)\b(bearer|basic)(\s+)(?!auth)[A-Za-z0-9+/=._~\-]{6,}", rf"\1\2{MASK}"),
+        (("://",), r"://[^/?#\s\"\\<>]*@", f"://{MASK}@"),
         # Signed URLs are credentials too: an LFS upload needs nothing else. Go writes "&" as "\u0026".
-        (r"(?i)(X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)=)[^&\s\"'\\<>]+", rf"\1{MASK}"),
-        (r"(?i)((?<![a-z])Signature=)[^&\s\"'\\<>]+", rf"\1{MASK}"),
-        (r"(?i)((?:[?&]|\\u0026)(?:sig|token|access_token|api_key|password|secret)=)[^&\s\"'\\<>]+", rf"\1{MASK}"),
-        (r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^\"'\\<>{}]|\\[nr])*", MASK),
+        (("x-amz-", "x-goog-"), rf"(?i)(X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)=){_VALUE}", rf"\1{MASK}"),
+        (("signature=",), rf"(?i)((?<![a-z])Signature=){_VALUE}", rf"\1{MASK}"),
+        (
+            ("sig=", "token=", "key=", "password=", "secret="),
+            rf"(?i)((?:[?&]|\\u0026)(?:sig|token|access_token|api_key|password|secret)=){_VALUE}",
+            rf"\1{MASK}",
+        ),
+        (("private key",), r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^\"'\\<>{}]|\\[nr])*", MASK),
     )
 )
-_SECRET_NAME = re.compile(
-    r"(?i)(?:authorization|cookie|password|passwd|api_?key|private_?key|(?:^|[_-])(?:token|secret))$"
-)
+_SECRET_NAME = re.compile(r"(?i)(?:authorization|cookie|password|passwd|api_?key|private_?key|(?:^|[_-])(?:token|secret))$")
 
 
 def is_secret_name(name: str) -> bool:
@@ -67,8 +73,10 @@ class Redactor:
         """Return *text* without credentials."""
         if self._literals is not None:
             text = self._literals.sub(MASK, text)
-        for pattern, replacement in _SHAPES:
-            text = pattern.sub(replacement, text)
+        lowered = text.lower()
+        for words, pattern, replacement in _SHAPES:
+            if any(word in lowered for word in words):
+                text = pattern.sub(replacement, text)
 
         return text
 

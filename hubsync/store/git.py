@@ -7,7 +7,7 @@ processes and descriptors alive, and its index bypasses the rules of git-lfs. It
 import functools
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -26,6 +26,7 @@ _HOOKS_OFF = {"core.hooksPath": "/dev/null"}
 _BASE_CONFIG = {
     **_HOOKS_OFF,
     "core.fsync": "all",  # git 2.39 syncs neither loose objects nor refs by default
+    "core.compression": "1",  # what is large goes through LFS; the rest is small and waits for a push only
     "core.quotePath": "false",
     "core.attributesFile": "/dev/null",
     "fastimport.unpackLimit": "0",  # a pack costs three fsyncs, loose objects cost one each
@@ -131,6 +132,23 @@ class Git:
             return [TreeChange(path, None, entry) for path, entry in self.list_tree(after).items()]
         return list(_read_diff(self.run("diff-tree", "-r", "-z", "--no-renames", before, after).stdout))
 
+    def diff_line(self, commits: Sequence[str]) -> list[list[TreeChange]]:
+        """Return what each of *commits*, which follow one another, changes on its first parent; one process."""
+        if not commits:
+            return []
+        feed = [f"{commit}\n".encode() for commit in commits]
+        raw = self.run("diff-tree", "--stdin", "-r", "-z", "--root", "--no-renames", feed=feed).stdout
+        steps: dict[str, list[TreeChange]] = {commit: [] for commit in commits}
+        fields = iter(raw.split(b"\0")[:-1])
+        current: list[TreeChange] = []
+        for field in fields:
+            if field.startswith(b":"):
+                current += _read_diff(field + b"\0" + next(fields) + b"\0")
+            else:
+                current = steps[field.decode()]
+
+        return [steps[commit] for commit in commits]
+
     def read_blobs(self, blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Yield the content of *blobs* (small ones: all are held in memory) through one process."""
         names = list(blobs)
@@ -209,7 +227,7 @@ class FastImport:
         self._tips: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        self._child = self._git._start(("fast-import", "--quiet", "--done", "--force"), {}, {}, ())  # noqa: SLF001 - same module
+        self._child = self._git._start(("fast-import", "--quiet", "--done", "--force", "--depth=0"), {}, {}, ())  # noqa: SLF001 - same module
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

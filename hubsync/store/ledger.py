@@ -120,7 +120,8 @@ class Ledger:
         """Remember a captured file, its pointer and its pin."""
         identity = captured.identity
         with self.transaction():
-            self._refresh_inode(identity)
+            if captured.kind is PinKind.LINK:
+                self._refresh_inode(identity)
             self._do(
                 "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?)",
                 captured.path, *_columns(identity), captured.mode, captured.blob,

@@ -17,7 +17,7 @@ import structlog
 
 from hubsync.errors import StateError
 from hubsync.store.capture import Captured, has_same_content
-from hubsync.store.git import CommitHeader, FastImport, Git, TreeEntry
+from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEntry
 from hubsync.store.ledger import Ledger
 from hubsync.store.objects import Objects, PinKind
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
@@ -132,11 +132,12 @@ class Store:
 
         return found
 
-    def pointers_between(self, before: str | None, after: str) -> dict[str, Pointer]:
-        """Return path → pointer for the objects that *after* holds and *before* does not hold at that path."""
-        changes = [change for change in self.git.diff_trees(before, after) if change.after is not None]
-        pointers = self.pointers({change.after.blob for change in changes if change.after})
-        return {c.path: pointers[c.after.blob] for c in changes if c.after and c.after.blob in pointers}
+    def steps(self, published: str | None, backlog: Sequence[Snapshot]) -> list[list[TreeChange]]:
+        """Return what each snapshot of *backlog* changes on the one before it, the first one on *published*."""
+        if published is None and backlog:
+            first = self.git.diff_trees(None, backlog[0].commit)
+            return [first, *self.git.diff_line([snapshot.commit for snapshot in backlog[1:]])]
+        return self.git.diff_line([snapshot.commit for snapshot in backlog])
 
     def wanted_objects(self, published: Sequence[str | None]) -> dict[str, Pointer]:
         """Return the objects (by oid) that some mirror may lack, given what each one has published."""

@@ -27,7 +27,7 @@ from hubsync.watch.beneath import (
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.mounts import network_file_system
 from hubsync.watch.names import Kind, Skip, judge_name, judge_names
-from hubsync.watch.rules import PathRules, temporary_reason
+from hubsync.watch.rules import DEEPEST, PathRules, temporary_reason
 
 __all__ = [
     "Entry",
@@ -42,7 +42,6 @@ __all__ = [
     "take_inventory",
 ]
 
-_DEEPEST = 100  # a descriptor is open for each directory on the way down, and a process may have 1,024 by default
 _LINKED_DIRECTORY = Skip("symlink to a directory is not followed", Kind.REJECTED)
 
 
@@ -122,10 +121,10 @@ class _Walk:
             return
         try:
             for below, below_name in self._list_files(opened, path + "/" if path else ""):
-                if depth < _DEEPEST:
+                if depth < DEEPEST:
                     self.list_directory(opened, below, below_name, depth + 1)
                 else:
-                    self._inventory.skipped[below] = Skip(f"deeper than {_DEEPEST} directories", Kind.REJECTED)
+                    self._inventory.skipped[below] = Skip(f"deeper than {DEEPEST} directories", Kind.REJECTED)
         except OSError as exc:
             self.note_failure(path, exc)
         finally:

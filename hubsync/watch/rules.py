@@ -45,6 +45,7 @@ TEMPORARY_DIRECTORIES = (".cache", "__pycache__", ".ipynb_checkpoints", ".Trash*
 _RSYNC_NAME = r"\..+\.(?=[A-Za-z]*[A-Z0-9])[A-Za-z0-9]{6}"  # mkstemp's six characters; all lower case may be a suffix
 _PYTHON_NAME = r"tmp[a-z0-9_]{8}"  # tempfile's default
 _DIRECTORIES_KEPT = 1 << 16
+DEEPEST = 100  # directories below each other; reading one opens each on the way, and a process may open 1,024 by default
 
 
 class Ruling(NamedTuple):
@@ -55,6 +56,7 @@ class Ruling(NamedTuple):
 
 
 _TAKEN = Ruling(True, "no rule excludes it")
+_TOO_DEEP = Ruling(False, f"deeper than {DEEPEST} directories")
 
 
 class PathRules:
@@ -62,7 +64,7 @@ class PathRules:
 
     def __init__(self, include: Iterable[str] = ("**",), exclude: Iterable[str] = ()) -> None:
         self.include = tuple(include)
-        self.exclude = tuple(exclude)
+        self.exclude = tuple(line for line in exclude if line)  # as pathspec does, whose index must be ours
         self._included = None if self.include == ("**",) else pathspec.GitIgnoreSpec.from_lines(self.include)
         self._excluded = pathspec.GitIgnoreSpec.from_lines(self.exclude)
         self._may_exclude = _Prefilter(self.exclude, self._excluded)
@@ -70,6 +72,8 @@ class PathRules:
 
     def verdict(self, path: str, *, is_dir: bool = False) -> Ruling:
         """Return whether *path*, relative to the source, is taken; its parents count too."""
+        if path.count("/") > DEEPEST:
+            return _TOO_DEEP
         parent, _, name = path.rpartition("/")
         if parent and (refused := self._excluding_parent(parent)):
             return refused
@@ -97,7 +101,10 @@ class PathRules:
         return f"exclude pattern {self.exclude[result.index or 0]!r}" if result.include else ""
 
     def _find_excluding_parent(self, directory: str) -> Ruling | None:
-        ruling = self.verdict(directory, is_dir=True)
+        parent, _, name = directory.rpartition("/")
+        if parent and (refused := self._excluding_parent(parent)):
+            return refused
+        ruling = self.verdict_below_taken(directory, name, is_dir=True)
 
         return None if ruling.taken else Ruling(False, f"{ruling.reason} (on {directory + '/'!r})")
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from hubsync.watch.mounts import file_system_of, network_file_system
 
 TABLE = r"""21 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -11,7 +13,7 @@ torn line
 """
 
 
-def test_the_innermost_mount_decides():
+def test_the_innermost_mount_decides() -> None:
     """A local disk mounted inside a network directory is local, and names need more than a common start."""
     assert "nfs4" == file_system_of("/data/runs/a", TABLE)
     assert "xfs" == file_system_of("/data/local/a", TABLE)
@@ -20,16 +22,22 @@ def test_the_innermost_mount_decides():
     assert "lustre" == file_system_of("/twice/x", TABLE)
 
 
-def test_only_file_systems_that_hide_changes_are_named(tmp_path):
+def test_only_file_systems_that_hide_changes_are_named(tmp_path: Path) -> None:
     """The answer is the type of a network file system, or none."""
     table = tmp_path / "mountinfo"
-    for kind, expected in (("nfs4", "nfs4"), ("fuse.s3fs", "fuse.s3fs"), ("ext4", None), ("overlay", None), ("fuseblk", None)):
+    for kind, expected in (
+        ("nfs4", "nfs4"),
+        ("fuse.s3fs", "fuse.s3fs"),
+        ("ext4", None),
+        ("overlay", None),
+        ("fuseblk", None),
+    ):
         table.write_text(f"21 1 0:1 / / rw shared:1 - {kind} none rw\n")
 
         assert expected == network_file_system(tmp_path, table)
 
 
-def test_no_mount_table_means_local(tmp_path):
+def test_no_mount_table_means_local(tmp_path: Path) -> None:
     """Where nothing can be known, events are tried."""
     assert network_file_system(tmp_path, tmp_path / "absent") is None
     assert network_file_system(tmp_path) is None

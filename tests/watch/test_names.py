@@ -6,12 +6,13 @@ from hubsync.watch.names import Kind, judge_name, judge_names
 @pytest.mark.parametrize(
     "name",
     [
-        ".GIT", ".Git", "git~1", "GIT~1", ".git.", ".git ", ".git. .", ".git::$INDEX_ALLOCATION", ".g\u200cit", "\ufeff.git",
+        ".GIT", ".Git", "git~1", "GIT~1", ".git.", ".git ", ".git. .", ".git::$INDEX_ALLOCATION", ".g\u200cit",
+        "\ufeff.git",
         ".gitattributes", ".GitAttributes", "gitatt~1", "GI7D29~2", ".gitmodules", "GITMOD~3", ".lfsconfig", ".lfsConfig ",
         "a\\b", "..\\.git\\config", "bad\udcff", ".", "..", "",
     ],
 )  # fmt: skip
-def test_names_that_a_hub_cannot_hold_are_rejected(name):
+def test_names_that_a_hub_cannot_hold_are_rejected(name: str) -> None:
     """Every spelling that some file system folds to a reserved name is refused, with a reason."""
     skip = judge_name(name)
 
@@ -20,21 +21,34 @@ def test_names_that_a_hub_cannot_hold_are_rejected(name):
     assert skip.reason
 
 
-def test_the_git_directory_is_ignored_quietly():
+def test_the_git_directory_is_ignored_quietly() -> None:
     """A clone has one, and nobody wants to be told."""
     assert Kind.IGNORED is judge_name(".git").kind
 
 
 @pytest.mark.parametrize(
     "name",
-    [".gitignore", "git", "git~2", "github", ".github", "lfs", "général.json", "模型.bin", "a\tb", "-rf", ".gitkeep", "gi7d29"],
+    [
+        ".gitignore",
+        "git",
+        "git~2",
+        "github",
+        ".github",
+        "lfs",
+        "général.json",
+        "模型.bin",
+        "a\tb",
+        "-rf",
+        ".gitkeep",
+        "gi7d29",
+    ],
 )
-def test_other_names_are_fine(name):
+def test_other_names_are_fine(name: str) -> None:
     """What merely resembles a reserved name is taken, and so is any UTF-8."""
     assert judge_name(name) is None
 
 
-def test_any_part_of_a_path_counts():
+def test_any_part_of_a_path_counts() -> None:
     """A reserved name in the middle refuses the path."""
     assert judge_names("a/.git/config") is not None
     assert judge_names("a/b/config.json") is None

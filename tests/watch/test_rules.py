@@ -45,7 +45,7 @@ FINAL = [
 
 
 @pytest.mark.parametrize("name", TEMPORARY)
-def test_temporary_names_are_never_taken(name):
+def test_temporary_names_are_never_taken(name: str) -> None:
     """A name that writers use for unfinished files is refused anywhere, even where an include pattern names it."""
     rules = PathRules(include=("**", "!nothing", name))
 
@@ -56,12 +56,12 @@ def test_temporary_names_are_never_taken(name):
 
 
 @pytest.mark.parametrize("name", FINAL)
-def test_final_names_are_taken(name):
+def test_final_names_are_taken(name: str) -> None:
     """A name that only looks a little like a temporary one is taken."""
     assert PathRules().verdict(f"checkpoint-1/{name}").taken
 
 
-def test_what_a_staging_directory_holds_is_not_taken():
+def test_what_a_staging_directory_holds_is_not_taken() -> None:
     """A temporary directory name counts for all below it."""
     ruling = PathRules().verdict("tmp-checkpoint-500/deep/model.safetensors")
 
@@ -70,7 +70,7 @@ def test_what_a_staging_directory_holds_is_not_taken():
     assert PathRules().verdict(".cache").taken  # a file of that name
 
 
-def test_the_reason_names_the_exclude_pattern():
+def test_the_reason_names_the_exclude_pattern() -> None:
     """The operator reads which of the patterns it was."""
     rules = PathRules(exclude=("*.log", "wandb/"))
 
@@ -80,7 +80,7 @@ def test_the_reason_names_the_exclude_pattern():
     assert rules.verdict("wandb").taken
 
 
-def test_a_later_negation_takes_a_file_back():
+def test_a_later_negation_takes_a_file_back() -> None:
     """As in a .gitignore, the last matching pattern wins, but not below an excluded directory."""
     rules = PathRules(exclude=("*.log", "!keep.log", "/out/"))
 
@@ -89,7 +89,7 @@ def test_a_later_negation_takes_a_file_back():
     assert rules.verdict("sub/out/keep.log").taken
 
 
-def test_include_takes_only_what_it_names():
+def test_include_takes_only_what_it_names() -> None:
     """With include patterns all else is left out, but directories are still entered."""
     rules = PathRules(include=("checkpoint-*/", "*.json"))
 
@@ -99,12 +99,18 @@ def test_include_takes_only_what_it_names():
     assert rules.verdict("a", is_dir=True).taken
 
 
+def test_a_path_of_absurd_depth_is_refused() -> None:
+    """Thousands of directories below each other exhaust neither the stack nor the descriptors."""
+    assert Ruling(False, "deeper than 100 directories") == PathRules().verdict("d/" * 2000 + "f")
+    assert PathRules().verdict("d/" * 100 + "f").taken
+
+
 NAMES = st.sampled_from(["a", "b", "keep.log", "x.log", "x.bin", "run"])
 PATTERNS = ["*.log", "!keep.log", "/a", "a/b", "run/", "**/x.bin", "b/**", "a/**/x.log", "# note", "", "!run/", "?", "\\#a"]
 
 
 @given(st.lists(NAMES, min_size=1, max_size=4), st.lists(st.sampled_from(PATTERNS), max_size=5))
-def test_exclusion_is_gitignores(parts, patterns):
+def test_exclusion_is_gitignores(parts: list[str], patterns: list[str]) -> None:
     """The quick answer is the one that the patterns give when each parent is asked as a directory."""
     spec = pathspec.GitIgnoreSpec.from_lines(patterns)
     asked = ["/".join(parts[:depth]) + "/" for depth in range(1, len(parts))] + ["/".join(parts)]
@@ -115,7 +121,7 @@ def test_exclusion_is_gitignores(parts, patterns):
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_paths_take_less_than_a_second():
+def test_a_hundred_thousand_paths_take_less_than_a_second() -> None:
     """Rules must not dominate an inventory."""
     rules = PathRules(include=("checkpoint-*/", "*.json"), exclude=("*.log", "wandb/", "/runs/**", "!keep.log", "*.bak"))
     paths = [f"checkpoint-{i // 100}/part{i % 7}/model-{i:05}.safetensors" for i in range(100_000)]

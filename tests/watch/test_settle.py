@@ -1,3 +1,5 @@
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -5,11 +7,11 @@ from hubsync.watch.entry import Identity
 from hubsync.watch.settle import Settler
 
 
-def state(number):
+def state(number: int) -> Identity:
     return Identity(1, 7, number, number, number)
 
 
-def test_writing_again_starts_the_wait_over():
+def test_writing_again_starts_the_wait_over() -> None:
     """A path that is still being written is held back, others are not."""
     settler = Settler(quiet_s=30)
     settler.feed("model.safetensors", state(1), now=100)
@@ -22,7 +24,7 @@ def test_writing_again_starts_the_wait_over():
     assert settler.next_due() is None
 
 
-def test_seeing_the_same_state_again_does_not_restart_the_wait():
+def test_seeing_the_same_state_again_does_not_restart_the_wait() -> None:
     """Events come in crowds; only a changed identity counts."""
     settler = Settler(quiet_s=30)
     settler.feed("a", state(1), now=100)
@@ -31,7 +33,7 @@ def test_seeing_the_same_state_again_does_not_restart_the_wait():
     assert [("a", state(1))] == settler.take_settled(now=130)
 
 
-def test_an_old_file_is_settled_at_first_sight():
+def test_an_old_file_is_settled_at_first_sight() -> None:
     """What a first inventory finds need not wait if it has not changed for long."""
     settler = Settler(quiet_s=30)
     settler.feed("old", state(1), now=100, changed_at=-5000)
@@ -41,7 +43,7 @@ def test_an_old_file_is_settled_at_first_sight():
     assert 125 == settler.next_due()
 
 
-def test_a_change_in_the_future_counts_as_now():
+def test_a_change_in_the_future_counts_as_now() -> None:
     """After a clock jump a file waits for one full quiet period, not for ever."""
     settler = Settler(quiet_s=30)
     settler.feed("a", state(1), now=100, changed_at=1e9)
@@ -50,7 +52,7 @@ def test_a_change_in_the_future_counts_as_now():
     assert [("a", state(1))] == settler.take_settled(now=130)
 
 
-def test_a_change_that_was_seen_waits_whatever_its_times_say():
+def test_a_change_that_was_seen_waits_whatever_its_times_say() -> None:
     """A skewed clock or a forged mtime cannot make a file that changes before our eyes look old."""
     settler = Settler(quiet_s=30)
     settler.feed("a", state(1), now=100)
@@ -59,7 +61,7 @@ def test_a_change_that_was_seen_waits_whatever_its_times_say():
     assert 140 == settler.next_due()
 
 
-def test_a_file_that_is_gone_is_forgotten():
+def test_a_file_that_is_gone_is_forgotten() -> None:
     """It never settles, and comes back as a new one."""
     settler = Settler(quiet_s=30)
     settler.feed("a", state(1), now=100)
@@ -74,7 +76,7 @@ def test_a_file_that_is_gone_is_forgotten():
     assert [("a", state(1))] == settler.take_settled(now=150)
 
 
-def test_waiting_says_how_long():
+def test_waiting_says_how_long() -> None:
     """The operator can ask what is held and for how long still."""
     settler = Settler(quiet_s=30)
     settler.feed("a", state(1), now=100)
@@ -84,7 +86,7 @@ def test_waiting_says_how_long():
     assert 2 == len(settler)
 
 
-def test_a_busy_log_file_does_not_grow_the_queue():
+def test_a_busy_log_file_does_not_grow_the_queue() -> None:
     """Memory is bounded by the number of paths, not of changes."""
     settler = Settler(quiet_s=30)
     for number in range(10_000):
@@ -106,7 +108,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_settles_what_a_plain_model_settles(steps):
+def test_settles_what_a_plain_model_settles(steps: list[Any]) -> None:
     """Whatever the order of calls, a path is taken once, with its last state, and exactly when its wait is over."""
     settler, model, now = Settler(quiet_s=10), {}, 0.0
     for verb, path, number, passed, changed_at in steps:

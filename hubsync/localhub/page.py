@@ -1,0 +1,207 @@
+"""The pages at ``/``: what arrived, for a person with a browser. Plain HTML, no scripts, nothing from elsewhere.
+
+A browser is asked for a token at ``/login`` (as a password, any user name) and sends it from then on; without one,
+private repositories are not shown.
+"""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from importlib.resources import files
+from ipaddress import ip_address
+from urllib.parse import quote
+
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from hubsync.localhub.calls import Call, JsonResponse
+from hubsync.localhub.history import Commit, Ref, list_commits, list_refs
+from hubsync.localhub.refusals import RefusedError
+from hubsync.localhub.repos import FOLDERS, MAIN, Repo
+from hubsync.localhub.trees import Entry, find_commit, list_entries, read_pointers
+
+_STYLE = (files("hubsync.localhub") / "data" / "page.css").read_text()
+_COMMITS_SHOWN = 20
+_ENTRIES_SHOWN = 1000
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+_STEP = 1000
+
+
+def login(call: Call) -> Response:
+    """Ask for a token, and go home with it."""
+    call.user()
+    return RedirectResponse("/", 303)
+
+
+def requests(call: Call) -> Response:
+    """Show the last requests to whoever sits at this machine."""
+    client = call.request.client
+    if client is None or not ip_address(client.host).is_loopback:
+        raise RefusedError(403, "Only for clients on the same machine")
+
+    return JsonResponse([asdict(request) for request in call.hub.traffic.requests()])
+
+
+def home(call: Call) -> Response:
+    """List the repositories."""
+    user = call.hub.access.user_of(call.authorization)
+    repos = [repo for repo in call.hub.repos.list() if user or not repo.private]
+    sections = [
+        f"<h2>{folder.capitalize()}</h2>{_table(('Repository', 'Last commit', ''), map(_repo_row, some))}"
+        for repo_type, folder in FOLDERS.items()
+        if (some := [repo for repo in repos if repo.name.repo_type == repo_type])
+    ]
+    closed = 'Private repositories show after <a href="/login">login</a>, with the token as the password.'
+    known = f"You are <b>{_text(user.name)}</b>." if user else closed
+    how = f"<p>Nothing to see yet.</p><pre>export HF_ENDPOINT={_text(call.base_url)}</pre>"
+
+    return _page("Local Hub", f"<h1>Local Hub</h1><p>{known}</p>{'' if sections else how}{''.join(sections)}")
+
+
+def repo_page(call: Call) -> Response:
+    """Show a directory of a repository, its last commits and its refs."""
+    repo = call.readable()
+    revision, directory = call.param("revision") or MAIN, call.param("path").strip("/")
+    commit = find_commit(repo.git_dir, revision)
+    entries = list_entries(repo.git_dir, commit, directory)
+    shown = read_pointers(repo.git_dir, entries[:_ENTRIES_SHOWN])
+    shown.sort(key=lambda entry: (not entry.is_directory, entry.path))
+    left_out = f"<p>{len(entries) - len(shown):,} more are not shown.</p>" if len(entries) > len(shown) else ""
+    body = [
+        _heading(repo, revision),
+        f"<h2>Files</h2><p>{_trail(repo, revision, directory)}</p>",
+        _table(("Name", "Size", "Content"), (_entry_row(repo, revision, entry) for entry in shown)),
+        left_out,
+    ]
+    if not directory:
+        commits = list_commits(repo.git_dir, commit, limit=_COMMITS_SHOWN + 1)
+        body += ["<h2>Commits</h2>", _commit_table(repo, commits[:_COMMITS_SHOWN])]
+        if len(commits) > _COMMITS_SHOWN:
+            body.append(f'<p><a href="{_href(repo, "commits", revision)}">All commits</a></p>')
+        body += [_refs(repo, kind, list_refs(repo.git_dir, f"refs/{kind}/")) for kind in ("heads", "tags")]
+        body.append(f"<h2>Clone</h2><pre>git clone {_text(call.base_url)}/{_text(repo.name.web_path)}</pre>")
+
+    return _page(f"{repo.name.repo_id}", "".join(body))
+
+
+def commits_page(call: Call) -> Response:
+    """Show a history."""
+    repo, revision = call.readable(), call.param("revision")
+    commits = list_commits(repo.git_dir, find_commit(repo.git_dir, revision))
+
+    return _page(
+        f"{repo.name.repo_id}: commits", f"{_heading(repo, revision)}<h2>Commits</h2>{_commit_table(repo, commits)}"
+    )
+
+
+def commit_page(call: Call) -> Response:
+    """Show one commit: its words, and the way to its files."""
+    repo, revision = call.readable(), call.param("revision")
+    made = list_commits(repo.git_dir, find_commit(repo.git_dir, revision), limit=1)[0]
+    facts = f"<p><code>{made.oid}</code> by {_text(made.author)}, {_time(made.made_at)}</p>"
+    way = f'<p><a href="{_href(repo, "tree", made.oid)}">Files at this commit</a></p>'
+
+    return _page(
+        f"{repo.name.repo_id}: {made.title}", f"{_heading(repo, revision)}{facts}<pre>{_text(made.message)}</pre>{way}"
+    )
+
+
+def _page(title: str, body: str) -> Response:
+    return HTMLResponse(
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width,initial-scale=1"><meta name=color-scheme content="light dark">'
+        f"<title>{_text(title)}</title><style>{_STYLE}</style>"
+        f"<main>{body}</main></html>",
+        headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'", "Cache-Control": "no-store"},
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    heads = "".join(f"<th>{name}" for name in head)
+    lines = "".join("<tr>" + "".join(f"<td>{cell}" for cell in row) for row in rows)
+
+    return f"<div class=wide><table><thead><tr>{heads}<tbody>{lines}</table></div>"
+
+
+def _repo_row(repo: Repo) -> Sequence[str]:
+    newest = list_commits(repo.git_dir, MAIN, limit=1)
+    said = f"{_text(newest[0].title)} <small>{_time(newest[0].made_at)}</small>" if newest else ""
+    private = "<span class=badge>private</span>" if repo.private else ""
+
+    return (f'<a href="/{repo.name.web_path}">{_text(repo.name.repo_id)}</a>', said, private)
+
+
+def _heading(repo: Repo, revision: str) -> str:
+    private = " <span class=badge>private</span>" if repo.private else ""
+    kind = f"<span class=badge>{repo.name.repo_type}</span>"
+    at = f" at <code>{_text(revision)}</code>" if revision != MAIN else ""
+
+    return (
+        f'<p><a href="/">Local Hub</a></p>'
+        f'<h1><a href="/{repo.name.web_path}">{_text(repo.name.repo_id)}</a> {kind}{private}</h1><p>{at}</p>'
+    )
+
+
+def _trail(repo: Repo, revision: str, directory: str) -> str:
+    parts = directory.split("/") if directory else []
+    links = [f'<a href="{_href(repo, "tree", revision)}">{_text(repo.name.repo_id.rpartition("/")[2])}</a>']
+    links += [
+        f'<a href="{_href(repo, "tree", revision, "/".join(parts[: end + 1]))}">{_text(part)}</a>'
+        for end, part in enumerate(parts)
+    ]
+
+    return " / ".join(links)
+
+
+def _entry_row(repo: Repo, revision: str, entry: Entry) -> Sequence[str]:
+    name = _text(entry.path.rpartition("/")[2])
+    if entry.is_directory:
+        return (f'<a href="{_href(repo, "tree", revision, entry.path)}">{name}/</a>', "", "")
+    link = f'<a href="{_href(repo, "resolve", revision, entry.path)}">{name}</a>'
+    oid = entry.pointer.oid if entry.pointer else entry.blob
+    badge = "<span class=badge>LFS</span> " if entry.pointer else ""
+
+    return (link, _size(entry.size), f'{badge}<code title="{oid}">{oid[:12]}</code>')
+
+
+def _commit_table(repo: Repo, commits: Sequence[Commit]) -> str:
+    rows = (
+        (
+            f'<a href="{_href(repo, "commit", made.oid)}"><code>{made.oid[:8]}</code></a>',
+            _text(made.title),
+            _text(made.author),
+            _time(made.made_at),
+        )
+        for made in commits
+    )
+    return _table(("Commit", "Message", "Author", "When"), rows)
+
+
+def _refs(repo: Repo, kind: str, refs: Sequence[Ref]) -> str:
+    if not refs:
+        return ""
+    links = (f'<a href="{_href(repo, "tree", ref.name)}">{_text(ref.name)}</a>' for ref in refs)
+
+    return f"<h2>{'Branches' if kind == 'heads' else 'Tags'}</h2><p>{', '.join(links)}</p>"
+
+
+def _href(repo: Repo, what: str, revision: str, path: str = "") -> str:
+    below = "/" + quote(path, errors="surrogateescape") if path else ""
+    return f"/{repo.name.web_path}/{what}/{quote(revision, safe='', errors='surrogateescape')}{below}"
+
+
+def _text(words: str) -> str:
+    return html.escape(words.encode(errors="replace").decode())
+
+
+def _time(moment: datetime) -> str:
+    return f'<time datetime="{moment.isoformat()}">{moment:%Y-%m-%d %H:%M} UTC</time>'
+
+
+def _size(size: float) -> str:
+    for unit in _UNITS:
+        if size < _STEP or unit == _UNITS[-1]:
+            break
+        size /= _STEP
+
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

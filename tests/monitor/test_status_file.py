@@ -1,0 +1,208 @@
+import io
+import json
+import os
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from hubsync.errors import NotRunningError, StateError
+from hubsync.monitor.status import (
+    DaemonStatus,
+    LastError,
+    MirrorStatus,
+    Status,
+    StatusFile,
+    TargetStatus,
+    choose_exit_code,
+    encode_status,
+    read_status,
+    render_status,
+    write_status,
+)
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+ERROR = LastError(
+    "403: you may not write to onprem:team/llama-sft",
+    error_kind="forbidden",
+    hint="give the token write access to team/llama-sft, then: hubsync flush llama-sft",
+    since=NOW - timedelta(minutes=61),
+    attempt=4,
+    next_try_at=NOW + timedelta(minutes=15),
+)
+HUB = MirrorStatus(
+    "acme/llama-sft",
+    "https://huggingface.co/acme/llama-sft",
+    published_commit="9d5940" * 6,
+    newest_unit_published="checkpoint-1000",
+    last_success=NOW,
+)
+ONPREM = MirrorStatus(
+    "onprem:team/llama-sft@experiments",
+    "https://hub.example.internal/team/llama-sft",
+    state="parked",
+    required=False,
+    newest_unit_published="checkpoint-500",
+    backlog_files=11,
+    backlog_bytes=26_900_000_000,
+    behind_s=7322,
+    last_error=ERROR,
+)
+TARGET = TargetStatus(
+    "llama-sft", "/data/runs/llama-sft", newest_unit_local="checkpoint-1000", held=2, mirrors=(HUB, ONPREM)
+)
+DAEMON = DaemonStatus(4711, "0.1.0", NOW - timedelta(hours=30), NOW)
+STATUS = Status(DAEMON, (TARGET,), disk_held_bytes=26_900_000_000)
+WELL = Status(DAEMON, (replace(TARGET, mirrors=(HUB,)),))
+
+
+def shown(status: Status, now: datetime = NOW, *, running: bool = True) -> str:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    console.print(render_status(status, now, running=running))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """The document goes round without loss, times and nested errors included."""
+    write_status(tmp_path / "status.json", STATUS)
+
+    assert STATUS == read_status(tmp_path / "status.json")
+
+
+def test_the_document_is_plain_json() -> None:
+    """Scripts read it: a version of the schema, numbers as numbers, times in RFC 3339."""
+    document = json.loads(encode_status(STATUS))
+
+    assert 1 == document["schema_version"]
+    assert "2026-11-23T12:00:00Z" == document["daemon"]["updated_at"]
+    assert "forbidden" == document["targets"][0]["mirrors"][1]["last_error"]["error_kind"]
+
+
+def test_the_document_is_for_its_owner_only(tmp_path: Path) -> None:
+    """Paths and repositories are nobody else's business; nothing is left beside the file."""
+    path = tmp_path / "status.json"
+    write_status(path, STATUS)
+    write_status(path, WELL)
+
+    assert 0o600 == path.stat().st_mode & 0o777
+    assert [path] == list(tmp_path.iterdir())
+
+
+@given(name=st.binary(min_size=1, max_size=40))
+def test_any_path_can_be_written(name: bytes) -> None:
+    """A unit whose name is not UTF-8 does not break the document, a token in an error does not enter it."""
+    error = LastError("PUT https://u:p4ssw0rd@h/ failed with hf_abcdefghijklmn")
+    status = replace(STATUS, targets=(replace(TARGET, newest_unit_local=os.fsdecode(name), last_error=error),))
+    text = encode_status(status)
+
+    assert json.loads(text.encode())
+    assert "p4ssw0rd" not in text
+    assert "hf_" not in text
+
+
+def test_a_reader_never_sees_half_a_document(tmp_path: Path) -> None:
+    """Replaced, not rewritten: every read while it is written succeeds."""
+    path = tmp_path / "status.json"
+    write_status(path, STATUS)
+    writer = threading.Thread(target=lambda: [write_status(path, STATUS) for _ in range(300)])
+    writer.start()
+    seen = {read_status(path) == STATUS for _ in range(300)}
+    writer.join()
+
+    assert {True} == seen
+
+
+def test_the_file_is_written_once_a_second(tmp_path: Path) -> None:
+    """A busy daemon does not wear out the disk; the last word is written all the same."""
+    times = iter((0.0, 0.5, 0.99, 1.0, 1.5, 1.6))
+    file = StatusFile(tmp_path / "status.json", clock=lambda: next(times))
+
+    assert [True, False, False, True, False] == [file.write(STATUS) for _ in range(5)]
+    assert file.write(WELL, force=True)
+    assert WELL == read_status(tmp_path / "status.json")
+
+
+def test_no_document_means_no_daemon(tmp_path: Path) -> None:
+    """The error names the file and the way out."""
+    with pytest.raises(NotRunningError, match="no daemon has run here") as caught:
+        read_status(tmp_path / "status.json")
+
+    assert "hubsync run" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"daemon": {}}', b"\xff"])
+def test_a_damaged_document_is_an_error(tmp_path: Path, content: bytes) -> None:
+    """It is never taken for an empty one."""
+    (tmp_path / "status.json").write_bytes(content)
+
+    with pytest.raises(StateError):
+        read_status(tmp_path / "status.json")
+
+
+def test_a_later_version_may_say_more(tmp_path: Path) -> None:
+    """Unknown keys are passed over: within a schema version they are only added."""
+    document = {**json.loads(encode_status(STATUS)), "weather": "fair"}
+    (tmp_path / "status.json").write_text(json.dumps(document))
+
+    assert STATUS == read_status(tmp_path / "status.json")
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    """The daemon hears of it as an error of its state."""
+    with pytest.raises(StateError, match="cannot write"):
+        write_status(tmp_path / "none" / "status.json", STATUS)
+
+
+@pytest.mark.parametrize(
+    ("status", "passed_s", "running", "expected"),
+    [
+        (WELL, 0, True, 0),
+        (STATUS, 0, True, 1),
+        (replace(WELL, targets=(replace(TARGET, state="halted", mirrors=()),)), 0, True, 1),
+        (replace(WELL, targets=(replace(TARGET, state="paused", mirrors=(HUB,)),)), 0, True, 0),
+        (WELL, 301, True, 1),
+        (WELL, 0, False, 3),
+        (STATUS, 301, False, 3),
+    ],
+)
+def test_the_exit_code_tells_how_it_is(status: Status, passed_s: int, running: bool, expected: int) -> None:  # noqa: FBT001 - a table
+    """0 all is well, 1 something needs attention or the daemon hangs, 3 it does not run."""
+    assert expected == choose_exit_code(status, NOW + timedelta(seconds=passed_s), running=running)
+
+
+def test_the_table_fits_a_terminal() -> None:
+    """At 80 columns nothing is cut: a row for each target and mirror, errors with what to do below."""
+    text = shown(STATUS)
+    lines = text.splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert "hubsync 0.1.0; running, pid 4711; up 1d6h; 26.9 GB held on disk" in lines[0]
+    assert [] == [
+        word
+        for word in ("llama-sft", "acme/llama-sft", "parked", "11 files, 26.9 GB", "2h2m", "checkpoint-1000", "2 held")
+        if word not in text
+    ]
+    assert "forbidden for 1h1m, attempt 4, next try in 15m" in text
+    assert "→ give the token write access" in text
+    assert "…" not in text
+
+
+def test_a_dead_daemon_is_said_first() -> None:
+    """The picture is old, and its age is shown."""
+    first = shown(STATUS, NOW + timedelta(minutes=9), running=False).splitlines()[0]
+
+    assert "not running (was running, pid 4711)" in first
+    assert "as of 9m ago" in " ".join(shown(STATUS, NOW + timedelta(minutes=9), running=False).split())
+
+
+def test_names_cannot_paint_the_terminal() -> None:
+    """Neither control characters nor markup in a name have an effect."""
+    text = shown(replace(WELL, targets=(replace(TARGET, name="[red]x\x1b[2J", newest_unit_local="a\udcff"),)))
+
+    assert "[red]x\\x1b[2J" in text
+    assert "a\\xff" in text
