@@ -42,7 +42,7 @@ def quarantine_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in _QUARANTINE if name in environment}
 
 
-def run_git(git_dir: Path, *args: str, feed: bytes | IO[bytes] = b"", extra: Mapping[str, str] | None = None) -> bytes:
+def run_git(git_dir: Path, *args: str, feed: bytes = b"", extra: Mapping[str, str] | None = None) -> bytes:
     """Run one git command on *git_dir* and return what it wrote; *feed* is its standard input."""
     finished = _run(git_dir, args, feed, extra)
     if finished.returncode:
@@ -59,18 +59,11 @@ def ask_git(git_dir: Path, *args: str, feed: bytes = b"", extra: Mapping[str, st
 
 
 def _run(
-    git_dir: Path, args: tuple[str, ...], feed: bytes | IO[bytes], extra: Mapping[str, str] | None
+    git_dir: Path, args: tuple[str, ...], feed: bytes, extra: Mapping[str, str] | None
 ) -> subprocess.CompletedProcess[bytes]:
-    with contextlib.ExitStack() as stack:
-        if isinstance(feed, bytes):
-            given = stack.enter_context(tempfile.TemporaryFile())
-            given.write(feed)
-            given.seek(0)
-        else:
-            given = feed
-        return subprocess.run(  # noqa: S603 - git; what a client sent stands after "--" or inside one word
-            _argv(git_dir, args), env=closed_environment(extra), stdin=given, capture_output=True, check=False
-        )
+    return subprocess.run(  # noqa: S603 - git; what a client sent stands after "--" or inside one word
+        _argv(git_dir, args), env=closed_environment(extra), input=feed, capture_output=True, check=False
+    )
 
 
 def _argv(git_dir: Path, args: tuple[str, ...]) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def home(call: Call) -> Response:
     known = f"You are <b>{_text(user.name)}</b>." if user else closed
     how = f"<p>Nothing to see yet.</p><pre>export HF_ENDPOINT={_text(call.base_url)}</pre>"
 
-    return _page("Local Hub", f"<h1>Local Hub</h1><p>{known}</p>{'' if sections else how}{''.join(sections)}")
+    return _page("Local Hub", "".join([f"<h1>Local Hub</h1><p>{known}</p>", *(sections or [how])]))
 
 
 def repo_page(call: Call) -> Response:

@@ -89,7 +89,7 @@ class SourceObserver:
             SourceError: the source is missing, or a limit of the system allows no watch at all.
         """
         _quieten_watchdog()
-        top = str(self._source)  # watchdog would watch a symbolic link, not where it leads
+        top = os.path.realpath(self._source)  # watchdog would watch a symbolic link, not where it leads
         self._handler = _Handler(top, self._on_change, self._on_change_tree)
         try:
             self._inode = _inode_of(self._source)

@@ -64,7 +64,8 @@ def test_a_mirror_is_text_or_a_table(load: Load) -> None:
     config = load(
         '[endpoint.onprem]\nurl = "https://hub.example"\n[[target]]\nname = "a"\nsource = "runs"\nmirrors = [\n'
         '"hub:acme/a@main",\n{ repo = "onprem:datasets/team/b@dev" },\n'
-        '{ repo = "acme/c", name = "c", path_in_repo = "x/y", private = false, required = false, on_foreign_edit = "halt" }]'
+        '{ repo = "acme/c", name = "c", path_in_repo = "x/y", private = false, required = false, '
+        'on_foreign_edit = "halt" }]'
     )
 
     assert (
@@ -89,7 +90,8 @@ def test_targets_win_over_defaults_key_by_key(load: Load) -> None:
         '[defaults]\nexclude = ["a", "b"]\nquiet = "1s"\nlfs = { threshold = "1MB", patterns = ["x"] }\n'
         'card = { license = "mit", sections = { One = "1" } }\nstore_dir = "store"\n'
         + MINIMAL
-        + 'exclude = ["c"]\nlfs = { patterns = ["y"] }\ncard = { tags = ["t"], base_model = "a/b", sections = { Two = "2" } }'
+        + 'exclude = ["c"]\nlfs = { patterns = ["y"] }\n'
+        + 'card = { tags = ["t"], base_model = "a/b", sections = { Two = "2" } }'
     )
     target = config.targets[0]
 

@@ -42,7 +42,8 @@ def test_no_two_targets_publish_to_one_place(
     """A place is a Hub's URL, a repository in any case, a branch, and a directory with what lies below it."""
     text = (
         'endpoint.same.url = "https://HuggingFace.co:443/"\nendpoint.other.url = "https://hub.example"\n'
-        f'[[target]]\nname = "a"\nsource = "a"\nmirrors = [{first}]\n[[target]]\nname = "b"\nsource = "b"\nmirrors = [{second}]'
+        f'[[target]]\nname = "a"\nsource = "a"\nmirrors = [{first}]\n'
+        f'[[target]]\nname = "b"\nsource = "b"\nmirrors = [{second}]'
     )
     if not is_refused:
         assert 2 == len(load(text).targets)

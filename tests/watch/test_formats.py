@@ -171,6 +171,14 @@ def test_zip64(tmp_path: Path) -> None:
     assert not judge("a.pt", content[: end_at - 10] + record + locator + end).whole
 
 
+def test_a_zip_whose_directory_was_cut_is_noticed(tmp_path: Path) -> None:
+    """An end record that claims more than lies before it is not believed, even where the directory starts in place."""
+    content = zipped(tmp_path)
+    (length,) = struct.unpack("<L", content[-10:-6])
+
+    assert not judge("a.zip", content[:-10] + struct.pack("<L", length + 1) + content[-6:]).whole
+
+
 def test_an_empty_zip_is_whole(tmp_path: Path) -> None:
     """It is an end record and nothing else."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w"):

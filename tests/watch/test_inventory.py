@@ -407,7 +407,7 @@ def _count(directory: Path | str) -> int:
 @pytest.mark.slow
 def test_costs_little_more_than_a_bare_walk(source: Path) -> None:
     """An inventory of many files takes less than three times what a walk that keeps nothing takes."""
-    for directory in range(200):
+    for directory in range(100):
         (source / f"checkpoint-{directory}").mkdir()
         for number in range(100):
             (source / f"checkpoint-{directory}" / f"model-{number:05}-of-00100.safetensors").touch()
@@ -420,6 +420,6 @@ def test_costs_little_more_than_a_bare_walk(source: Path) -> None:
         found = len(take_inventory(source, rules).entries)
         ratios.append((time.process_time() - middle) / (middle - started))
 
-        assert files == found == 20_000
+        assert files == found == 10_000
 
     assert min(ratios) < 3
