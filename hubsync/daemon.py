@@ -119,7 +119,7 @@ class Watcher(threading.Thread):
             self._work.pipeline.take_inventory()
             self._on_news()
             return
-        for tree in trees:
+        for tree in _topmost(trees):
             self._work.pipeline.take_inventory(tree)
         for kind, path in batch:
             if kind == "path":
@@ -143,11 +143,12 @@ class Watcher(threading.Thread):
             on_change=lambda path: self._events.put(("path", path)),
             on_change_tree=lambda path: self._events.put(("tree", path)),
             on_trouble=self._note_trouble,
+            is_excluded=self._work.pipeline.is_excluded_directory,
         )
         try:
             observer.start()
-        except (OSError, HubsyncError) as exc:
-            self._note_down(str(exc))
+        except HubsyncError as exc:
+            self._note_down(str(exc), exc.hint)
             return
         self._observer, self.mode = observer, "events"
         if self._is_down:
@@ -161,14 +162,17 @@ class Watcher(threading.Thread):
             self._log.warning("watch.overflowed", source=str(self._work.target.source))
             self._events.put(("tree", ""))
         else:
-            reason = str(facts.get("reason", kind))
-            self._log.warning("watch.degraded", source=str(self._work.target.source), mode="events", reason=reason)
+            self._log.warning("watch.degraded", source=str(self._work.target.source), mode="events",
+                              reason=facts.get("reason", kind), directories=facts.get("directories"),
+                              unwatched=facts.get("unwatched"), limit=facts.get("limit"),
+                              hint=facts.get("hint"))  # fmt: skip
 
-    def _note_down(self, reason: str) -> None:
+    def _note_down(self, reason: str, hint: str = "") -> None:
         self.mode = "inventory"
         if not self._is_down:
             self._is_down = True
-            self._log.warning("watch.degraded", source=str(self._work.target.source), mode=self.mode, reason=reason)
+            self._log.warning("watch.degraded", source=str(self._work.target.source), mode=self.mode, reason=reason,
+                              hint=hint)  # fmt: skip
 
     def _check_observer(self) -> None:
         """Start the observer anew if its threads died or the source is another directory now."""
@@ -474,6 +478,16 @@ def _tell_rejected(path: Path, exc: ConfigError) -> None:
 def _tell_halted(target: Target, exc: HubsyncError) -> None:
     log.error("target.halted", target=target.name, source=str(target.source), error=str(exc), error_kind=exc.error_kind,
               hint=exc.hint)  # fmt: skip
+
+
+def _topmost(directories: list[str]) -> list[str]:
+    """Return *directories* without those that lie below another one of them."""
+    top: list[str] = []
+    for directory in sorted(set(directories)):
+        if not top or not directory.startswith(f"{top[-1]}/"):
+            top.append(directory)
+
+    return top
 
 
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:

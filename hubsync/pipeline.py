@@ -121,6 +121,8 @@ class Pipeline:
             changed = self._feed_changed(inventory, under)
             removed = self._note_removed(inventory, under)
             self._report_skipped(inventory)
+            for unit in [name for name, state in self._units.items() if not state.completion.complete]:
+                self._judge(unit)  # what held it back may have grown old, such as a temporary file
             self._log.debug(
                 "inventory.taken", files=len(inventory.entries), changed=changed, removed=removed,
                 skipped=len(inventory.skipped), took_s=round(time.monotonic() - started, 3),
@@ -141,7 +143,7 @@ class Pipeline:
                 self._forget(path)
                 self._wake_units_beside(path)
                 return
-            self._feed(entry)
+            self._feed(entry, age_s=0.0)
             self._wake_units_beside(path)
 
     def settle(self) -> Settled:
@@ -165,6 +167,10 @@ class Pipeline:
         """Return when ``settle`` has something to do if nothing changes meanwhile."""
         with self.lock:
             return self._settler.next_due()
+
+    def is_excluded_directory(self, path: str) -> bool:
+        """Tell whether nothing below the directory *path* is ever taken."""
+        return not self._rules.verdict(path, is_dir=True).taken
 
     # --- what is committed
 
@@ -234,7 +240,8 @@ class Pipeline:
 
         return len(changed)
 
-    def _feed(self, entry: Entry) -> None:
+    def _feed(self, entry: Entry, age_s: float | None = None) -> None:
+        """Let *entry* settle. Its age is what its times say, or *age_s*: after an event a server's slow clock may lie."""
         path, identity = entry.path, entry.identity
         if self._settled.get(path) == identity or self._refused.get(path) == identity:
             return
@@ -245,7 +252,7 @@ class Pipeline:
         self._refused.pop(path, None)
         self._removed.discard(path)
         now = time.monotonic()
-        self._settler.feed(path, identity, now, now - _age_s(identity))
+        self._settler.feed(path, identity, now, now - (_age_s(identity) if age_s is None else age_s))
         if unit := self.unit_of(path):
             state = self._units.setdefault(unit, _Unit(now))
             state.completion = Completion(False, f"{path} is not settled", state.completion.layout)

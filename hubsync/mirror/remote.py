@@ -5,7 +5,7 @@ here; above, a failure is a ``MirrorError``.
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -16,7 +16,7 @@ from hubsync.mirror.failures import read_failure
 from hubsync.mirror.token import Tokens, credential_config
 from hubsync.store.git import Git
 from hubsync.store.objects import Objects
-from hubsync.store.process import ChildStalledError, Finished, Watch
+from hubsync.store.process import ChildStalledError, Finished, Watch, counted_pipe
 
 _PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _CONNECT_S = 30
@@ -77,13 +77,14 @@ class Remote:
     def upload_objects(self, oids: Iterable[str]) -> None:
         """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API."""
         with tempfile.TemporaryDirectory(dir=self._git.git_dir, prefix="upload-") as scratch:
-            progress = Path(scratch) / "progress"
-            self._network(
-                "upload", "lfs", "push", "--object-id", "--stdin", "{url}",
-                feed=[f"{oid}\n".encode() for oid in oids],
-                environment={"GIT_LFS_PROGRESS": str(progress)},
-                progress=progress,
-            )  # fmt: skip
+            pipe = Path(scratch) / "progress"
+            with counted_pipe(pipe) as count:
+                self._network(
+                    "upload", "lfs", "push", "--object-id", "--stdin", "{url}",
+                    feed=[f"{oid}\n".encode() for oid in oids],
+                    environment={"GIT_LFS_PROGRESS": str(pipe)},
+                    progress=count,
+                )  # fmt: skip
 
     def push(self, commit: str) -> None:
         """Make *commit* the branch's head if it descends from the present one.
@@ -113,7 +114,7 @@ class Remote:
         *args: str,
         feed: Iterable[bytes] = (),
         environment: Mapping[str, str] | None = None,
-        progress: Path | None = None,
+        progress: Callable[[], object] | None = None,
     ) -> Finished:
         """Run a git command that talks to the mirror; ``{url}`` stands for its address."""
         pieces = list(feed)
@@ -138,10 +139,10 @@ class Remote:
         args: tuple[str, ...],
         feed: list[bytes],
         environment: Mapping[str, str],
-        progress: Path | None,
+        progress: Callable[[], object] | None,
     ) -> Finished:
         token = self._tokens.read(self._endpoint)
-        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, (lambda: _size(progress)) if progress else None)
+        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, progress)
         with credential_config(addresses.git, token) as (credential, fds):
             try:
                 finished = self._git.run(
@@ -184,9 +185,3 @@ class Remote:
 
 
 
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from hubsync.errors import HubsyncError
@@ -33,6 +34,7 @@ _OUTPUT_CAP = 64 * 1024 * 1024  # of stdout; a listing of 500,000 paths
 _ERRORS_CAP = 64 * 1024  # of stderr; a hostile server may send more
 _TERM_GRACE_S = 10.0
 _POLL_S = 0.2
+_END = b"\0"
 
 
 class ChildStalledError(HubsyncError):
@@ -163,6 +165,32 @@ def _wait(child: "subprocess.Popen[bytes]", watch: Watch, output: Callable[[], o
             last_figure, last_progress = figure, time.monotonic()
         elif watch.stall_s is not None and time.monotonic() - last_progress > watch.stall_s:
             raise ChildStalledError(f"no progress for {watch.stall_s:.0f} s; ended")
+
+
+@contextlib.contextmanager
+def counted_pipe(path: Path) -> Iterator[Callable[[], int]]:
+    """Make a named pipe at *path* that swallows what is written to it; yield what returns how many bytes that were.
+
+    git-lfs reports its progress into a file, a line for each 32 KiB sent: a file would grow with what is sent.
+    """
+    os.mkfifo(path, 0o600)
+    total = 0
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # read-write: opening waits for no writer, and reading sees no end
+
+    def swallow() -> None:
+        nonlocal total
+        while (piece := os.read(fd, 1 << 16)) != _END:
+            total += len(piece)
+
+    reader = threading.Thread(target=swallow, name="hubsync-progress", daemon=True)
+    reader.start()
+    try:
+        yield lambda: total
+    finally:
+        while reader.is_alive():
+            os.write(fd, _END)
+            reader.join(0.05)
+        os.close(fd)
 
 
 class _Collector:

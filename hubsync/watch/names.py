@@ -58,6 +58,8 @@ def _judge_unusual_name(name: str) -> Skip | None:
         return Skip("not a name", Kind.REJECTED)
     if name == ".git":
         return Skip("git's own directory is never published", Kind.IGNORED)
+    if name == ".gitattributes":  # every clone of a Hub repository has one
+        return Skip(_WHY[name], Kind.IGNORED)
     if not _is_utf8(name):
         return Skip("the name is not valid UTF-8, which a Hub requires", Kind.REJECTED)
     if "\\" in name:

@@ -13,7 +13,7 @@ import structlog
 
 from hubsync.errors import StateError, UsageError
 from hubsync.monitor.events import CATALOGUE, COMMON_FIELDS
-from hubsync.monitor.log import bound, choose_format, configure_logging, register_secret
+from hubsync.monitor.log import bound, choose_format, configure_logging, make_formatter, register_secret
 from hubsync.monitor.redact import MASK
 from hubsync.monitor.sinks import JOURNAL_SOCKET
 
@@ -134,6 +134,14 @@ def test_no_credential_reaches_an_output(log_format: str, secret: str, tmp_path:
     assert output.count("Traceback (most recent call last)") == 8
     assert MASK in output
     assert secret not in output
+
+
+def test_redaction_is_the_last_step() -> None:
+    """Whatever a way of rendering puts into a line, the line itself is redacted."""
+    formatter = make_formatter(lambda entry: f"{entry['message']} {CANARY}")
+    record = logging.LogRecord("library", logging.WARNING, __file__, 1, CANARY, None, None)
+
+    assert f"{MASK} {MASK}" == formatter.format(record)
 
 
 def test_a_secret_can_be_registered_late() -> None:
