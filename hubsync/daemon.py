@@ -280,6 +280,7 @@ class Daemon:
         self._started = datetime.now(UTC)
         self._state: DaemonState = "starting"
         self._reason = ""
+        self._status_is_due = False
         self._status_file = StatusFile(config.service.state_dir / "status.json")
 
     def run(self) -> int:
@@ -432,7 +433,10 @@ class Daemon:
     # --- what it says of itself
 
     def _note_change(self) -> None:
-        self._jobs.wake("status", after_s=_STATUS_DELAY_S)
+        """Have the status written soon; changes until then are in it."""
+        if not self._status_is_due:
+            self._status_is_due = True
+            self._jobs.wake("status", after_s=_STATUS_DELAY_S)
 
     def _describe(self) -> Status:
         now = datetime.now(UTC)
@@ -443,6 +447,7 @@ class Daemon:
         return Status(daemon, targets, sum(target.disk_held_bytes for target in targets))
 
     def _write_status(self, *, force: bool = False) -> None:
+        self._status_is_due = False
         status = self._describe()
         self._status_file.write(status, force=force)
         self._notifier.status(summarize(status))

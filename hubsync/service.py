@@ -6,10 +6,14 @@
 import contextlib
 import fcntl
 import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+
+import structlog
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import BusyError, StateError
@@ -18,6 +22,10 @@ from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.pipeline import Pipeline, open_store
 from hubsync.store.git import git_executable
+
+_ORPHAN_S = 5.0
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +99,56 @@ def is_locked(state_dir: Path) -> bool:
 
 
 def _lock(fd: int, state_dir: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        raise BusyError(
-            f"another hubsync (pid {holder}) works on {state_dir}",
-            hint="use `hubsync flush` to make it publish now, or stop it first",
-        ) from exc
+    if not _try_lock(fd):
+        owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        holders = find_holders(state_dir / "lock")
+        if owner in holders or not holders:
+            raise BusyError(
+                f"another hubsync (pid {owner or 'unknown'}) works on {state_dir}",
+                hint="use `hubsync flush` to make it publish now, or stop it first",
+            )
+        _end_orphans(fd, holders, state_dir)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+
+    return True
+
+
+def find_holders(lock: Path) -> set[str]:
+    """Return the process ids, other than our own, that have *lock* open."""
+    identity = (lock.stat().st_dev, lock.stat().st_ino)
+    holders = set()
+    for path in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if (status.st_dev, status.st_ino) == identity:
+                holders.add(path.parts[2])
+
+    return holders - {str(os.getpid())}
+
+
+def _end_orphans(fd: int, holders: set[str], state_dir: Path) -> None:
+    """End the children that a killed hubsync left at work: they hold its lock, and their work is repeated."""
+    log.warning("state.recovered", what="orphans", path=str(state_dir), reason=f"{len(holders)} outlived a killed hubsync")
+    deadline = time.monotonic() + _ORPHAN_S
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in find_holders(state_dir / "lock"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
+        while time.monotonic() < deadline:
+            if _try_lock(fd):
+                return
+            time.sleep(0.05)
+        deadline += _ORPHAN_S
+
+    raise BusyError(f"children of an earlier hubsync do not end: {', '.join(sorted(holders))}")
 
 
 def select_targets(config: Config, names: tuple[str, ...]) -> tuple[Target, ...]:

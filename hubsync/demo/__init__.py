@@ -2,6 +2,7 @@
 
 ``run_demo`` returns the exit code: 0 only if everything that was written is on both Hubs, the same.
 """
+# ruff: noqa: PLC0415 - most modules need packages that may be missing, which is said before they are loaded
 
 import contextlib
 import importlib.util
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["run_demo"]
 
 _INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_COPIES = 2  # the run's own checkpoints, and the final model
 
 
 def run_demo(directory: Path | None, *, keep: bool = False, scale: "Scale | None" = None) -> int:
@@ -31,22 +34,21 @@ def run_demo(directory: Path | None, *, keep: bool = False, scale: "Scale | None
     Raises:
         HubsyncError: a package or disk space is missing, or a part of the demo failed.
     """
-    _check_packages(own=directory is not None)
-    # Only now: these need the packages that may have been missing.
-    from hubsync.demo.disk import measure_files  # noqa: PLC0415
-    from hubsync.demo.place import make_place  # noqa: PLC0415
-    from hubsync.demo.run import Demo, Scale  # noqa: PLC0415
-    from hubsync.demo.show import Screen  # noqa: PLC0415
+    _check_packages("starlette", "uvicorn", *(("numpy", "safetensors") if directory is None else ()))
+    from hubsync.demo.disk import measure_files
+    from hubsync.demo.place import make_place
+    from hubsync.demo.run import Demo, Scale
+    from hubsync.demo.show import Screen
 
     scale = scale or Scale()
     screen = Screen()
-    needed = measure_files(directory) if directory else int(scale.size_mb * 1e6 * 2)
-    with _stopped_by_signals():
+    needed = measure_files(directory) if directory else int(scale.size_mb * 1e6 * _COPIES)
+    with _interrupted_by_signals():
         place = make_place(directory, needed)
         try:
             return _play(Demo(place, scale, screen, is_own=directory is not None), place, screen, keep=keep)
         except KeyboardInterrupt:
-            screen.say_text("Interrupted. Everything that was started has been ended.")
+            screen.say_text("Interrupted; all that was started has been ended.")
             return _INTERRUPTED
         finally:
             if not keep:
@@ -54,13 +56,51 @@ def run_demo(directory: Path | None, *, keep: bool = False, scale: "Scale | None
 
 
 def _play(demo: "Demo", place: "Place", screen: "Screen", *, keep: bool) -> int:
-    from hubsync.demo.report import make_report  # noqa: PLC0415 - as above
+    from hubsync.demo.report import make_report
 
     with contextlib.ExitStack() as stack:
-        stack.push(_ignore_further_signals)
-        report = make_report(demo.play(stack))
-        screen.say_result(report)
-        if keep:
-            _wait(demo, place, screen)
+        try:
+            report = make_report(demo.play(stack))
+            screen.say_result(report)
+            if keep:
+                _wait(demo, place, screen)
+        finally:
+            _ignore_signals()  # a second Ctrl-C must not leave a daemon behind
 
     return 0 if report.is_good else 1
+
+
+def _wait(demo: "Demo", place: "Place", screen: "Screen") -> None:
+    """Leave the Hubs up until Ctrl-C."""
+    screen.say_text(f"The Hubs stay up until Ctrl-C, and the files in {place.directory} stay for good. To look at a Hub:\n")
+    for hub in demo.hubs.values():
+        screen.say_text(f"export HF_ENDPOINT={hub.url} HF_TOKEN={hub.token}")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+def _check_packages(*names: str) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise HubsyncError(f"the demo needs {' and '.join(missing)}", hint="pip install 'hubsync[demo]'")
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does: end the demo in order."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        _ignore_signals()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

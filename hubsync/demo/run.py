@@ -5,7 +5,6 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from hubsync.config.load import load_config
 from hubsync.config.model import Mirror, Target

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from hubsync.demo.record import Record, digest
+from hubsync.demo.record import digest
 
 KEPT = 2  # save_total_limit
 STEPS = 100  # between checkpoints
@@ -92,9 +92,7 @@ class Run:
             placed |= dict.fromkeys(shard, name)
             time.sleep(self._pace_s)
         size = sum(array.nbytes for shard in self._weights for array in shard.values())
-        self._write_json(
-            f"{prefix}model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": placed}
-        )
+        self._write_json(f"{prefix}model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": placed})
         self._write_json(f"{prefix}tokenizer.json", make_tokenizer())
         self._write_json(f"{prefix}tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
         self._write(f"{prefix}training_args.bin", torch_zip(b"\0" * 4096))

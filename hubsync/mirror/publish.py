@@ -70,17 +70,18 @@ class Publisher:
         self._patterns = patterns
         self._hub = Hub(endpoint, tokens)
         self._git = store.open_mirror(mirror.name)
+        self._refs = (self._git.resolve(_HEAD), self._git.resolve(_PUBLISHED))  # only this process moves them
         self._remote = Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         self._checked = False
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
 
     def published(self) -> str | None:
         """Return the newest snapshot that the mirror is known to hold."""
-        return self._git.resolve(_PUBLISHED)
+        return self._refs[1]
 
     def head(self) -> str | None:
         """Return the mirror's head as last seen."""
-        return self._git.resolve(_HEAD)
+        return self._refs[0]
 
     def backlog(self) -> list[Snapshot]:
         """Return the snapshots that the mirror lacks, oldest first."""
@@ -175,7 +176,7 @@ class Publisher:
             return None
 
         commit, blobs = self._push_grafted(published, steps)
-        self._git.update_refs({_HEAD: commit, _PUBLISHED: steps[-1].snapshot.commit})
+        self._record(commit, steps[-1].snapshot.commit)
         self._git.repack()
         ready = tuple(step.snapshot for step in steps)
         done = Published(
@@ -245,13 +246,21 @@ class Publisher:
     def _see_head(self, before: str | None) -> str | None:
         """Fetch the mirror's head and remember it."""
         if self._remote.read_head() is None:
-            self._git.update_refs({_HEAD: None} if before else {})
+            self._record(None, self.published())
             return None
         head = self._remote.fetch(_HEAD)
+        self._refs = (head, self.published())
         if head != before:
             log.info("mirror.adopted", repo=self.mirror.repo_id, commit=head, previous=before)
 
         return head
+
+    def _record(self, head: str | None, published: str | None) -> None:
+        """Remember the mirror's head and what it holds, both or neither."""
+        new = {_HEAD: head, _PUBLISHED: published}
+        known = dict(zip(new, self._refs, strict=True))
+        self._git.update_refs({ref: commit for ref, commit in new.items() if commit != known[ref]})
+        self._refs = (head, published)
 
     def _graft(
         self, published: str | None, steps: Sequence[Step], head: str | None, *, is_ours: bool

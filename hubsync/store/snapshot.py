@@ -85,7 +85,7 @@ class Store:
 
     def head(self) -> str | None:
         """Return the newest snapshot's commit."""
-        return self.git.resolve(SNAPSHOTS)
+        return self.ledger.meta("snapshot") or None  # follows the branch, see _follow_branch and SnapshotWriter
 
     def open_mirror(self, name: str) -> Git:
         """Open the repository where the commits of one mirror are made; it borrows the store's objects.
@@ -246,8 +246,8 @@ class Store:
 
     def _follow_branch(self) -> None:
         """Bring the ledger to the branch's newest snapshot, whatever a crash came between."""
-        head = self.head()
-        if head != self.ledger.meta("snapshot"):
+        head = self.git.resolve(SNAPSHOTS)
+        if head != self.head():
             self.ledger.replace_tree(head or "", self.git.list_tree(head) if head else {})
 
 
@@ -257,7 +257,7 @@ class SnapshotWriter:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._import: FastImport | None = None
-        self._tip = store.ledger.meta("snapshot") or None
+        self._tip = store.head()
         self._changes: dict[str, TreeEntry | None] = {}
         self._captured: list[Captured] = []
 
