@@ -1,6 +1,6 @@
-"""Compares what lies on a Hub with what was written, as a user would: downloaded with huggingface_hub, hashed, byte for byte.
+"""Compares what lies on a Hub with what was written, as a user would: download it with huggingface_hub, hash it.
 
-``is_there`` only looks at the listing, so that the demo knows when to begin.
+The listing alone, which is quick, tells when the time for that has come.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from hubsync.demo.record import Record, digest
 

@@ -1,7 +1,8 @@
 """Measures what hubsync's state really costs on disk: blocks of files that share theirs with no file of the source."""
 
 import os
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ class DiskUse:
     extra: int = 0
     kept: int = 0
 
-    def sample(self, state: Path, pins: Mapping[str, str], deleted: Set[str]) -> None:
+    def sample(self, state: Path, pins: Mapping[str, str], deleted: AbstractSet[str]) -> None:
         """Measure now; *pins* says of each oid how it is pinned, *deleted* are the oids whose files are gone."""
         extra = kept = 0
         for entry in _walk(state):

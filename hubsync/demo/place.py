@@ -13,6 +13,7 @@ from hubsync.monitor.text import format_bytes
 
 _HERE = ".demo"  # below the current directory, as in config/demo.toml
 _SPARE_BYTES = 2_000_000_000
+_PORTS = {"first": 17871, "second": 17872}  # of the Hubs in demo.toml
 _COPIES = 3  # one on each Hub, and one that is downloaded from them in turn
 
 
@@ -88,7 +89,7 @@ def template_text() -> str:
 
 def default_url(name: str) -> str:
     """Return the address that the template has for the Hub *name*."""
-    return f"http://127.0.0.1:{dict(first=17871, second=17872)[name]}"
+    return f"http://127.0.0.1:{_PORTS[name]}"
 
 
 def _fill(text: str, old: str, new: str) -> str:

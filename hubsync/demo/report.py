@@ -1,6 +1,6 @@
 """Draws the demo's conclusions: what arrived where, how soon, and what it cost. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -107,15 +107,9 @@ def _unit_of(path: str, units: Mapping[str, Row]) -> str:
 def _make_facts(outcome: Outcome, total: int) -> Iterator[tuple[str, str]]:
     story = outcome.story
     yield "compared", _tell_compared(outcome)
-    lags = [lag for row in story.units.values() for hub, lag in row.lag_s.items() if lag < outcome.down_s or not _late(row)]
+    lags = [lag for row in story.units.values() for hub, lag in row.lag_s.items() if hub != row.down_meanwhile]
     if lags:
-        yield (
-            "delay",
-            (
-                f"a checkpoint was on a Hub {format_duration(median(lags))} after its last byte was written (median);"
-                f" {format_duration(outcome.quiet_s)} of that is `quiet`, to be sure that a file is finished"
-            ),
-        )
+        yield "delay", _tell_delay(lags, outcome.quiet_s)
     else:
         yield "time", f"all of it was on both Hubs {format_duration(outcome.took_s)} after hubsync had started"
     yield from _tell_outage(outcome)
@@ -126,8 +120,11 @@ def _make_facts(outcome: Outcome, total: int) -> Iterator[tuple[str, str]]:
         yield "left out", f"{escape_unsafe(path)}: {escape_unsafe(why)}"
 
 
-def _late(row: Row) -> bool:
-    return bool(row.deleted_before)
+def _tell_delay(lags: Sequence[float], quiet_s: float) -> str:
+    return (
+        f"a checkpoint was on a Hub {format_duration(median(lags))} after its last byte was written (median; the slowest"
+        f" {format_duration(max(lags))}); {format_duration(quiet_s)} of that is `quiet`, to be sure that a file is finished"
+    )
 
 
 def _tell_compared(outcome: Outcome) -> str:
@@ -137,15 +134,22 @@ def _tell_compared(outcome: Outcome) -> str:
 
 
 def _tell_outage(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    late = [unit for unit, row in outcome.story.units.items() if row.deleted_before]
-    if outcome.down_s and late:
-        yield (
-            "outage",
-            (
-                f"one Hub was down for {format_duration(outcome.down_s)}, the other had no delay; {' and '.join(late)}, "
-                "deleted here meanwhile, arrived all the same"
-            ),
-        )
+    units = outcome.story.units
+    met = [row for row in units.values() if row.down_meanwhile]
+    if not met:
+        return
+    down = met[0].down_meanwhile
+    slowest = max((lag for row in met for hub, lag in row.lag_s.items() if hub != down), default=0.0)
+    late = [unit for unit, row in units.items() if row.deleted_before]
+    text = f"{down} was down for {format_duration(outcome.down_s)}; meanwhile {_other(outcome, down)} was at most"
+    text += f" {format_duration(slowest)} behind"
+    if late:
+        text += f". {' and '.join(late)} had been deleted here before {down} came back, and arrived"
+    yield "outage", text
+
+
+def _other(outcome: Outcome, down: str | None) -> str:
+    return " and ".join(hub for hub in outcome.story.hubs if hub != down)
 
 
 def _tell_early(story: Story) -> Iterator[tuple[str, str]]:

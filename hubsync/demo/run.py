@@ -1,10 +1,11 @@
-"""Plays the demo: starts the Hubs, the daemon and the writer, follows what happens, and compares. It shows nothing itself."""
+"""Plays the demo: starts the Hubs, the daemon and the writer, follows what happens, and compares."""
 
 import queue
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from hubsync.config.load import load_config
 from hubsync.config.model import Mirror, Target
@@ -107,9 +108,9 @@ class Demo:
         return {path: digest(target.source / path) for path in sorted(inventory.entries)}
 
     def _introduce(self, target: Target) -> None:
-        facts = {"source": str(target.source)}
+        facts = {"source": _short(target.source)}
         facts |= {mirror.name: f"{self.hubs[mirror.name].url}/{mirror.repo_id}" for mirror in target.mirrors}
-        facts |= {"config": str(self._place.config)}
+        facts |= {"config": _short(self._place.config)}
         self._screen.say_intro([self._tell_what(), self._tell_then()], facts)
 
     def _tell_what(self) -> str:
@@ -128,7 +129,7 @@ class Demo:
 
     def _tell_then(self) -> str:
         then = "One of the Hubs will be down for a while. " if self._outage else ""
-        return f"{then}At the end all files are downloaded from both Hubs and compared. Ctrl-C ends it and leaves nothing behind."
+        return f"{then}At the end all files are downloaded from both Hubs and compared. Ctrl-C ends it all."
 
     def _start(self, stack: ExitStack) -> None:
         stack.callback(self._daemon.stop)
@@ -225,6 +226,11 @@ class Demo:
     def _repository(self, mirror: Mirror) -> Repository:
         hub = self.hubs[mirror.name]
         return Repository(hub.url, hub.token, mirror.repo_id)
+
+
+def _short(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _daemon_argv(place: Place) -> tuple[str, ...]:

@@ -63,11 +63,11 @@ class Screen:
         """Tell *line*."""
         seconds = int(time.monotonic() - self._began)
         row = Table.grid(padding=(0, 2))
-        row.add_column(justify="right", width=5, style="dim")
+        row.add_column(justify="right", width=6, style="dim")
         row.add_column(width=8, style="bold" if line.who not in {"hubsync", "demo"} else "", no_wrap=True)
         row.add_column(style=_STYLES[line.tone])
         row.add_row(f"{seconds // 60}:{seconds % 60:02}", Text(line.who), Text(line.text))
-        self._console.print(row)
+        self._put(row)
 
     def update(self, story: Story, hub_bytes: Mapping[str, int]) -> None:
         """Draw the table anew."""
@@ -92,6 +92,7 @@ class Screen:
             self._print(_problems(report.problems))
         self._console.print()
         self._print(Text(report.conclusion, style="bold green" if report.is_good else "bold red"))
+        self._print(Text("To begin with your own: hubsync init", style="dim"))
         self._console.print()
 
     def say_text(self, text: str) -> None:
@@ -99,7 +100,17 @@ class Screen:
         self._print(Text(text))
 
     def _print(self, what: RenderableType) -> None:
-        self._console.print(Padding(what, (0, 0, 0, 2)))
+        self._put(Padding(what, (0, 0, 0, 2)))
+
+    def _put(self, what: RenderableType) -> None:
+        """Print *what*; in a file, without the spaces that fill a line."""
+        if self._console.is_terminal:
+            self._console.print(what)
+            return
+        with self._console.capture() as captured:
+            self._console.print(what)
+        self._console.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+        self._console.file.flush()
 
 
 def _progress_table(story: Story, hub_bytes: Mapping[str, int]) -> Table:

@@ -13,8 +13,8 @@ from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, form
 
 WRITER, DAEMON, DEMO = "trainer", "hubsync", "demo"
 
+_ERROR_CHARS = 120  # of what another program said
 _LOOSE_BYTES = 1_000_000  # files that are in no unit are told from this size on, so that a growing log is no news
-_ASIDE = frozenset({"mirror.failed", "mirror.parked", "target.halted"})  # told in words of their own
 _HELD = frozenset({"file.held", "file.rejected", "file.unreadable"})
 
 
@@ -28,7 +28,13 @@ class Line(NamedTuple):
 
 @dataclass(slots=True)
 class Row:
-    """What is known of one unit. *lag_s* counts from its last write, by Hub."""
+    """What is known of one unit.
+
+    Attributes:
+        lag_s: by Hub, how long after the unit's last write it was there.
+        deleted_before: the Hubs that did not have it when it was deleted here.
+        down_meanwhile: the Hub that was down when it was saved.
+    """
 
     files: int = 0
     bytes: int = 0
@@ -38,6 +44,7 @@ class Row:
     published: dict[str, float] = field(default_factory=dict)
     lag_s: dict[str, float] = field(default_factory=dict)
     deleted_before: list[str] = field(default_factory=list)
+    down_meanwhile: str | None = None
 
 
 class Story:
@@ -70,7 +77,7 @@ class Story:
             return self._note_written(said)
         if event == "saved":
             row = self.units[said["unit"]]
-            row.saved_at = said["at"]
+            row.saved_at, row.down_meanwhile = said["at"], self.down
             return [Line(WRITER, f"saved {said['unit']}: {format_count(row.files, 'file')}, {format_bytes(row.bytes)}")]
         if event == "deleted":
             return [self._note_deleted(said["unit"])]
@@ -155,13 +162,13 @@ class Story:
         row = self.units.setdefault(unit, Row())
         row.published[hub] = _time(said)
         if row.saved_at is None:
-            return [Line(hub, f"has {_safe(unit)}, whole", "good")]
+            return [Line(hub, f"has all of {_safe(unit)}", "good")]
         row.lag_s[hub] = max(0.0, _time(said) - row.saved_at)
         lag = format_duration(row.lag_s[hub])
         if row.is_deleted:
-            return [Line(hub, f"has {unit}, whole, though it is deleted here: {lag} after it", "good")]
+            return [Line(hub, f"has all of {unit}, too: hubsync had kept the bytes", "good")]
 
-        return [Line(hub, f"has {unit}, whole, {lag} after its last byte was written", "good")]
+        return [Line(hub, f"has all of {unit}, {lag} after its last byte", "good")]
 
     def _on_mirror_published(self, said: Mapping[str, Any]) -> list[Line]:
         self.publications += 1
@@ -179,7 +186,7 @@ class Story:
         if hub == self.down:
             return [Line(hub, "cannot be reached; hubsync tries again by itself", "warn")]
 
-        return [Line(hub, f"{_safe(said.get('error', 'failed'))}; hubsync tries again by itself", "warn")]
+        return [Line(hub, f"{_cut(_safe(said.get('error', 'failed')))}; hubsync tries again by itself", "warn")]
 
     def _on_mirror_recovered(self, said: Mapping[str, Any]) -> list[Line]:
         self.failing.discard(str(said["mirror"]))
@@ -233,6 +240,10 @@ def _words(said: Mapping[str, Any]) -> str:
 
 def _safe(text: object) -> str:
     return escape_unsafe(str(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _ERROR_CHARS else f"{text[:_ERROR_CHARS]} …"
 
 
 def _join(names: list[str]) -> str:

@@ -337,7 +337,7 @@ _EVENTS = (
         ("source", "reason", "removed", "files", *_FAILURE),
         "halted: {reason}[; {hint}]",
         "The source is gone, empty, or lost more than half of its paths. Capture stops, and nothing is deleted.",
-        "Bring the source back (is the disk mounted?), or confirm with `hubsync resume TARGET`.",
+        "Bring the source back (is the disk mounted?). If the files were meant to go, `hint` says how to confirm it.",
     ),
     Event(
         "target.resumed",
@@ -345,22 +345,6 @@ _EVENTS = (
         ("source", "reason", "halted_s"),
         "goes on[ after {halted_s}][: {reason}]",
         "The target works again after it was halted or paused.",
-    ),
-    # --- proof and pulse
-    Event(
-        "verify.passed",
-        "info",
-        ("repo", "commit", "files", "bytes", "read_bytes", "took_s"),
-        "{mirror} holds all {files:file}[ ({bytes})]",
-        "The mirror was compared with the receipts, and everything is there.",
-    ),
-    Event(
-        "verify.failed",
-        "error",
-        ("repo", "commit", "files", "mismatches", "missing", "path", "paths", "took_s", *_FAILURE),
-        "{mirror} does not hold what it should[: {mismatches} mismatches][: {error}]",
-        "The mirror lacks files, or holds other content than it was given.",
-        "See `paths`; hubsync publishes them again while the source has them. Keep the local files until then.",
     ),
     Event(
         "heartbeat",

@@ -9,6 +9,8 @@ from enum import Enum
 
 import pathspec
 
+from hubsync.watch.rules import Prefilter
+
 # The .gitattributes of a new Hub repository, git blob a6344aac8c09253b3b630fb776ae94478aa0275b.
 HUB_PATTERNS = (
     "*.7z", "*.arrow", "*.bin", "*.bz2", "*.ckpt", "*.ftz", "*.gz", "*.h5", "*.joblib", "*.lfs.*", "*.mlmodel",
@@ -42,10 +44,14 @@ class RouteRules:
         self.lfs_from_bytes = lfs_from_bytes
         self._all = (*HUB_PATTERNS, *patterns)
         self._spec = pathspec.GitIgnoreSpec.from_lines(self._all)
+        self._may_match = Prefilter(self._all, self._spec)
 
     def pattern_for(self, path: str) -> str | None:
         """Return the LFS pattern that *path* matches."""
+        if not self._may_match.matches(path, path.rpartition("/")[2]):
+            return None
         result = self._spec.check_file(path)
+
         return self._all[result.index] if result.include and result.index is not None else None
 
 

@@ -67,7 +67,7 @@ class PathRules:
         self.exclude = tuple(line for line in exclude if line)  # as pathspec does, whose index must be ours
         self._included = None if self.include == ("**",) else pathspec.GitIgnoreSpec.from_lines(self.include)
         self._excluded = pathspec.GitIgnoreSpec.from_lines(self.exclude)
-        self._may_exclude = _Prefilter(self.exclude, self._excluded)
+        self._may_exclude = Prefilter(self.exclude, self._excluded)
         self._excluding_parent = lru_cache(_DIRECTORIES_KEPT)(self._find_excluding_parent)
 
     def verdict(self, path: str, *, is_dir: bool = False) -> Ruling:
@@ -109,7 +109,7 @@ class PathRules:
         return None if ruling.taken else Ruling(False, f"{ruling.reason} (on {directory + '/'!r})")
 
 
-class _Prefilter:
+class Prefilter:
     """One search that says whether any pattern could match: most paths match none, and asking each pattern costs more."""
 
     def __init__(self, lines: tuple[str, ...], spec: pathspec.GitIgnoreSpec) -> None:

@@ -8,7 +8,7 @@ from hubsync.watch.names import Kind, judge_name, judge_names
     [
         ".GIT", ".Git", "git~1", "GIT~1", ".git.", ".git ", ".git. .", ".git::$INDEX_ALLOCATION", ".g\u200cit",
         "\ufeff.git",
-        ".gitattributes", ".GitAttributes", "gitatt~1", "GI7D29~2", ".gitmodules", "GITMOD~3", ".lfsconfig", ".lfsConfig ",
+        ".GitAttributes", "gitatt~1", "GI7D29~2", ".gitmodules", "GITMOD~3", ".lfsconfig", ".lfsConfig ",
         "a\\b", "..\\.git\\config", "bad\udcff", ".", "..", "",
     ],
 )  # fmt: skip
@@ -21,9 +21,10 @@ def test_names_that_a_hub_cannot_hold_are_rejected(name: str) -> None:
     assert skip.reason
 
 
-def test_the_git_directory_is_ignored_quietly() -> None:
-    """A clone has one, and nobody wants to be told."""
-    assert Kind.IGNORED is judge_name(".git").kind
+@pytest.mark.parametrize("name", [".git", ".gitattributes"])
+def test_what_every_clone_has_is_ignored_quietly(name: str) -> None:
+    """A clone has a .git directory and a .gitattributes, and nobody wants to be told."""
+    assert Kind.IGNORED is judge_name(name).kind
 
 
 @pytest.mark.parametrize(
