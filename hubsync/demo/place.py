@@ -1,5 +1,6 @@
 """Owns the demo's own directory: where it lies, the config in it, and its removal. It never writes into the reader's."""
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -46,6 +47,9 @@ class Place:
     def remove(self) -> None:
         """Remove all that the demo made."""
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self.directory.parent.name == _HERE:
+            with contextlib.suppress(OSError):  # not empty: a demo that was told to keep its files
+                self.directory.parent.rmdir()
 
 
 def make_place(source: Path | None, needed_bytes: int) -> Place:
@@ -56,7 +60,7 @@ def make_place(source: Path | None, needed_bytes: int) -> Place:
     """
     source = source.absolute() if source else None
     parent = _choose_parent(source)
-    directory = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+    directory = Path(tempfile.mkdtemp(prefix="run-" if parent.name == _HERE else "hubsync-demo-", dir=parent))
     free = shutil.disk_usage(directory).free
     wanted = _COPIES * needed_bytes + _SPARE_BYTES
     if free < wanted:

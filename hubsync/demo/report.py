@@ -13,9 +13,10 @@ from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, form
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one unit is on one Hub: how many files are wrong or missing, and how long after its last write it came."""
+    """How one unit is on one Hub: the number of files that are wrong or missing, or held back, and how late it came."""
 
     wrong: int
+    held: int
     lag_s: float | None
 
 
@@ -49,14 +50,12 @@ class Outcome:
         comparisons: by Hub.
         left_out: what no rule of hubsync takes, and why.
         down_s: how long one Hub was down, 0 if none was.
-        took_s: from the start of the daemon until everything was there.
         quiet_s: how long the config lets a file rest before it is looked at.
     """
 
     story: Story
     comparisons: Mapping[str, Comparison]
     disk: DiskUse
-    took_s: float
     quiet_s: float
     down_s: float = 0.0
     left_out: Mapping[str, str] | None = None
@@ -67,23 +66,33 @@ def make_report(outcome: Outcome) -> Report:
     story = outcome.story
     problems = tuple(_find_problems(outcome))
     total = sum(record.size for record in story.records.values())
-    conclusion = f"Everything matched: {format_count(len(story.records), 'file')}, {format_bytes(total)}, on both Hubs."
-    if problems:
-        conclusion = f"Not everything matched: see the {format_count(len(problems), 'line')} above."
+    rows = tuple(_make_rows(outcome))
 
     return Report(
-        story.hubs, tuple(_make_rows(outcome)), tuple(_make_facts(outcome, total)), problems, conclusion, not problems
+        story.hubs, rows, tuple(_make_facts(outcome, total)), problems, _conclude(outcome, rows, total), not problems
     )
+
+
+def _conclude(outcome: Outcome, rows: Sequence[ReportRow], total: int) -> str:
+    files = format_count(len(outcome.story.records), "file")
+    verdicts = [verdict for row in rows for verdict in row.verdicts.values()]
+    if any(verdict.wrong for verdict in verdicts):
+        return f"Not everything matched: of {files}, those above did not arrive as they were written."
+    if any(verdict.held for verdict in verdicts):
+        return f"What was published matched; of {files}, those above were held back."
+
+    return f"Everything matched: {files}, {format_bytes(total)}, on both Hubs."
 
 
 def _make_rows(outcome: Outcome) -> Iterator[ReportRow]:
     story = outcome.story
-    groups: dict[str, dict[str, Record]] = {unit: {} for unit in story.units}
+    held_units = [path.removesuffix("/") for path in story.held if path.endswith("/")]
+    groups: dict[str, dict[str, Record]] = {unit: {} for unit in (*story.units, *held_units)}
     loose: dict[str, Record] = {}
     for path, record in story.records.items():
-        groups.get(_unit_of(path, story.units), loose)[path] = record
+        groups.get(_unit_of(path, groups), loose)[path] = record
     for unit, records in groups.items():
-        yield _make_row(escape_unsafe(unit), records, outcome, story.units[unit])
+        yield _make_row(escape_unsafe(unit), records, outcome, story.units.get(unit))
     if loose:
         yield _make_row("other files" if groups else "all files", loose, outcome, None)
 
@@ -91,13 +100,14 @@ def _make_rows(outcome: Outcome) -> Iterator[ReportRow]:
 def _make_row(name: str, records: Mapping[str, Record], outcome: Outcome, row: Row | None) -> ReportRow:
     verdicts = {}
     for hub, comparison in outcome.comparisons.items():
-        wrong = len({*comparison.different, *comparison.missing} & records.keys())
-        verdicts[hub] = Verdict(wrong, row.lag_s.get(hub) if row else None)
+        wrong = {*comparison.different, *comparison.missing} & records.keys()
+        held = sum(outcome.story.holder_of(path) is not None for path in wrong)
+        verdicts[hub] = Verdict(len(wrong) - held, held, row.lag_s.get(hub) if row else None)
 
     return ReportRow(name, len(records), sum(record.size for record in records.values()), verdicts)
 
 
-def _unit_of(path: str, units: Mapping[str, Row]) -> str:
+def _unit_of(path: str, units: Mapping[str, object]) -> str:
     parts = path.split("/")
     prefixes = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
 
@@ -111,7 +121,8 @@ def _make_facts(outcome: Outcome, total: int) -> Iterator[tuple[str, str]]:
     if lags:
         yield "delay", _tell_delay(lags, outcome.quiet_s)
     else:
-        yield "time", f"all of it was on both Hubs {format_duration(outcome.took_s)} after hubsync had started"
+        took_s = story.published_at - (story.ready_at or story.published_at)
+        yield "time", f"{format_duration(max(0.0, took_s))} from the start of hubsync to the last commit on a Hub"
     yield from _tell_outage(outcome)
     yield from _tell_early(story)
     yield "disk", _tell_disk(outcome, total)
@@ -161,7 +172,7 @@ def _tell_early(story: Story) -> Iterator[tuple[str, str]]:
 
 def _tell_disk(outcome: Outcome, total: int) -> str:
     disk, pins = outcome.disk, set(outcome.story.pins.values())
-    share = f" ({disk.extra / total:.1%})" if total else ""
+    share = f" ({disk.extra / total:.1%})" if total > disk.extra else ""
     ways = {"link": "hard links", "reflink": "reflinks", "copy": "copies"}
     how = " and ".join(ways[pin] for pin in sorted(pins) if pin in ways)
     text = f"{format_bytes(disk.extra)} extra at most, for {format_bytes(total)}{share}"
@@ -181,14 +192,14 @@ def _tell_added(outcome: Outcome) -> Iterator[tuple[str, str]]:
 
 def _find_problems(outcome: Outcome) -> Iterator[tuple[str, str]]:
     story = outcome.story
-    held: set[str] = set()
+    held: dict[str, int] = {}
     for hub, comparison in outcome.comparisons.items():
         for path in comparison.missing:
-            why = story.why_held(path)
-            if why is None:
+            if holder := story.holder_of(path):
+                held[holder] = held.get(holder, 0) + 1
+            else:
                 yield escape_unsafe(path), f"did not arrive on {hub}"
-            elif path not in held:
-                held.add(path)
-                yield escape_unsafe(path), f"held back by hubsync: {escape_unsafe(why)}"
         for path in comparison.different:
             yield escape_unsafe(path), f"is not the same on {hub}"
+    for holder in held:
+        yield escape_unsafe(holder), f"held back by hubsync, {escape_unsafe(story.held[holder])}"

@@ -74,14 +74,12 @@ class Demo:
         self._introduce(target)
         stack.callback(self._screen.stop)
         self._screen.begin()
-        began = time.monotonic()
         self._start(stack)
         self._follow(target)
-        took_s = time.monotonic() - began
         self._end_daemon()
         down_s = self._outage.took_s if self._outage else 0.0
 
-        return Outcome(self._story, self._compare(target), self._disk, took_s, target.quiet_s, down_s, self._left_out)
+        return Outcome(self._story, self._compare(target), self._disk, target.quiet_s, down_s, self._left_out)
 
     # --- before
 
@@ -135,7 +133,7 @@ class Demo:
         stack.callback(self._daemon.stop)
         self._daemon.start({"HUBSYNC_LOG_LEVEL": "debug"})  # single objects are shown, too
         deadline = time.monotonic() + _READY_S
-        while not self._story.is_ready and time.monotonic() < deadline:
+        while self._story.ready_at is None and time.monotonic() < deadline:
             self._tick()
         if not self._is_own:
             stack.callback(self._writer.stop)
@@ -145,16 +143,19 @@ class Demo:
 
     def _follow(self, target: Target) -> None:
         """Show what happens until both Hubs list all that was written, or nothing happens any more."""
-        checked = -1
+        checked: object = None
+        next_check = 0.0
         self._progressed = time.monotonic()
         while time.monotonic() - self._progressed < self._patience_s():
             self._tick()
             if self._outage:
                 self._outage.ask_again()
-            if self._story.is_written and self._story.news != checked:
-                checked = self._story.news
+            state = (self._story.publications, len(self._story.held))
+            if self._story.is_written and state != checked and time.monotonic() >= next_check:
+                checked, began = state, time.monotonic()
                 if self._is_complete(target):
                     return
+                next_check = time.monotonic() + (time.monotonic() - began)  # a long listing is not asked for all the time
 
         self._screen.say(Line(DEMO, f"nothing has happened for {format_duration(self._patience_s())}", "warn"))
 

@@ -161,7 +161,9 @@ def _result_table(report: Report) -> Table:
 
 def _verdict(verdict: Verdict) -> Text:
     if verdict.wrong:
-        return Text(f"✗ {verdict.wrong} wrong or missing", style="bold red")
+        return Text(f"✗ {verdict.wrong} wrong", style="bold red")
+    if verdict.held:
+        return Text(f"✗ {verdict.held} held back", style="yellow")
     lag = "" if verdict.lag_s is None else f" after {format_duration(verdict.lag_s)}"
 
     return Text(f"✓ same{lag}", style="green")

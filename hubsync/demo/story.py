@@ -14,6 +14,7 @@ from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, form
 WRITER, DAEMON, DEMO = "trainer", "hubsync", "demo"
 
 _ERROR_CHARS = 120  # of what another program said
+_HELD_TOLD = 5  # the others are listed at the end
 _LOOSE_BYTES = 1_000_000  # files that are in no unit are told from this size on, so that a growing log is no news
 _HELD = frozenset({"file.held", "file.rejected", "file.unreadable"})
 
@@ -61,7 +62,8 @@ class Story:
         self.pinned_bytes: dict[str, int] = {}
         self.publications = 0
         self.news = 0
-        self.is_ready = False
+        self.ready_at: float | None = None
+        self.published_at = 0.0
         self.is_written = expected is not None
         self.down: str | None = None
         self.failing: set[str] = set()
@@ -127,8 +129,8 @@ class Story:
 
         return []
 
-    def _on_daemon_ready(self, _said: Mapping[str, Any]) -> list[Line]:
-        self.is_ready = True
+    def _on_daemon_ready(self, said: Mapping[str, Any]) -> list[Line]:
+        self.ready_at = _time(said)
         return [Line(DAEMON, "is ready and watches")]
 
     def _on_mirror_created(self, said: Mapping[str, Any]) -> list[Line]:
@@ -172,6 +174,7 @@ class Story:
 
     def _on_mirror_published(self, said: Mapping[str, Any]) -> list[Line]:
         self.publications += 1
+        self.published_at = _time(said)
         if said.get("units") or not (self._is_own or int(said.get("bytes", 0)) >= _LOOSE_BYTES):
             return []
         files, size = format_count(int(said["files"]), "file"), format_bytes(int(said["bytes"]))
@@ -210,20 +213,20 @@ class Story:
         is_news = path not in self.held
         self.held[path] = str(said.get("reason") or said.get("error") or said["event"])
 
-        return [Line(DAEMON, _words(said), "warn")] if is_news else []
+        return [Line(DAEMON, _words(said), "warn")] if is_news and len(self.held) <= _HELD_TOLD else []
 
     # --- what to wait for
 
-    def why_held(self, path: str) -> str | None:
-        """Return why the daemon does not publish *path*, if it said so."""
+    def holder_of(self, path: str) -> str | None:
+        """Return what the daemon holds back with *path*: the path itself, or its unit; ``None`` if it holds nothing."""
         if path in self.held:
-            return self.held[path]
+            return path
 
-        return next((why for unit, why in self.held.items() if unit.endswith("/") and path.startswith(unit)), None)
+        return next((unit for unit in self.held if unit.endswith("/") and path.startswith(unit)), None)
 
     def expected(self) -> dict[str, Record]:
         """Return what both Hubs will hold when the daemon is done."""
-        return {path: record for path, record in self.records.items() if self.why_held(path) is None}
+        return {path: record for path, record in self.records.items() if self.holder_of(path) is None}
 
     def deleted_oids(self) -> set[str]:
         """Return the objects of units that are deleted here."""
@@ -235,7 +238,8 @@ def _time(said: Mapping[str, Any]) -> float:
 
 
 def _words(said: Mapping[str, Any]) -> str:
-    return _safe(said.get("message") or said.get("event") or "")
+    text = str(said.get("message") or said.get("event") or "")
+    return _safe(text.removeprefix(f"{said.get('target')}: "))
 
 
 def _safe(text: object) -> str:
