@@ -23,8 +23,10 @@ from hubsync.errors import HubsyncError, StateError
 if TYPE_CHECKING:
     from hubsync.config.model import Config
     from hubsync.once import Outcome
+    from hubsync.plan import Plan
 
 SCHEMA_VERSION = 1
+_SHOWN_STEPS = 40
 
 _EXIT_CODES = """
 \b
@@ -156,7 +158,7 @@ def once(session: Session, targets: tuple[str, ...], timeout: str, *, confirm_de
 @pass_session
 def plan(session: Session, targets: tuple[str, ...], *, as_json: bool) -> None:
     """Show what `once` would do, with reasons; changes nothing."""
-    from hubsync.plan import make_plan, print_plan
+    from hubsync.plan import make_plan
     from hubsync.service import select_targets
 
     config = session.load()
@@ -165,7 +167,7 @@ def plan(session: Session, targets: tuple[str, ...], *, as_json: bool) -> None:
         _print_json(targets=[asdict(one) for one in plans])
     else:
         for one in plans:
-            print_plan(one)
+            _print_plan(one)
 
 
 @cli.command()
@@ -354,8 +356,22 @@ def _print_outcome(outcome: "Outcome") -> None:
             click.echo(f"          → {error.hint}")
 
 
+def _print_plan(plan: "Plan") -> None:
+    from hubsync.monitor.text import format_bytes, format_count
+
+    taken = [step for step in plan.steps if step.action == "capture"]
+    size = format_bytes(sum(step.bytes for step in taken))
+    click.echo(f"{plan.target}: {format_count(len(taken), 'file')} to publish ({size}), {plan.unchanged} unchanged")
+    click.echo(f"  from {plan.source} to {', '.join(plan.mirrors)}")
+    for step in plan.steps[:_SHOWN_STEPS]:
+        where = f" [{step.unit}]" if step.unit else ""
+        amount = f" {format_bytes(step.bytes)}" if step.action == "capture" else ""
+        path = "".join(c if c.isprintable() else "?" for c in step.path)
+        click.echo(f"  {step.action:8}{path}{where}{amount}  {step.route} ({step.reason})")
+    if len(plan.steps) > _SHOWN_STEPS:
+        click.echo(f"  … and {len(plan.steps) - _SHOWN_STEPS} more (--json lists all)")
+
+
 def _print_json(**document: Any) -> None:  # noqa: ANN401 - values that JSON can hold
     generated = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "generated_at": generated, **document}, default=str))
-
-

@@ -700,5 +700,3 @@ def open_store(target: Target, state_dir: Path, *, inherit: tuple[int, ...] = ()
     store.open()
 
     return store
-
-

@@ -6,10 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from hubsync.config.model import Config, Target
-from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pipeline import unit_of
 from hubsync.store.ledger import Ledger
 from hubsync.store.route import RouteRules, choose_route
@@ -17,8 +14,6 @@ from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import take_inventory
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
-
-_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +59,6 @@ def make_plan(config: Config, target: Target) -> Plan:
     mirrors = tuple(mirror.name for mirror in target.mirrors)
 
     return Plan(target.name, str(target.source), mirrors, len(inventory.entries) - len(changed), tuple(steps))
-
-
-def print_plan(plan: Plan) -> None:
-    """Print *plan* for a person."""
-    taken = [step for step in plan.steps if step.action == "capture"]
-    size = format_bytes(sum(step.bytes for step in taken))
-    click.echo(f"{plan.target}: {format_count(len(taken), 'file')} to publish ({size}), {plan.unchanged} unchanged")
-    click.echo(f"  from {plan.source} to {', '.join(plan.mirrors)}")
-    for step in plan.steps[:_SHOWN]:
-        where = f" [{step.unit}]" if step.unit else ""
-        amount = f" {format_bytes(step.bytes)}" if step.action == "capture" else ""
-        path = "".join(c if c.isprintable() else "?" for c in step.path)
-        click.echo(f"  {step.action:8}{path}{where}{amount}  {step.route} ({step.reason})")
-    if len(plan.steps) > _SHOWN:
-        click.echo(f"  … and {len(plan.steps) - _SHOWN} more (--json lists all)")
 
 
 def _plan_entry(target: Target, entry: Entry, routes: RouteRules) -> Step:

@@ -158,5 +158,3 @@ def select_targets(config: Config, names: tuple[str, ...]) -> tuple[Target, ...]
         UsageError: there is no such target.
     """
     return tuple(config.target(name) for name in names) if names else config.targets
-
-

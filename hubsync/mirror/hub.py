@@ -119,4 +119,3 @@ def _api(url: str, timeout_s: float, token: str | Literal[False]) -> "HfApi":
     # patience. On a redirect to another host it drops the token by itself.
     huggingface_hub.set_client_factory(lambda: httpx2.Client(timeout=timeout_s, follow_redirects=True))
     return huggingface_hub.HfApi(endpoint=url, token=token, library_name="hubsync", library_version=__version__)
-

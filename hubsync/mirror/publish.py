@@ -179,9 +179,7 @@ class Publisher:
         self._record(commit, steps[-1].snapshot.commit)
         self._git.repack()
         ready = tuple(step.snapshot for step in steps)
-        done = Published(
-            commit, ready, len(blobs), self._measure_blobs(blobs), round(time.monotonic() - started, 3)
-        )
+        done = Published(commit, ready, len(blobs), self._measure_blobs(blobs), round(time.monotonic() - started, 3))
         self._report(done)
 
         return done

@@ -41,9 +41,7 @@ class _Addresses:
 class Remote:
     """One mirror's repository, spoken to from *git*, with the pins of *objects*."""
 
-    def __init__(
-        self, git: Git, objects: Objects, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: Event
-    ) -> None:
+    def __init__(self, git: Git, objects: Objects, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: Event) -> None:
         self._git = git
         self._objects = objects
         self._mirror = mirror
@@ -182,6 +180,3 @@ class Remote:
             "http.lowSpeedLimit": str(_SLOWEST_BYTES_PER_S),
             "http.lowSpeedTime": stall,
         }
-
-
-

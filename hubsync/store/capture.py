@@ -213,4 +213,3 @@ def _git_blob(content: bytes) -> str:
 
 def _mode(entry: Entry) -> str:
     return EXECUTABLE if entry.mode & _EXECUTABLE_BITS else REGULAR
-

@@ -330,4 +330,3 @@ def _read_snapshot(record: str) -> Snapshot:
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
