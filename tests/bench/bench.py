@@ -1,7 +1,7 @@
 """Compare hubsync with what people use today: the same data, the same local Hub, in turn, in one run.
 
-Each tool publishes to a repository of its own. Wall and CPU time are those of the tool's process tree; the Hub's own work
-is in the wall time of all of them alike. Prints a table of medians with ratios to hubsync, and writes ``.bench/result.json``.
+Each tool publishes to a repository of its own. The wall time holds the Hub's own work, the CPU time that of its git
+processes, for all tools alike. Prints medians with ratios to hubsync, and writes ``.bench/result.json``.
 """
 
 import argparse
@@ -173,8 +173,8 @@ def bench(name: str, make: Callable[[Path], None], base: Path, repeats: int) -> 
             with LocalHub(scratch.parent / f"hub-{scratch.name}", port=0) as hub:
                 place = Place(data, hub, f"bench/r{repeat}", scratch)
                 create_repository(place)
-                for row in results:
-                    results[row].setdefault(tool_name, []).append(measure(tool, place))
+                for runs in results.values():
+                    runs.setdefault(tool_name, []).append(measure(tool, place))
             shutil.rmtree(scratch)
             shutil.rmtree(scratch.parent / f"hub-{scratch.name}")
 
@@ -190,8 +190,8 @@ def create_repository(place: Place) -> None:
 
 def show(results: dict[str, dict[str, list[Figures]]]) -> None:
     """Print medians, and how many times hubsync's figure each one is."""
-    table = Table(title="median; × is the ratio to hubsync in the same run")
-    for column in ("workload", "tool", "wall s", "×", "CPU s", "×", "extra disk MB"):
+    table = Table(title="median; the ratio is to hubsync in the same run")
+    for column in ("workload", "tool", "wall s", "ratio", "CPU s", "ratio", "extra disk MB"):
         table.add_column(column, justify="left" if column in {"workload", "tool"} else "right")
     for workload, tools in results.items():
         base = middle(tools["hubsync"])
@@ -223,12 +223,9 @@ def main() -> None:
     asked = parser.parse_args()
     (ROOT / ".bench").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / ".bench") as scratch:
-        results = bench(
-            f"{asked.unit_mb} MB unit", lambda d: make_unit(d, asked.unit_mb << 20), Path(scratch), asked.repeats
-        )
-        results |= bench(
-            f"{asked.files} files of 4 KiB", lambda d: make_small_files(d, asked.files), Path(scratch), asked.repeats
-        )
+        base = Path(scratch)
+        results = bench(f"{asked.unit_mb} MB unit", lambda d: make_unit(d, asked.unit_mb << 20), base, asked.repeats)
+        results |= bench(f"{asked.files} files of 4 KiB", lambda d: make_small_files(d, asked.files), base, asked.repeats)
     show(results)
     load = os.getloadavg()[0]
     document = {
