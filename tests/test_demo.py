@@ -3,7 +3,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,26 +16,27 @@ from hubsync.demo.compare import compare
 from hubsync.demo.disk import DiskUse
 from hubsync.demo.place import Place, make_place, template_text, write_config
 from hubsync.demo.record import Record, digest
-from hubsync.demo.report import Outcome, make_report
+from hubsync.demo.report import Outcome, Report, make_report
 from hubsync.demo.run import Scale
 from hubsync.demo.story import Story
 from hubsync.errors import HubsyncError
 
 CONFIG = Path(__file__).parents[1] / "config" / "demo.toml"
-QUICK = Scale(size_mb=3, checkpoints=3, pace_s=0.05, with_outage=False)
+QUICK = Scale(size_mb=3, checkpoints=2, pace_s=0.05, with_outage=False)
 OID = "ab" * 32
 SHARD = Record(1000, OID, "cd" * 20)
 
 
-def written(path, record=SHARD):
+def written(path: str, record: Record = SHARD) -> dict[str, Any]:
     return {"event": "written", "path": path, **record._asdict()}
 
 
-def published(hub, unit="checkpoint-1", at="1970-01-01T00:01:45Z"):
-    return {"event": "unit.published", "level": "info", "mirror": hub, "unit": unit, "timestamp": at}
+def published(hub: str) -> dict[str, Any]:
+    at = "1970-01-01T00:01:45Z"
+    return {"event": "unit.published", "level": "info", "mirror": hub, "unit": "checkpoint-1", "timestamp": at}
 
 
-def saved_story():
+def saved_story() -> Story:
     """Return the story of one checkpoint that was saved at the second 100."""
     story = Story(("first", "second"))
     for said in (
@@ -46,7 +49,7 @@ def saved_story():
     return story
 
 
-def report_on(story, found):
+def report_on(story: Story, found: Mapping[str, Record]) -> Report:
     comparisons = {hub: compare(story.records, found) for hub in story.hubs}
     return make_report(Outcome(story, comparisons, DiskUse(), quiet_s=1))
 
@@ -54,21 +57,21 @@ def report_on(story, found):
 # --- the config
 
 
-def test_the_config_in_the_repository_is_the_one_in_the_package():
+def test_the_config_in_the_repository_is_the_one_in_the_package() -> None:
     """What a reader sees in config/ is what the demo runs."""
     shown = CONFIG.read_text("utf-8")
 
     assert shown == template_text()
 
 
-def test_the_config_is_valid_as_it_stands():
+def test_the_config_is_valid_as_it_stands() -> None:
     """`hubsync -c config/demo.toml check` accepts it: one target, both Hubs as mirrors."""
     config = load_config(CONFIG, {})
 
     assert ["first", "second"] == [mirror.name for target in config.targets for mirror in target.mirrors]
 
 
-def test_a_directory_with_any_name_can_be_shown(tmp_path):
+def test_a_directory_with_any_name_can_be_shown(tmp_path: Path) -> None:
     """Quotes, spaces and other letters in a path do not break the config."""
     place = Place(tmp_path / "place", tmp_path / 'my "model"\\ ü')
     place.directory.mkdir()
@@ -80,7 +83,7 @@ def test_a_directory_with_any_name_can_be_shown(tmp_path):
     assert "http://127.0.0.1:2" == config.endpoints["second"].url
 
 
-def test_nothing_is_written_into_the_directory_that_is_shown(tmp_path, monkeypatch):
+def test_nothing_is_written_into_the_directory_that_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`hubsync demo .` keeps its own files elsewhere."""
     monkeypatch.chdir(tmp_path)
     place = make_place(tmp_path, 0)
@@ -90,7 +93,7 @@ def test_nothing_is_written_into_the_directory_that_is_shown(tmp_path, monkeypat
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_directory_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+def test_a_directory_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two Hubs and a download need room; that is said before anything is done."""
     monkeypatch.chdir(tmp_path)
 
@@ -99,7 +102,7 @@ def test_a_directory_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     assert [] == list((tmp_path / ".demo").iterdir())
 
 
-def test_a_missing_package_is_named_with_its_cure():
+def test_a_missing_package_is_named_with_its_cure() -> None:
     """Without the extra, the reader is told what to install."""
     with pytest.raises(HubsyncError, match="no_such_package") as caught:
         _check_packages("json", "no_such_package")
@@ -110,7 +113,7 @@ def test_a_missing_package_is_named_with_its_cure():
 # --- what it tells
 
 
-def test_the_delay_counts_from_the_last_write():
+def test_the_delay_counts_from_the_last_write() -> None:
     """A checkpoint's delay is the time of the daemon's line, less the time of the writer's last."""
     story = saved_story()
     story.feed_daemon(published("first"))
@@ -118,7 +121,7 @@ def test_the_delay_counts_from_the_last_write():
     assert {"first": 5.0} == story.units["checkpoint-1"].lag_s
 
 
-def test_a_checkpoint_that_is_deleted_while_it_is_owed_is_pointed_out():
+def test_a_checkpoint_that_is_deleted_while_it_is_owed_is_pointed_out() -> None:
     """The reader learns which Hub does not have it yet."""
     story = saved_story()
     story.feed_daemon(published("first"))
@@ -127,7 +130,7 @@ def test_a_checkpoint_that_is_deleted_while_it_is_owed_is_pointed_out():
     assert ["deletes checkpoint-1, which second does not have yet"] == [line.text for line in lines]
 
 
-def test_objects_that_go_up_before_the_checkpoint_ends_are_counted():
+def test_objects_that_go_up_before_the_checkpoint_ends_are_counted() -> None:
     """Only what a Hub has before the last file is written counts as early."""
     story = Story(("first", "second"))
     story.feed_writer({"event": "saving", "unit": "checkpoint-1"})
@@ -140,7 +143,7 @@ def test_objects_that_go_up_before_the_checkpoint_ends_are_counted():
     assert {"first": 1000, "second": 0} == story.early_bytes
 
 
-def test_what_is_no_log_line_is_shown_as_it_is():
+def test_what_is_no_log_line_is_shown_as_it_is() -> None:
     """A traceback on the daemon's standard error is not swallowed."""
     said = _parse(b"Traceback (most recent call last):\n")
     lines = Story(("first",)).feed_daemon(said)
@@ -151,7 +154,7 @@ def test_what_is_no_log_line_is_shown_as_it_is():
 # --- what it concludes
 
 
-def test_everything_that_matches_is_good():
+def test_everything_that_matches_is_good() -> None:
     """Files that hubsync adds are named and do no harm."""
     story = saved_story()
     report = report_on(story, {**story.records, ".gitattributes": Record(1, "0", "0")})
@@ -161,7 +164,7 @@ def test_everything_that_matches_is_good():
 
 
 @pytest.mark.parametrize("found", [{}, {"checkpoint-1/a.safetensors": Record(1000, "ff" * 32, "")}])
-def test_one_file_that_is_missing_or_differs_is_not_good(found):
+def test_one_file_that_is_missing_or_differs_is_not_good(found: dict[str, Record]) -> None:
     """It is named for each Hub, and the conclusion does not say that everything matched."""
     report = report_on(saved_story(), found)
 
@@ -170,7 +173,7 @@ def test_one_file_that_is_missing_or_differs_is_not_good(found):
     assert report.conclusion.startswith("Not everything matched")
 
 
-def test_what_is_held_back_is_not_good_but_no_mismatch():
+def test_what_is_held_back_is_not_good_but_no_mismatch() -> None:
     """An unfinished checkpoint of the reader is told with hubsync's reason, once."""
     story = Story(("first", "second"), {"checkpoint-9/a.safetensors": SHARD})
     story.feed_daemon(
@@ -182,7 +185,7 @@ def test_what_is_held_back_is_not_good_but_no_mismatch():
     assert (("checkpoint-9/", "held back by hubsync, incomplete: 1 shard is missing"),) == report.problems
 
 
-def test_a_hard_link_costs_no_space(tmp_path):
+def test_a_hard_link_costs_no_space(tmp_path: Path) -> None:
     """Only blocks that no file of the source shares are extra; those of a deleted file are kept for a Hub."""
     state, source = tmp_path / "state", tmp_path / "source"
     content = b"x" * 8192
@@ -202,19 +205,36 @@ def test_a_hard_link_costs_no_space(tmp_path):
 # --- the whole
 
 
-def test_a_run_arrives_on_both_hubs(tmp_path, monkeypatch, capsys):
+def test_a_run_arrives_on_both_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The demo ends by itself with 0, shows the proof, and leaves nothing behind."""
     monkeypatch.chdir(tmp_path)
     code = run_demo(None, scale=QUICK)
     said = capsys.readouterr().out
 
     assert 0 == code, said
-    assert "Everything matched: 49 files" in said
-    assert "deletes checkpoint-100" in said
+    assert "Everything matched: 36 files" in said
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_directory_of_the_reader_is_only_read(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_a_checkpoint_arrives_though_it_is_deleted_while_a_hub_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One Hub is down while a checkpoint is saved, and up again only when that is deleted; it gets it all the same."""
+    monkeypatch.chdir(tmp_path)
+    code = run_demo(None, scale=Scale(size_mb=8, checkpoints=4, pace_s=0.5))
+    said = capsys.readouterr().out
+
+    assert 0 == code, said
+    assert "deletes checkpoint-200, which second does not have yet" in said
+    assert "has all of checkpoint-200, too" in said
+
+
+def test_a_directory_of_the_reader_is_only_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All of it arrives, whatever the names, and its content and names stay as they were."""
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "models"
@@ -231,7 +251,7 @@ def test_a_directory_of_the_reader_is_only_read(tmp_path, monkeypatch, capsys):
     assert [source] == list(tmp_path.iterdir())
 
 
-def test_an_interrupt_ends_all_that_was_started(tmp_path):
+def test_an_interrupt_ends_all_that_was_started(tmp_path: Path) -> None:
     """Ctrl-C leaves no process and no file, and the exit code says so."""
     argv = (sys.executable, "-m", "hubsync", "demo")
     environment = {**os.environ, "PYTHONPATH": str(CONFIG.parents[1])}
@@ -247,7 +267,7 @@ def test_an_interrupt_ends_all_that_was_started(tmp_path):
     assert [] == processes_that_name(tmp_path)
 
 
-def processes_that_name(directory):
+def processes_that_name(directory: Path) -> list[bytes]:
     """Return the command lines of all processes that name something in *directory*."""
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

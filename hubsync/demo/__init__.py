@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _COPIES = 2  # the run's own checkpoints, and the final model
 
 
-def run_demo(directory: Path | None, *, keep: bool = False, scale: "Scale | None" = None) -> int:
+def run_demo(
+    directory: Path | None,
+    *,
+    keep: bool = False,
+    scale: "Scale | None" = None,
+    environment: Mapping[str, str] | None = None,
+) -> int:
     """Play the demo with *directory*, or with a run of its own as large as *scale* says; return the exit code.
 
-    With *keep* the Hubs stay up at the end until Ctrl-C, and the demo's files stay for good.
+    With *keep* the Hubs stay up at the end until Ctrl-C, and the demo's files are not removed. *environment* tells of the
+    terminal (``TERM``, ``NO_COLOR``), if that is not in ``os.environ``.
 
     Raises:
         HubsyncError: a package or disk space is missing, or a part of the demo failed.
@@ -41,7 +48,7 @@ def run_demo(directory: Path | None, *, keep: bool = False, scale: "Scale | None
     from hubsync.demo.show import Screen
 
     scale = scale or Scale()
-    screen = Screen()
+    screen = Screen(environment)
     needed = measure_files(directory) if directory else int(scale.size_mb * 1e6 * _COPIES)
     with _interrupted_by_signals():
         place = make_place(directory, needed)
@@ -72,9 +79,9 @@ def _play(demo: "Demo", place: "Place", screen: "Screen", *, keep: bool) -> int:
 
 def _wait(demo: "Demo", place: "Place", screen: "Screen") -> None:
     """Leave the Hubs up until Ctrl-C."""
-    screen.say_text(f"The Hubs stay up until Ctrl-C, and the files in {place.directory} stay for good. To look at a Hub:\n")
-    for hub in demo.hubs.values():
-        screen.say_text(f"export HF_ENDPOINT={hub.url} HF_TOKEN={hub.token}")
+    screen.say_text(f"The Hubs stay up until Ctrl-C. What the demo wrote stays in {place.directory}.")
+    for name, hub in demo.hubs.items():
+        screen.say_text(f"\n{name}: {hub.url}\ntoken: {hub.token}")
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
 

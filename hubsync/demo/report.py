@@ -140,8 +140,8 @@ def _tell_delay(lags: Sequence[float], quiet_s: float) -> str:
 
 def _tell_compared(outcome: Outcome) -> str:
     count = len(outcome.story.records)
-    parts = [f"{len(comparison.same)} of {count} on {hub}" for hub, comparison in outcome.comparisons.items()]
-    return f"downloaded with huggingface_hub, same SHA-256: {', '.join(parts)}"
+    parts = [f"{len(comparison.same)} of {count} files on {hub}" for hub, comparison in outcome.comparisons.items()]
+    return f"{' and '.join(parts)} have the SHA-256 that was written (downloaded with huggingface_hub)"
 
 
 def _tell_outage(outcome: Outcome) -> Iterator[tuple[str, str]]:

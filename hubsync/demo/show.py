@@ -28,11 +28,11 @@ _REFRESH = 5  # per second
 class Screen:
     """What the reader looks at."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, stream: TextIO | None = None) -> None:
         stream = stream or sys.stdout
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?" for a check mark
-        self._console = Console(file=stream, highlight=False, soft_wrap=False)
+        self._console = Console(file=stream, highlight=False, _environ=environment)
         if not self._console.is_terminal or self._console.width > _WIDTH:
             self._console.width = _WIDTH
         self._live: Live | None = None
@@ -55,7 +55,7 @@ class Screen:
     def begin(self) -> None:
         """Start the clock that stands before each line."""
         self._began = time.monotonic()
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(console=self._console, refresh_per_second=_REFRESH, auto_refresh=False, transient=True)
             self._live.start()
 
@@ -190,6 +190,6 @@ def _problems(problems: Sequence[tuple[str, str]]) -> Group:
 def _table(*headers: str) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim", show_edge=False)
     for header in headers:
-        table.add_column(header, no_wrap=True)
+        table.add_column(header, overflow="fold")
 
     return table

@@ -230,9 +230,9 @@ def main() -> None:
     load = os.getloadavg()[0]
     document = {
         "cores": os.cpu_count(), "load": load,
-        "results": {row: {tool: [asdict(run) for run in runs] for tool, runs in tools.items()} for row, tools in results.items()},
+        "results": results,
     }  # fmt: skip
-    (ROOT / ".bench" / "result.json").write_text(json.dumps(document, indent=2))
+    (ROOT / ".bench" / "result.json").write_text(json.dumps(document, indent=2, default=asdict))
 
 
 if __name__ == "__main__":
