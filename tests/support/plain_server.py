@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 _ENV = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent"}
 
@@ -35,7 +36,7 @@ class PlainServer:
     requests: list[Request] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
 
-    def __enter__(self) -> "PlainServer":
+    def __enter__(self) -> Self:
         self._git = _serve(self, _GitHandler)
         self._storage = _serve(self, _StorageHandler)
         self.url = f"http://127.0.0.1:{self._git.server_address[1]}"
@@ -48,12 +49,14 @@ class PlainServer:
             server.server_close()
 
     def create(self, repo: str) -> Path:
+        """Make an empty repository."""
         path = self.root / f"{repo}.git"
         subprocess.run(["git", "init", "-q", "--bare", "-b", "main", path], check=True, env=_ENV)
         subprocess.run(["git", "-C", path, "config", "http.receivepack", "true"], check=True, env=_ENV)
         return path
 
     def git(self, repo: str, *args: str) -> str:
+        """Run git in a repository and return what it printed."""
         argv = ["git", "-C", self.root / f"{repo}.git", *args]
         return subprocess.run(argv, check=True, env=_ENV, capture_output=True, text=True).stdout.strip()
 
@@ -145,7 +148,7 @@ class _GitHandler(_Handler):
             "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding") or "",
             "GIT_PROTOCOL": self.headers.get("Git-Protocol") or "",
         }  # fmt: skip
-        out = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True).stdout
+        out = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True, check=False).stdout
         head, _, rest = out.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
         self.answer(int(headers.pop("Status", "200 OK").split()[0]), rest, headers)
