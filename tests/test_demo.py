@@ -258,7 +258,7 @@ def test_an_interrupt_ends_all_that_was_started(tmp_path: Path) -> None:
     with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, env=environment, text=True) as demo:
         told = next(line for line in demo.stdout if "is ready" in line)
         demo.send_signal(signal.SIGINT)
-        rest = demo.stdout.read()
+        rest, _ = demo.communicate(timeout=30)
 
     assert "hubsync" in told
     assert "Interrupted" in rest

@@ -43,7 +43,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(variables or {})},
-
+            start_new_session=True,
         )
         self._reader.start()
 

@@ -4,10 +4,8 @@ It decides nothing: what to send, and what a failure means for the queue, is ``p
 here; above, a failure is a ``MirrorError``.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 
 from hubsync.config.model import Endpoint, Mirror
@@ -16,7 +14,7 @@ from hubsync.mirror.failures import read_failure
 from hubsync.mirror.token import Tokens, credential_config
 from hubsync.store.git import Git
 from hubsync.store.objects import Objects
-from hubsync.store.process import ChildStalledError, Finished, Watch, counted_pipe
+from hubsync.store.process import ChildStalledError, Finished, Watch, counted_file
 
 _PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _CONNECT_S = 30
@@ -36,6 +34,16 @@ class _Addresses:
 
     git: str
     lfs: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What a network command needs beside its arguments."""
+
+    feed: tuple[bytes, ...]
+    environment: Mapping[str, str]
+    progress: Callable[[], object] | None
+    pass_fds: tuple[int, ...]
 
 
 class Remote:
@@ -74,15 +82,14 @@ class Remote:
 
     def upload_objects(self, oids: Iterable[str]) -> None:
         """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API."""
-        with tempfile.TemporaryDirectory(dir=self._git.git_dir, prefix="upload-") as scratch:
-            pipe = Path(scratch) / "progress"
-            with counted_pipe(pipe) as count:
-                self._network(
-                    "upload", "lfs", "push", "--object-id", "--stdin", "{url}",
-                    feed=[f"{oid}\n".encode() for oid in oids],
-                    environment={"GIT_LFS_PROGRESS": str(pipe)},
-                    progress=count,
-                )  # fmt: skip
+        with counted_file() as (fd, count):
+            self._network(
+                "upload", "lfs", "push", "--object-id", "--stdin", "{url}",
+                feed=[f"{oid}\n".encode() for oid in oids],
+                environment={"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"},
+                progress=count,
+                pass_fds=(fd,),
+            )  # fmt: skip
 
     def push(self, commit: str) -> None:
         """Make *commit* the branch's head if it descends from the present one.
@@ -113,13 +120,14 @@ class Remote:
         feed: Iterable[bytes] = (),
         environment: Mapping[str, str] | None = None,
         progress: Callable[[], object] | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> Finished:
         """Run a git command that talks to the mirror; ``{url}`` stands for its address."""
-        pieces = list(feed)
+        options = _Options(tuple(feed), environment or {}, progress, pass_fds)
         last: MirrorError | None = None
         for addresses in (self._found,) if self._found else self._candidates:
             try:
-                finished = self._run(doing, addresses, args, pieces, environment or {}, progress)
+                finished = self._run(doing, addresses, args, options)
             except MirrorError as exc:
                 last = last or exc
                 if exc.error_kind not in {"not_found", "auth", "redirected"}:
@@ -135,21 +143,19 @@ class Remote:
         doing: str,
         addresses: _Addresses,
         args: tuple[str, ...],
-        feed: list[bytes],
-        environment: Mapping[str, str],
-        progress: Callable[[], object] | None,
+        options: "_Options",
     ) -> Finished:
         token = self._tokens.read(self._endpoint)
-        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, progress)
+        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, options.progress)
         with credential_config(addresses.git, token) as (credential, fds):
             try:
                 finished = self._git.run(
                     *(arg.replace("{url}", addresses.git) for arg in args),
-                    feed=feed,
+                    feed=options.feed,
                     config={**self._config(addresses, signed_in=token is not None), **credential},
-                    environment=environment,
+                    environment=options.environment,
                     watch=watch,
-                    pass_fds=fds,
+                    pass_fds=(*fds, *options.pass_fds),
                     check=False,
                 )
             except ChildStalledError as exc:

@@ -345,12 +345,15 @@ def quote_path(path: str) -> bytes:
 
 def _remove_leftovers(git_dir: Path) -> int:
     patterns = ("*.lock", "refs/**/*.lock", "objects/**/tmp_*", "objects/pack/*.keep", "fast_import_crash_*",
-                "lfs/tmp/*", "lfs/logs/*", "index-*/*", "upload-*/*")  # fmt: skip
+                "lfs/tmp/*", "lfs/logs/*")  # fmt: skip
     found = [path for pattern in patterns for path in git_dir.glob(pattern) if path.is_file()]
     for path in found:
         path.unlink(missing_ok=True)
+    scratch = [path for pattern in ("index-*", "upload-*") for path in git_dir.glob(pattern)]
+    for path in scratch:
+        shutil.rmtree(path)  # with the named pipe in it
 
-    return len(found)
+    return len(found) + len(scratch)
 
 
 def _change_line(path: str, entry: TreeEntry | None) -> bytes:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from hubsync.errors import HubsyncError
@@ -19,7 +18,10 @@ from hubsync.errors import HubsyncError
 PIPE = subprocess.PIPE
 
 # What a child may see of the environment that hubsync was started in. No token, no GIT_*, no proxy, no LD_*.
-_ALLOWED = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_TOKEN_PATH"})
+_ALLOWED = frozenset(
+    ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_TOKEN_PATH")  # where things are
+    + ("TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES")  # how to print
+)
 _FIXED = {
     "LC_ALL": "C.UTF-8",
     "GIT_PYTHON_REFRESH": "quiet",  # a missing git is reported by `check`, not by an import
@@ -34,7 +36,7 @@ _OUTPUT_CAP = 64 * 1024 * 1024  # of stdout; a listing of 500,000 paths
 _ERRORS_CAP = 64 * 1024  # of stderr; a hostile server may send more
 _TERM_GRACE_S = 10.0
 _POLL_S = 0.2
-_END = b"\0"
+_PROGRESS_BYTES = 1 << 20
 
 
 class ChildStalledError(HubsyncError):
@@ -127,6 +129,7 @@ def end_group(child: "subprocess.Popen[bytes]", grace_s: float = _TERM_GRACE_S) 
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(grace_s)
     _signal_group(child, signal.SIGKILL)
+    child.kill()  # should it lead no group
     child.wait()
 
 
@@ -168,28 +171,27 @@ def _wait(child: "subprocess.Popen[bytes]", watch: Watch, output: Callable[[], o
 
 
 @contextlib.contextmanager
-def counted_pipe(path: Path) -> Iterator[Callable[[], int]]:
-    """Make a named pipe at *path* that swallows what is written to it; yield what returns how many bytes that were.
+def counted_file() -> Iterator[tuple[int, Callable[[], int]]]:
+    """Yield the descriptor of an anonymous file for children to append to, and what returns how much they wrote.
 
-    git-lfs reports its progress into a file, a line for each 32 KiB sent: a file would grow with what is sent.
+    git-lfs reports its progress into a file, a line for each 32 KiB sent, and syncs it, so that a pipe will not do. What
+    was counted is cut off, or it would grow with what is sent.
     """
-    os.mkfifo(path, 0o600)
-    total = 0
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # read-write: opening waits for no writer, and reading sees no end
+    fd = os.memfd_create("hubsync-progress", 0)
+    cut = 0
 
-    def swallow() -> None:
-        nonlocal total
-        while (piece := os.read(fd, 1 << 16)) != _END:
-            total += len(piece)
+    def count() -> int:
+        nonlocal cut
+        size = os.fstat(fd).st_size
+        if size > _PROGRESS_BYTES:
+            os.ftruncate(fd, 0)
+            cut += size
+            size = 0
+        return cut + size
 
-    reader = threading.Thread(target=swallow, name="hubsync-progress", daemon=True)
-    reader.start()
     try:
-        yield lambda: total
+        yield fd, count
     finally:
-        while reader.is_alive():
-            os.write(fd, _END)
-            reader.join(0.05)
         os.close(fd)
 
 

@@ -8,9 +8,7 @@ from hubsync.watch.layouts import LAYOUTS, Completion, FileFact, UnitFacts, judg
 SECOND = 1_000_000_000
 
 
-def unit(
-    *paths: str, name: str = "checkpoint-500", newer: Iterable[str] = (), older: Iterable[str] = (), **facts: Any
-) -> UnitFacts:
+def unit(*paths: str, name: str = "final", newer: Iterable[str] = (), older: Iterable[str] = (), **facts: Any) -> UnitFacts:
     """Return a unit of *paths*, all written at one time but for those an hour *newer* or *older*."""
     times = dict.fromkeys(newer, 3600) | dict.fromkeys(older, -3600)
     return UnitFacts(name, {path: FileFact(10, times.get(path, 0) * SECOND) for path in paths}, **facts)
@@ -23,6 +21,29 @@ SHARDED = ("config.json", *SHARDS, INDEX, "training_args.bin", "trainer_state.js
 DCP = (".metadata", "__0_0.distcp", "__1_0.distcp")
 TAG = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt")
 ACCELERATE = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
+TRAINER_MODEL = ("config.json", "model.safetensors", "training_args.bin")  # trainer.save_model("final")
+RANKED = ("rng_state_0.pth", "rng_state_1.pth")
+TRACKER = "../latest_checkpointed_iteration.txt"
+MEGATRON = ("common.pt", "metadata.json", *DCP)
+MEGATRON_RANKS = tuple(f"mp_rank_{tensor:02}_{pipe:03}/model_optim_rng.pt" for tensor in range(2) for pipe in range(2))
+VERL = tuple(f"actor/{kind}_world_size_2_rank_{rank}.pt" for kind in ("model", "optim", "extra_state") for rank in (0, 1))
+NEMO = ("context/model.yaml", "weights/common.pt", *(f"weights/{path}" for path in DCP))
+OLMO = (*(f"model_and_optim/{path}" for path in DCP), "train/rank0.pt", "train/rank1.pt", ".metadata.json")
+LEROBOT = (
+    "pretrained_model/config.json",
+    "pretrained_model/model.safetensors",
+    "training_state/training_step.json",
+    "training_state/rng_state.safetensors",
+    "training_state/optimizer_state.safetensors",
+    "training_state/optimizer_param_groups.json",
+)
+UNCOMMITTED = '{"init_timestamp_nsecs": 5, "commit_timestamp_nsecs": null}'
+COMMITTED = '{"init_timestamp_nsecs": 5, "commit_timestamp_nsecs": 6}'
+DIFFUSERS = ("model_index.json", "unet/config.json", "unet/model.safetensors", "scheduler/scheduler_config.json")
+PIPELINE = (
+    '{"_class_name": "P", "unet": ["diffusers", "U"], "scheduler": ["diffusers", "S"], "safety_checker": [null, null]}'
+)
+LONG = 3600.0
 
 
 def without(paths: Iterable[str], *missing: str) -> tuple[str, ...]:
@@ -48,11 +69,40 @@ COMPLETE = [
     ("Lightning sharded", unit(*DCP, "meta.pt", name="last.ckpt")),
     ("model directory", unit("config.json", "model.safetensors")),
     ("model directory", unit("config.json", *SHARDS, INDEX, indexes={INDEX: SHARDS})),
-    ("model directory", unit("unet/config.json", "unet/model.safetensors", "model_index.json")),
+    ("diffusers pipeline", unit("unet/config.json", "unet/model.safetensors", "model_index.json")),
     ("complete_when", unit("a.bin", "_SUCCESS", complete_when=("_SUCCESS",))),
     ("complete_when", unit("a.bin", "deep/x.done", complete_when=("_SUCCESS", "*.done"))),
     ("complete_when", unit(*without(TRAINER, "trainer_state.json"), "ok", complete_when=("ok",))),
     ("unknown layout", unit("notes.txt")),
+    ("transformers Trainer", unit(*TRAINER, name="checkpoint-500")),
+    ("transformers Trainer", unit(*TRAINER, *RANKED, name="checkpoint-500")),
+    ("model directory", unit(*TRAINER_MODEL)),
+    ("model directory", unit("config.json", *SHARDS, unchanged_s=LONG)),
+    ("model directory", unit("config.json", *SHARDS, INDEX, indexes={INDEX: SHARDS}, older=[INDEX], unchanged_s=LONG)),
+    ("model directory", unit("optimizer.pt", "model.pt")),
+    ("named as the Trainer does", unit("config.json", "model.safetensors", name="checkpoint-500", unchanged_s=LONG)),
+    ("named as the Trainer does", unit("policy.dat", name="checkpoint-500", unchanged_s=LONG)),
+    ("PEFT adapter", unit("README.md", "adapter_config.json", "adapter_model.safetensors")),
+    ("Accelerate", unit("unet/model.safetensors", "optimizer.bin", "random_states_0.pkl", name="checkpoint-500")),
+    ("Accelerate", unit(*(f"pytorch_model_fsdp_0/{path}" for path in DCP), "random_states_0.pkl", "random_states_1.pkl")),
+    ("torch distributed checkpoint", unit(*DCP, indexes={".metadata": DCP[1:]})),
+    ("DeepSpeed directory", unit("checkpoint/" + TAG[0], "latest", name="a.ckpt", markers={"latest": "checkpoint"})),
+    ("Megatron-LM", unit(*MEGATRON, name="iter_0000500", markers={TRACKER: "500\n"})),
+    ("Megatron-LM", unit(*MEGATRON, name="iter_0000500", markers={TRACKER: "1000"})),
+    ("Megatron-LM", unit(*MEGATRON_RANKS, name="release", markers={TRACKER: "release"})),
+    ("Megatron-LM", unit(*VERL, name="global_step_10", markers={TRACKER: "10"})),
+    ("NeMo", unit(*NEMO, name="model-step=100-last")),
+    ("OLMo-core", unit(*OLMO, name="step1000")),
+    ("LeRobot", unit(*LEROBOT, name="005000")),
+    ("LeRobot", unit(*LEROBOT, name="005000", markers={"../last": "010000"})),
+    ("Orbax", unit("_METADATA", "manifest.ocdbt", "d/abc", name="100")),
+    ("Orbax", unit("_CHECKPOINT_METADATA", "default/_METADATA", markers={"_CHECKPOINT_METADATA": COMMITTED})),
+    ("Orbax", unit("_CHECKPOINT_METADATA", "commit_success.txt", markers={"_CHECKPOINT_METADATA": UNCOMMITTED})),
+    ("diffusers pipeline", unit(*DIFFUSERS, markers={"model_index.json": PIPELINE})),
+    ("diffusers pipeline", unit("unet/config.json", "unet/model.safetensors", unchanged_s=LONG)),
+    ("complete_when", unit("a-tmp", "ok", name="step1-tmp", complete_when=("ok",))),
+    ("model directory", unit("model.safetensors", *(f"checkpoint-5/{path}" for path in TRAINER), name="run")),
+    ("unknown layout", unit("context/notes.txt", name="docs")),
 ]
 
 INCOMPLETE = [
@@ -60,7 +110,7 @@ INCOMPLETE = [
     ("transformers Trainer", unit("model.safetensors", "optimizer.pt"), "trainer_state.json"),
     ("transformers Trainer", unit(*TRAINER, "checkpoint-is-incomplete.txt"), "checkpoint-is-incomplete.txt"),
     ("transformers Trainer", unit(*without(TRAINER, "model.safetensors")), "no weights"),
-    ("transformers Trainer", unit(*without(SHARDED, SHARDS[1]), indexes={INDEX: SHARDS}), "names 1 of 2 shards"),
+    ("transformers Trainer", unit(*without(SHARDED, SHARDS[1]), indexes={INDEX: SHARDS}), "names 1 of 2 files"),
     ("transformers Trainer", unit(*without(SHARDED, SHARDS[1], INDEX)), "1 of 2 shards are missing"),
     ("transformers Trainer", unit(*TRAINER, older=["trainer_state.json"]), "older than model.safetensors"),
     ("transformers Trainer", unit(*SHARDED, newer=[SHARDS[0]]), f"older than {SHARDS[0]}"),
@@ -88,7 +138,7 @@ INCOMPLETE = [
     ("Lightning sharded", unit("meta.pt", "__0_0.distcp", name="last.ckpt"), ".metadata is missing"),
     ("model directory", unit("config.json"), "no weights"),
     ("model directory", unit("config.json", SHARDS[0]), "1 of 2 shards are missing"),
-    ("model directory", unit("config.json", INDEX, indexes={INDEX: SHARDS}), "no weights"),
+    ("model directory", unit("config.json", INDEX, indexes={INDEX: SHARDS}), "names 2 of 2 files"),
     ("complete_when", unit(*TRAINER, complete_when=("_SUCCESS",)), "nothing matches _SUCCESS yet"),
     (
         "complete_when",
@@ -96,6 +146,70 @@ INCOMPLETE = [
         "_SUCCESS is older than a.bin",
     ),
     ("unknown layout", unit(), "no file yet"),
+    ("transformers Trainer", unit(*TRAINER_MODEL, name="checkpoint-500", unchanged_s=LONG), "trainer_state.json"),
+    ("transformers Trainer", unit(*TRAINER, "rng_state_1.pth"), "1 of 2 ranks are missing: rng_state_0.pth"),
+    (
+        "transformers Trainer",
+        unit("trainer_state.json", "rng_state_0.pth", *(f"pytorch_model_fsdp_0/{path}" for path in DCP)),
+        "2 ranks wrote shards, only 1 their own state: rng_state_1.pth",
+    ),
+    ("named as the Trainer does", unit("config.json", "model.safetensors", name="checkpoint-500"), "trainer_state.json"),
+    ("named as the Trainer does", unit("config.json", name="checkpoint-500", unchanged_s=LONG), "no weights"),
+    ("named as the Trainer does", unit("README.md", name="checkpoint-500"), "trainer_state.json"),
+    ("model directory", unit("config.json", *SHARDS), "the index of model-*-of-* is missing"),
+    (
+        "model directory",
+        unit("config.json", *SHARDS, INDEX, indexes={INDEX: SHARDS}, newer=[SHARDS[0]]),
+        f"{INDEX} is older than {SHARDS[0]}",
+    ),
+    ("PEFT adapter", unit("adapter_model.safetensors"), "adapter_config.json is missing"),
+    ("PEFT adapter", unit("adapter_config.json"), "no weights in ."),
+    ("PEFT adapter", unit("adapter_config.json", "adapter_model.bin", newer=["adapter_model.bin"]), "is older than"),
+    ("Accelerate", unit(*ACCELERATE, "random_states_2.pkl"), "1 of 3 ranks are missing: random_states_1.pkl"),
+    ("Accelerate", unit(*ACCELERATE, older=["random_states_0.pkl"]), "random_states_0.pkl is older"),
+    ("Accelerate", unit("pytorch_model/" + TAG[0], "latest", markers={"latest": "pytorch_model"}), "random_states_0.pkl"),
+    ("torch distributed checkpoint", unit(*DCP, indexes={".metadata": (*DCP, "__2_0.distcp")}), "names 1 of 4 files"),
+    (
+        "DeepSpeed tag",
+        unit(*TAG, TAG[1].replace("rank_0", "rank_2"), name="global_step5", markers={"../latest": "global_step5"}),
+        "1 of 3 ranks are missing: zero_pp_rank_1_mp_rank_00_optim_states.pt",
+    ),
+    (
+        "DeepSpeed tag",
+        unit(*TAG, name="s5", markers={"../latest": "s5"}, marker_times={"../latest": -3600 * SECOND}),
+        "../latest is older than mp_rank_00",
+    ),
+    ("Megatron-LM", unit(*MEGATRON, name="iter_0000500"), "`latest_checkpointed_iteration.txt` beside it is missing"),
+    ("Megatron-LM", unit(*MEGATRON, name="iter_0000500", markers={TRACKER: "400"}), "names '400'"),
+    ("Megatron-LM", unit(*MEGATRON, name="iter_0000500", markers={TRACKER: "release"}), "names 'release'"),
+    (
+        "Megatron-LM",
+        unit(*MEGATRON, name="iter_0000500", markers={TRACKER: "500"}, older=[".metadata"]),
+        ".metadata is older",
+    ),
+    (
+        "Megatron-LM",
+        unit(*MEGATRON_RANKS[1:], name="iter_0000500", markers={TRACKER: "500"}),
+        "mp_rank_00_000/model_optim_rng.pt",
+    ),
+    ("Megatron-LM", unit(*VERL[1:], name="global_step_10", markers={TRACKER: "10"}), "1 of 2 ranks are missing"),
+    ("NeMo", unit(*NEMO, name="a-last", parent_files=frozenset({"a-last-unfinished"})), "`a-last-unfinished` beside it"),
+    ("NeMo", unit("x.txt", name="a-EMA.ckpt", parent_files=frozenset({"a-unfinished"})), "`a-unfinished` beside it"),
+    ("OLMo-core", unit(*without(OLMO, ".metadata.json"), name="step1000"), ".metadata.json is missing"),
+    ("OLMo-core", unit(*OLMO, name="step1000-tmp"), "its name says"),
+    ("OLMo-core", unit(*OLMO, name="step1000", newer=["model_and_optim/__0_0.distcp"]), ".metadata.json is older"),
+    ("LeRobot", unit(*LEROBOT[:2], name="005000"), "training_state/training_step.json is missing"),
+    ("LeRobot", unit(*LEROBOT, name="005000", markers={"../last": "002500"}), "`last` beside it names '002500'"),
+    ("Orbax", unit("_CHECKPOINT_METADATA", markers={"_CHECKPOINT_METADATA": UNCOMMITTED}), "no time of a commit"),
+    ("Orbax", unit("_METADATA", name="100.orbax-checkpoint-tmp-17"), "its name says"),
+    ("diffusers pipeline", unit("vae/config.json", "vae/model.safetensors"), "model_index.json is missing"),
+    ("diffusers pipeline", unit(*DIFFUSERS[:3], markers={"model_index.json": PIPELINE}), "names scheduler"),
+    ("diffusers pipeline", unit("model_index.json", "unet/config.json"), "no weights beside unet/config.json"),
+    (
+        "model directory",
+        unit("model.safetensors", *(f"checkpoint-5/{path}" for path in TRAINER[:-1]), name="run"),
+        "checkpoint-5/ transformers Trainer: trainer_state.json is missing",
+    ),
 ]
 
 
@@ -138,18 +252,6 @@ def test_the_order_of_one_save_does_not_matter() -> None:
     assert judge(UnitFacts("checkpoint-500", files)).complete
 
 
-def test_every_step_of_a_trainers_save_is_incomplete_until_the_last() -> None:
-    """Seen after any of its files, a checkpoint that is written in the Trainer's order is complete only with the last."""
-    order = ("config.json", *SHARDS, INDEX, "training_args.bin", "optimizer.pt", "rng_state.pth", "trainer_state.json")
-    completions = []
-    for length in range(len(order) + 1):
-        files = {path: FileFact(1, number * SECOND) for number, path in enumerate(order[:length])}
-        completions.append(judge(UnitFacts("checkpoint-500", files)).complete)
-
-    # After the index it looks like a model saved by hand; being quiet for a while is what tells the two apart.
-    assert [False, False, False, True, True, False, False, False, True] == completions
-
-
 def test_missing_shards_are_listed() -> None:
     """The caller can show what is waited for; counting starts at 0 where the writer's does."""
     assert ("x/m-00002-of-00003.safetensors", "x/m-00003-of-00003.safetensors") == judge(
@@ -169,7 +271,23 @@ def test_an_index_in_a_directory_names_its_neighbours() -> None:
 
 def test_an_unknown_layout_says_so() -> None:
     """The operator reads that no signal was found, only quiet."""
-    assert Completion(True, "unknown layout: quiet and whole", "unknown layout") == judge(unit("a.txt"))
+    assert Completion(
+        True, "unknown layout: no completion signal is known for it: quiet and whole", "unknown layout"
+    ) == judge(unit("a.txt"))
+
+
+def test_a_hostile_name_promises_nothing_that_is_counted_out() -> None:
+    """A rank of a billion is a sentence, not a billion steps."""
+    names = ("rng_state_999999999.pth", "zero_pp_rank_999999999_mp_rank_99999_optim_states.pt")
+    facts = unit(*names, "m_world_size_999999999_rank_0.pt", "trainer_state.json")
+
+    assert ("rng_state_000000000.pth", "rng_state_000000001.pth", "rng_state_000000002.pth") == judge(facts).missing
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"unet": 5, "_x": ["a"], "a/b": ["c"], "d": []}'])
+def test_a_broken_model_index_names_nothing(text: str) -> None:
+    """Its parsing is the business of the structural check."""
+    assert judge(unit(*DIFFUSERS, markers={"model_index.json": text})).complete
 
 
 def test_the_table_is_complete() -> None:

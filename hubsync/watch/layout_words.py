@@ -1,0 +1,132 @@
+"""The words that the rows of ``layouts`` are written with: each yields what a unit lacks of one thing, or nothing."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from hubsync.watch.layout_names import directory_of
+from hubsync.watch.unit_facts import Lack, UnitFacts
+
+SECOND_NS = 1_000_000_000
+CLOCKS_NS = 2 * SECOND_NS  # nodes that write to one file system disagree, and some file systems count in two seconds
+COPY_NS = 60 * SECOND_NS  # a checkpoint that was copied in got its times in no order; one saved again is older by far
+PATIENCE_S = 1800.0  # the longest a writer was seen to pause within one save is minutes, to gather an optimizer's state
+
+_NOT_WEIGHTS = re.compile(
+    r"(?:.*/)?(?:training_args|optimizer|scheduler|sampler|scaler|rng_state|random_states)[^/]*|(?:.*/)?trainer_state\.json"
+)
+_WEIGHTS = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".distcp",
+    ".gguf",
+    ".h5",
+    ".keras",
+    ".msgpack",
+    ".npz",
+    ".onnx",
+)
+
+
+def weights(unit: UnitFacts) -> list[str]:
+    """Return the files that hold weights."""
+    return [path for path in unit.files if path.endswith(_WEIGHTS) and not _NOT_WEIGHTS.fullmatch(path)]
+
+
+def matching(unit: UnitFacts, pattern: str) -> list[str]:
+    """Return the files whose whole path matches the regular expression *pattern*."""
+    regex = re.compile(pattern)
+    return [path for path in unit.files if regex.fullmatch(path)]
+
+
+def needs(unit: UnitFacts, path: str) -> Iterator[Lack]:
+    """Complain unless *path* is there, which the writer writes last."""
+    if path not in unit.files:
+        yield Lack(f"{path} is missing, which is written last", (path,))
+
+
+def needs_weights(unit: UnitFacts) -> Iterator[Lack]:
+    """Complain unless any weights are there."""
+    if not weights(unit):
+        yield Lack("no weights yet")
+
+
+def needs_newer(unit: UnitFacts, marker: str, paths: Iterable[str], margin_ns: int) -> Iterator[Lack]:
+    """Complain if *marker* is older than one of *paths*: the unit is being saved again in place."""
+    written = unit.files[marker].mtime_ns if marker in unit.files else unit.marker_times.get(marker)
+    newest = max(paths, key=lambda path: unit.files[path].mtime_ns, default=None)
+    if written is not None and newest is not None and unit.files[newest].mtime_ns > written + margin_ns:
+        yield Lack(f"{marker} is older than {newest}: it is saved again (or was copied; then `touch` {marker})")
+
+
+def unless_patient(unit: UnitFacts, lacks: Iterable[Lack]) -> Iterator[Lack]:
+    """Complain of *lacks* only while something has changed lately: nothing but time tells these cases apart."""
+    if unit.unchanged_s < PATIENCE_S:
+        for lack in lacks:
+            reason = f"{lack.reason} (counts as complete after {PATIENCE_S / 60:.0f} minutes without a change)"
+            yield Lack(reason, lack.missing)
+
+
+def needs_tracker(unit: UnitFacts, tracker: str, step: float) -> Iterator[Lack]:
+    """Complain unless the text of *tracker* names the unit, or a later step: then this one was whole before."""
+    text, shown = unit.markers.get(tracker), f"`{tracker.removeprefix('../')}` beside it"
+    if text is None:
+        yield Lack(f"{shown} is missing, which is written last", (tracker,))
+        return
+    tag = text.strip()
+    if tag != unit.name and (step_of(tag) < step or step == float("-inf")):
+        yield Lack(f"{shown} names {tag!r}")
+    elif tag == unit.name or step_of(tag) == step:
+        yield from needs_newer(unit, tracker, weights(unit), CLOCKS_NS)
+
+
+def step_of(tag: str) -> float:
+    """Return the number at the end of a tag, less than any if it has none."""
+    found = re.search(r"(\d{1,18})$", tag)
+
+    return int(found[1]) if found else float("-inf")
+
+
+def needs_metadata(unit: UnitFacts) -> Iterator[Lack]:
+    """Hold every directory of ``.distcp`` files to the rule of torch's distributed checkpoints."""
+    shards: dict[str, list[str]] = {}
+    for path in matching(unit, r".*\.distcp"):
+        shards.setdefault(directory_of(path), []).append(path)
+    for directory, paths in sorted(shards.items()):
+        yield from needs(unit, directory + ".metadata")
+        yield from needs_newer(unit, directory + ".metadata", paths, CLOCKS_NS)
+
+
+DEEPSPEED_STATES = r"(?:mp_rank_\d+_model|(?:bf16_)?zero_pp_rank_\d+_\w+|layer_\d+-model_[^/]*|expert_[^/]*)_states\.pt"
+DEEPSPEED_TAGGED = rf"[^/]+/{DEEPSPEED_STATES}"
+
+
+def needs_latest_inside(unit: UnitFacts) -> Iterator[Lack]:
+    """Hold a directory of DeepSpeed tags to DeepSpeed's rule: ``latest`` is written when the tag it names is whole."""
+    states = matching(unit, DEEPSPEED_TAGGED)
+    if not states:
+        return
+    yield from needs(unit, "latest")
+    yield from needs_newer(unit, "latest", states, CLOCKS_NS)
+    tag = unit.markers.get("latest", "").strip()
+    if tag and not any(path.startswith(tag + "/") for path in states):
+        yield Lack(f"latest names {tag!r}, which is missing", (tag + "/",))
+
+
+def below(unit: UnitFacts, directory: str) -> UnitFacts:
+    """Return what is known of *directory* (with its slash) as if it were a unit; what is held stays with the whole."""
+    size = len(directory)
+    return replace(
+        unit,
+        name=directory.rstrip("/").rpartition("/")[2],
+        files={path[size:]: fact for path, fact in unit.files.items() if path.startswith(directory)},
+        indexes={path[size:]: names for path, names in unit.indexes.items() if path.startswith(directory)},
+        parent_files=frozenset(),
+        markers={},
+        marker_times={},
+        held={},
+        writing=frozenset(),
+    )

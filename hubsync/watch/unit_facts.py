@@ -1,0 +1,67 @@
+"""What is known of a unit when it is judged, and what the judgment says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+# Small files whose text the caller puts into UnitFacts.markers, and whose time into marker_times, if they exist.
+MARKERS = (
+    "latest",  # DeepSpeed, in a directory of tags
+    "../latest",  # DeepSpeed, beside a tag
+    "../latest_checkpointed_iteration.txt",  # Megatron-LM, verl
+    "model_index.json",  # diffusers
+    "_CHECKPOINT_METADATA",  # Orbax
+)
+LINKS = ("../last",)  # symbolic links of which the caller puts where they lead into UnitFacts.markers: LeRobot
+
+
+class FileFact(NamedTuple):
+    """Size and time of one file of a unit."""
+
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFacts:
+    """What is known of one unit. Paths are relative to the unit's directory, whose name is *name*.
+
+    Attributes:
+        files: every file that the rules take.
+        indexes: index (``*.index.json``, ``.metadata``) -> the files it names, relative to the index.
+        parent_files: names of what lies beside the unit.
+        markers: text of those of :data:`MARKERS` that exist, and where :data:`LINKS` lead.
+        marker_times: when those markers were written; without a time, a marker counts as new.
+        complete_when: the operator's own signals, gitignore patterns; they replace the built-in ones.
+        held: files that are not settled -> why.
+        writing: files and directories under temporary names that changed lately.
+        unchanged_s: for how long nothing in the unit has changed, as far as is known.
+    """
+
+    name: str
+    files: Mapping[str, FileFact]
+    indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parent_files: frozenset[str] = frozenset()
+    markers: Mapping[str, str] = field(default_factory=dict)
+    marker_times: Mapping[str, int] = field(default_factory=dict)
+    complete_when: tuple[str, ...] = ()
+    held: Mapping[str, str] = field(default_factory=dict)
+    writing: frozenset[str] = frozenset()
+    unchanged_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Whether a unit is complete, the reason, the layout that said so, and the files that are still missing."""
+
+    complete: bool
+    reason: str
+    layout: str
+    missing: tuple[str, ...] = ()
+
+
+class Lack(NamedTuple):
+    """One thing that a unit lacks."""
+
+    reason: str
+    missing: tuple[str, ...] = ()

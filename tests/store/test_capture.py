@@ -1,0 +1,369 @@
+import hashlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.rig import safetensors
+
+from hubsync.errors import FileChangedError, StateError
+from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefusedError
+from hubsync.store.git import EXECUTABLE, REGULAR
+from hubsync.store.objects import Objects, PinKind
+from hubsync.store.pointer import Pointer
+from hubsync.store.route import RouteRules
+from hubsync.watch.entry import Entry, Identity
+from hubsync.watch.inventory import look
+
+RULES = RouteRules(("*.raw",), 5_000_000)
+MIB = 1 << 20
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def entry_of(source: Path, path: str) -> Entry:
+    entry = look(source, path)
+    assert entry is not None
+    return entry
+
+
+def held(objects: Objects) -> dict[str, os.stat_result]:
+    return dict(objects.held())
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "source"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Objects:
+    made = Objects(tmp_path / "store.git")
+    made.open()
+    return made
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """Give a source on another file system than the store's."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    directory = shared / f"hubsync-{os.getpid()}-{time.monotonic_ns()}"
+    directory.mkdir()
+    yield directory
+    for file in directory.iterdir():
+        file.unlink()
+    directory.rmdir()
+
+
+def capture(source: Path, objects: Objects, path: str, how: str = "link") -> Captured:
+    return Capturer(source, objects, RULES, how).capture(entry_of(source, path))
+
+
+def test_a_link_is_no_second_copy(source: Path, objects: Objects) -> None:
+    """The pin of a large file is the file's own inode: it takes no block of the disk."""
+    content = os.urandom(3 * MIB)
+    file = source / "a.raw"
+    file.write_bytes(content)
+    blocks = file.stat().st_blocks
+
+    captured = capture(source, objects, "a.raw")
+
+    pin = objects.path(digest(content)).stat()
+    assert (PinKind.LINK, True) == (captured.kind, captured.is_new)
+    assert (file.stat().st_ino, 2, blocks) == (pin.st_ino, pin.st_nlink, pin.st_blocks)
+    others = [path for path in objects.directory.parent.rglob("*") if path.is_file() and path.stat().st_ino != pin.st_ino]
+    assert [] == others
+
+
+def test_what_is_captured_is_the_pointer_of_the_bytes(source: Path, objects: Objects) -> None:
+    """The tree gets a pointer with the content's SHA-256 and size, and its git object id is that of the text."""
+    content = b"\0weights"
+    (source / "a.raw").write_bytes(content)
+
+    captured = capture(source, objects, "a.raw")
+
+    text = Pointer(digest(content), len(content)).encode()
+    blob = hashlib.sha1(b"blob %d\0" % len(text) + text, usedforsecurity=False).hexdigest()
+    assert (text, blob) == (captured.content, captured.blob)
+
+
+def test_a_copy_has_its_own_bytes(source: Path, objects: Objects) -> None:
+    """In copy mode a later rewrite of the file does not reach the pin."""
+    content = os.urandom(2 * MIB + 17)
+    (source / "a.raw").write_bytes(content)
+
+    captured = capture(source, objects, "a.raw", "copy")
+    with (source / "a.raw").open("r+b") as file:
+        file.write(b"rewritten in place")
+
+    assert PinKind.COPY == captured.kind
+    assert content == objects.path(digest(content)).read_bytes()
+
+
+def test_a_source_on_another_file_system_is_copied(elsewhere: Path, objects: Objects) -> None:
+    """Where no link is possible, auto copies, and the bytes are those of the file."""
+    content = os.urandom(2 * MIB)
+    (elsewhere / "a.raw").write_bytes(content)
+
+    captured = capture(elsewhere, objects, "a.raw", "auto")
+
+    assert PinKind.COPY == captured.kind
+    assert content == objects.path(digest(content)).read_bytes()
+
+
+def test_a_link_that_is_impossible_is_an_error_with_a_cure(elsewhere: Path, objects: Objects) -> None:
+    """capture = "link" never makes a copy: it says what to change instead."""
+    (elsewhere / "a.raw").write_bytes(b"\0")
+
+    with pytest.raises(StateError) as caught:
+        capture(elsewhere, objects, "a.raw", "link")
+
+    assert "store_dir" in caught.value.hint
+    assert {} == held(objects)
+
+
+def test_the_pin_outlives_the_file(source: Path, objects: Objects) -> None:
+    """A trainer that rotates a checkpoint away takes no byte from what is queued."""
+    content = os.urandom(MIB)
+    (source / "a.raw").write_bytes(content)
+    capture(source, objects, "a.raw")
+
+    (source / "a.raw").unlink()
+
+    assert content == objects.path(digest(content)).read_bytes()
+
+
+@pytest.mark.parametrize("how", ["link", "copy"])
+@pytest.mark.parametrize("name", ["a.raw", "large.txt"])
+def test_a_large_file_is_read_once(source: Path, objects: Objects, name: str, how: str) -> None:
+    """The bytes of a large file pass once, by our own count and by the kernel's."""
+    size = 12 * MIB
+    (source / name).write_bytes(b"t" * size)
+    heard: list[int] = []
+    capturer = Capturer(source, objects, RULES, how)
+    entry = entry_of(source, name)
+    before = bytes_read()
+
+    capturer.capture(entry, heard.append)
+
+    assert size == sum(heard)
+    assert size <= bytes_read() - before < size + MIB
+
+
+def bytes_read() -> int:
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+def test_the_same_content_is_pinned_once(source: Path, objects: Objects) -> None:
+    """A second file with the same bytes adds no object and leaves no pin behind."""
+    for name in ("a.raw", "b.raw"):
+        (source / name).write_bytes(b"\0same")
+
+    captured = [capture(source, objects, name) for name in ("a.raw", "b.raw")]
+
+    assert [True, False] == [one.is_new for one in captured]
+    assert [digest(b"\0same")] == list(held(objects))
+    assert [1, 2] == sorted((source / name).stat().st_nlink for name in ("a.raw", "b.raw"))
+
+
+@pytest.mark.parametrize("how", ["link", "copy"])
+def test_the_identity_is_that_after_the_pin(source: Path, objects: Objects, how: str) -> None:
+    """A link moves the file's ctime; the identity that is remembered is the present one, so nothing seems to change."""
+    (source / "a.raw").write_bytes(b"\0" * 100)
+
+    captured = capture(source, objects, "a.raw", how)
+
+    assert Identity.of((source / "a.raw").stat()) == captured.identity
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o644, REGULAR), (0o755, EXECUTABLE), (0o600, REGULAR), (0o641, EXECUTABLE), (0o444, REGULAR)]
+)
+def test_the_executable_bit_is_kept(source: Path, objects: Objects, mode: int, expected: str) -> None:
+    """A file that anybody may execute is executable in the repository; no other permission is."""
+    (source / "run").write_bytes(b"#!/bin/sh\n")
+    (source / "run").chmod(mode)
+
+    assert expected == capture(source, objects, "run").mode
+
+
+def test_a_symlink_is_captured_as_the_file_it_leads_to(source: Path, objects: Objects) -> None:
+    """What a link inside the source leads to is published as a file, not as a link that breaks elsewhere."""
+    (source / "real.raw").write_bytes(b"\0real")
+    (source / "last.raw").symlink_to("real.raw")
+
+    captured = capture(source, objects, "last.raw")
+
+    assert (REGULAR, digest(b"\0real")) == (captured.mode, captured.pointer and captured.pointer.oid)
+
+
+@pytest.mark.parametrize("name", ["empty.txt", "empty.raw"])
+def test_an_empty_file_is_the_empty_blob(source: Path, objects: Objects, name: str) -> None:
+    """No object is pinned for a file without content, even where a pattern names it."""
+    (source / name).touch()
+
+    captured = capture(source, objects, name)
+
+    assert ("e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", None) == (captured.blob, captured.pointer)
+    assert {} == held(objects)
+
+
+def test_a_pointer_without_its_content_is_refused(source: Path, objects: Objects) -> None:
+    """The text of a pointer would be published as if the content were there; the cure is named."""
+    (source / "model.safetensors").write_bytes(Pointer("ab" * 32, 5).encode())
+    (source / "model.txt").write_bytes(Pointer("ab" * 32, 5).encode())
+
+    for name in ("model.safetensors", "model.txt"):
+        with pytest.raises(FileRefusedError):
+            capture(source, objects, name)
+
+    assert {} == held(objects)
+
+
+def test_a_half_written_file_is_held(source: Path, objects: Objects) -> None:
+    """A file whose header promises more than there is waits, and nothing of it is kept."""
+    (source / "model.safetensors").write_bytes(safetensors(1000)[:-1])
+
+    with pytest.raises(FileHeldError) as caught:
+        capture(source, objects, "model.safetensors")
+
+    assert "on disk" in str(caught.value)
+    assert {} == held(objects)
+
+
+# --- a writer that does not wait
+
+
+def rewrite(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.write(b"other")
+
+
+def rewrite_and_forge_time(file: Path) -> None:
+    before = file.stat()
+    rewrite(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def append(file: Path) -> None:
+    with file.open("ab") as opened:
+        opened.write(b"more")
+
+
+def replace(file: Path) -> None:
+    new = file.with_name(".tmp-new")
+    new.write_bytes(b"\0replaced" * 300_000)
+    new.rename(file)
+
+
+WRITERS: tuple[Callable[[Path], None], ...] = (
+    rewrite,
+    rewrite_and_forge_time,
+    append,
+    replace,
+    lambda file: os.truncate(file, 100),
+    lambda file: os.truncate(file, 0),
+    Path.unlink,
+)
+
+
+@pytest.mark.parametrize("how", ["link", "copy"])
+@pytest.mark.parametrize("name", ["a.raw", "a.txt"])
+@pytest.mark.parametrize("change", WRITERS)
+def test_a_file_that_changes_while_it_is_read_is_never_torn(
+    source: Path, objects: Objects, change: Callable[[Path], None], name: str, how: str
+) -> None:
+    """Changed after its first bytes were read, a file is refused, or what was captured is the state before."""
+    content = b"text" * MIB  # several reads
+    file = source / name
+    file.write_bytes(content)
+    entry = entry_of(source, name)
+    time.sleep(0.02)  # a settled file is older than a tick of the file system's clock
+    changes = iter([change])
+    captured = None
+
+    try:
+        captured = Capturer(source, objects, RULES, how).capture(entry, lambda _: [one(file) for one in changes])
+    except FileChangedError:
+        assert {} == held(objects)
+    else:
+        assert captured.pointer is None or digest(content) == captured.pointer.oid
+        assert captured.pointer or content == captured.content
+
+    assert [] == list((objects.directory.parent / "pins").iterdir())
+
+
+class Writer(threading.Thread):
+    """Rewrites a file in every way that writers do, and knows each state that it ever had."""
+
+    def __init__(self, file: Path, seed: int) -> None:
+        super().__init__()
+        self.states: set[str] = set()
+        self._file = file
+        self._random = random.Random(seed)
+        self._content = b""
+        self.become(os.urandom(MIB + 300_000), lambda content: file.write_bytes(content))
+
+    def become(self, content: bytes, act: Callable[[bytes], object]) -> None:
+        self._content = content
+        self.states.add(digest(content))
+        act(content)
+
+    def run(self) -> None:
+        for _ in range(12):
+            self._random.choice((self.rewrite, self.replace, self.truncate, self.append))()
+            time.sleep(self._random.uniform(0.0, 0.05))
+
+    def rewrite(self) -> None:
+        with self._file.open("r+b", buffering=0) as file:
+            for at in range(0, len(self._content), 400_000):
+                piece = self._random.randbytes(min(400_000, len(self._content) - at))
+                changed = self._content[:at] + piece + self._content[at + len(piece) :]
+                self.become(changed, lambda _, at=at, piece=piece: os.pwrite(file.fileno(), piece, at))
+
+    def replace(self) -> None:
+        new = self._file.with_name(".tmp-new")
+        new.write_bytes(content := self._random.randbytes(MIB + 200_000))
+        self.become(content, lambda _: new.rename(self._file))
+
+    def truncate(self) -> None:
+        self.become(self._content[: MIB + 100_000], lambda content: os.truncate(self._file, len(content)))
+
+    def append(self) -> None:
+        with self._file.open("ab", buffering=0) as file:
+            piece = self._random.randbytes(50_000)
+            self.become(self._content + piece, lambda _: file.write(piece))
+
+
+@pytest.mark.parametrize("how", ["link", "copy"])
+def test_no_capture_is_a_state_that_never_was(source: Path, objects: Objects, how: str) -> None:
+    """Beside a writer that rewrites, replaces, truncates and appends, each capture is a state that the file had."""
+    file = source / "a.raw"
+    writer = Writer(file, seed=7)
+    capturer = Capturer(source, objects, RULES, how)
+    seen: set[str] = set()
+    writer.start()
+
+    while writer.is_alive() or not seen:
+        entry = look(source, "a.raw")
+        if entry is None or time.time_ns() - max(entry.identity.mtime_ns, entry.identity.ctime_ns) < 10_000_000:
+            continue  # it is not quiet
+        try:
+            captured = capturer.capture(entry)
+        except FileChangedError:
+            continue
+        assert captured.pointer is not None
+        seen.add(captured.pointer.oid)
+
+    writer.join()
+    assert seen <= writer.states

@@ -1,0 +1,231 @@
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hubsync.errors import DiskFullError, GitError
+from hubsync.store.git import EXECUTABLE, REGULAR, CommitHeader, FastImport, Git, TreeEntry, read_failure
+from hubsync.store.process import Finished
+
+REF = "refs/heads/snapshots"
+HEADER = CommitHeader("hubsync <hubsync@localhost>", "1700000000 +0000", "1700000001 +0000", "a message\n")
+HOSTILE_NAMES = (
+    "with space.txt",
+    " leading and trailing ",
+    "-leading-dash",
+    "--option=value",
+    "new\nline",
+    'quo"te',
+    "'single'",
+    "back\\slash",
+    "tab\there",
+    "größe/模型/🤗.txt",
+    ":(glob)magic",
+    "#hash",
+    "!bang",
+    "sub dir/$(touch x)",
+    "M 100644 inline x",
+    "star*[x]?.dat",
+    "\x7f\x01",
+)
+names = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="/\0"), min_size=1, max_size=20).filter(
+    lambda name: name not in {".", ".."} and name.lower() != ".git"
+)
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Git:
+    made = Git(tmp_path / "store.git")
+    made.open()
+    return made
+
+
+def write(git: Git, *steps: dict[str, bytes | None], mode: str = REGULAR) -> list[str]:
+    """Write a commit for each step and return their ids."""
+    commits: list[str] = []
+    with FastImport(git) as writer:
+        for step in steps:
+            changes = {path: content and entry_of(writer, content, mode) for path, content in step.items()}
+            parent = commits[-1] if commits else git.resolve(REF)
+            commits.append(writer.commit(REF, parent, HEADER, changes.items()))  # type: ignore[arg-type]
+    return commits
+
+
+def entry_of(writer: FastImport, content: bytes, mode: str = REGULAR) -> TreeEntry:
+    writer.blob(content)
+    named = subprocess.run(["git", "hash-object", "--stdin"], input=content, capture_output=True, check=True, cwd="/")
+    return TreeEntry(mode, named.stdout.decode().strip())
+
+
+def files(git: Git, treeish: str) -> dict[str, bytes]:
+    tree = git.list_tree(treeish)
+    contents = dict(git.read_blobs({entry.blob for entry in tree.values()}))
+    return {path: contents[entry.blob] for path, entry in tree.items()}
+
+
+def fsck(git: Git) -> list[str]:
+    """Return what git finds wrong; HEAD names no branch on purpose."""
+    argv = ["git", "-C", git.git_dir, "fsck", "--strict", "--full", "--no-dangling"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return [line for line in (done.stdout + done.stderr).splitlines() if "unborn branch" not in line]
+
+
+def test_any_name_arrives_as_it_is(git: Git) -> None:
+    """Names with spaces, quotes, newlines, dashes or any script are written, listed and read back unchanged."""
+    wanted = {name: f"content of {number}".encode() for number, name in enumerate(HOSTILE_NAMES)}
+
+    (commit,) = write(git, dict(wanted))
+
+    assert wanted == files(git, commit)
+    assert set(HOSTILE_NAMES) == {change.path for change in git.diff_trees(None, commit)}
+    assert set(HOSTILE_NAMES) == {change.path for change in git.diff_line([commit])[0]}
+    assert list(HOSTILE_NAMES[:3]) == sorted(git.list_tree(commit, *HOSTILE_NAMES[:3]), key=HOSTILE_NAMES.index)
+    assert [] == fsck(git)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(wanted=st.sets(names, min_size=1, max_size=8))
+def test_every_name_that_git_can_hold_arrives(tmp_path_factory: pytest.TempPathFactory, wanted: set[str]) -> None:
+    """Whatever the characters, what was written is what is listed, and removing it leaves nothing."""
+    git = Git(tmp_path_factory.mktemp("any") / "store.git")
+    git.open()
+
+    written, removed = write(git, dict.fromkeys(wanted, b"x"), dict.fromkeys(wanted))
+
+    assert wanted == set(git.list_tree(written))
+    assert {} == git.list_tree(removed)
+
+
+def test_modes_are_kept(git: Git) -> None:
+    """An executable file stays executable."""
+    (commit,) = write(git, {"run": b"#!/bin/sh\n"}, mode=EXECUTABLE)
+
+    assert EXECUTABLE == git.list_tree(commit)["run"].mode
+
+
+def test_commits_of_one_session_stand_on_each_other(git: Git) -> None:
+    """Each commit has the one before it as its parent, also across sessions."""
+    first, second = write(git, {"a": b"1"}, {"b": b"2"})
+    (third,) = write(git, {"a": None})
+
+    assert [third, second, first] == git.text("rev-list", REF).split()
+    assert {"b": b"2"} == files(git, third)
+    assert [["a"], ["b"], ["a"]] == [[c.path for c in step] for step in git.diff_line([first, second, third])]
+
+
+def test_a_commit_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
+    """Author, dates and message come from the header alone: two repositories make the same commit."""
+    made = []
+    for name in ("one", "two"):
+        git = Git(tmp_path / f"{name}.git")
+        git.open()
+        made += write(git, {"a": b"1"})
+
+    assert made[0] == made[1]
+
+
+def test_an_error_inside_the_writer_leaves_the_branch_as_it_was(git: Git) -> None:
+    """A writer that is left by an exception moves no ref, and the next one works."""
+    (before,) = write(git, {"a": b"1"})
+
+    with pytest.raises(RuntimeError), FastImport(git) as writer:
+        writer.commit(REF, before, HEADER, [("b", entry_of(writer, b"2"))])
+        raise RuntimeError
+
+    assert before == git.resolve(REF)
+    (after,) = write(git, {"c": b"3"})
+    assert [after, before] == git.text("rev-list", REF).split()
+    assert [] == fsck(git)
+
+
+def test_a_commit_that_git_refuses_is_an_error_and_leaves_the_branch(git: Git) -> None:
+    """A tree entry that names no object fails with git's own words, and nothing has moved."""
+    (before,) = write(git, {"a": b"1"})
+
+    with pytest.raises(GitError) as caught, FastImport(git) as writer:
+        writer.commit(REF, before, HEADER, [("b", TreeEntry(REGULAR, "12" * 20))])
+
+    assert "fast-import" in str(caught.value)
+    assert before == git.resolve(REF)
+
+
+def test_what_killed_processes_left_is_removed_at_open(git: Git) -> None:
+    """Stale locks, temporary packs and scratch files would stop or fill the store; they are gone, refs are not."""
+    (commit,) = write(git, {"a": b"1"})
+    stale = ("packed-refs.lock", "HEAD.lock", "shallow.lock", "config.lock", f"{REF}.lock", "refs/mirror/head.lock",
+             "objects/pack/tmp_pack_abc", "objects/ab/tmp_obj_abc", "fast_import_crash_77", "lfs/tmp/upload",
+             "lfs/logs/20260101.log", "index-abc/index", "upload-abc/note")  # fmt: skip
+    for name in stale:
+        (git.git_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (git.git_dir / name).touch()
+    (git.git_dir / "upload-fifo").mkdir()
+    os.mkfifo(git.git_dir / "upload-fifo" / "progress")
+
+    removed = Git(git.git_dir).open()
+
+    assert len(stale) <= removed
+    assert [] == [name for name in stale if (git.git_dir / name).exists()]
+    assert [] == list(git.git_dir.glob("upload-*")) + list(git.git_dir.glob("index-*"))
+    assert commit == git.resolve(REF)
+    git.update_refs({REF: None})
+    assert git.resolve(REF) is None
+
+
+def test_several_refs_move_together_or_not_at_all(git: Git) -> None:
+    """One refused ref of a transaction keeps the others where they were."""
+    first, second = write(git, {"a": b"1"}, {"a": b"2"})
+    git.update_refs({"refs/mirror/one": first, "refs/mirror/two": first})
+
+    with pytest.raises(GitError):
+        git.update_refs({"refs/mirror/one": second, "refs/mirror/two": "12" * 20})
+
+    assert [first, first] == [git.resolve("refs/mirror/one"), git.resolve("refs/mirror/two")]
+
+
+@pytest.fixture
+def hostile_home(tmp_path: Path) -> Iterator[Path]:
+    """Give a home and an environment that try to make git run a program."""
+    home = tmp_path / "home"
+    home.mkdir()
+    mark = tmp_path / "ran"
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    hook.chmod(0o755)
+    (home / ".gitconfig").write_text(f"[core]\nfsmonitor = {hook}\nhooksPath = {tmp_path}\n[alias]\nlog = !{hook}\n")
+    before = dict(os.environ)
+    os.environ.update(HOME=str(home), XDG_CONFIG_HOME=str(home))
+    yield mark
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_a_users_configuration_is_not_obeyed(git: Git, hostile_home: Path) -> None:
+    """git runs with the settings of the store only: hooks, helpers and rewritten addresses of the account do not act."""
+    write(git, {"a": b"1"})
+    git.update_refs({"refs/mirror/one": git.resolve(REF)})
+
+    assert not hostile_home.exists()
+    assert "/home/.gitconfig" not in git.text("config", "--list", "--show-origin")
+
+
+def test_a_full_disk_is_told_from_other_failures() -> None:
+    """What git says of a full disk becomes an error that waits; anything else keeps git's words."""
+    full = read_failure(("fast-import",), Finished(128, b"", "fatal: write error: No space left on device\n"))
+    other = read_failure(("fast-import",), Finished(128, b"", "fatal: something else\n"))
+
+    assert (DiskFullError, True) == (type(full), full.retryable)
+    assert (GitError, "git fast-import: fatal: something else") == (type(other), str(other))
+
+
+def test_blobs_of_any_content_are_read_through_one_process(git: Git) -> None:
+    """Binary content, empty content and content that looks like git's own headers comes back byte for byte."""
+    contents = {"a": b"\0\1\n\n", "c": b"0" * 40 + b" blob 3\nabc", "d": b"x" * 300_000}
+    (commit,) = write(git, dict(contents))
+
+    assert contents == files(git, commit)
+    sizes = git.sizes([entry.blob for entry in git.list_tree(commit).values()] + ["12" * 20])
+    assert sorted(map(len, contents.values())) == sorted(sizes.values())

@@ -1,0 +1,133 @@
+"""One target and its mirrors at work in this process: no schedule, no events, and a test says what happens when."""
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from support.plain_server import PlainServer
+
+from hubsync.config.model import Config, Endpoint, Mirror, Service, Target, TokenSource
+from hubsync.mirror.publish import Published, Publisher
+from hubsync.mirror.token import Tokens
+from hubsync.pipeline import Pipeline
+from hubsync.service import TargetWork, open_target
+from hubsync.store.snapshot import Store
+
+REPO = "acme/x"
+PATIENCE_S = 20.0
+
+# Nobody's own login may be used, nor sent anywhere.
+NO_LOGIN = {"HF_TOKEN_PATH": "/nonexistent/token"}
+
+
+def declare(root: Path, servers: Sequence[PlainServer], mirror: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
+    """Return the config of one target, ``run``, with a mirror ``m0``, ``m1`` ... on each server."""
+    endpoints = {}
+    mirrors = []
+    for number, server in enumerate(servers):
+        token = None
+        if server.token is not None:
+            token = TokenSource(file=root / f"token-{number}")
+            token.file.write_text(f"{server.token}\n")  # type: ignore[union-attr]
+        name = f"e{number}"
+        endpoints[name] = Endpoint(name=name, url=server.url, token=token, timeout_s=10.0, stall_s=20.0)
+        mirrors.append(Mirror(name=f"m{number}", endpoint=name, repo_type="model", repo_id=REPO, **mirror))
+    target = Target(
+        name="run", source=root / "source", mirrors=tuple(mirrors), **{"quiet_s": 0.02, "exclude": (), **settings}
+    )
+
+    return Config(
+        path=root / "hubsync.toml",
+        files=(),
+        endpoints=endpoints,
+        targets=(target,),
+        service=Service(state_dir=root / "state", min_free_bytes=1),
+    )
+
+
+class Rig:
+    """``with Rig(tmp_path, [server]) as rig:``; what goes into *settings* stands in a target's table."""
+
+    def __init__(
+        self, root: Path, servers: Sequence[PlainServer], mirror: Mapping[str, Any] | None = None, **settings: Any
+    ) -> None:
+        self.source = root / "source"
+        self.source.mkdir(exist_ok=True)
+        self.state = root / "state"
+        self.config = declare(root, servers, mirror or {}, settings)
+        self.stop = threading.Event()
+        self.work: TargetWork
+
+    def __enter__(self) -> Self:
+        self._lock = os.open(os.devnull, os.O_RDONLY)
+        self.work = open_target(self.config.targets[0], self.config, Tokens(NO_LOGIN), self.stop, self._lock)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.work.close()
+        os.close(self._lock)
+
+    def restart(self) -> None:
+        """Forget all that is in memory."""
+        self.__exit__()
+        self.__enter__()
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The way from files to snapshots."""
+        return self.work.pipeline
+
+    @property
+    def store(self) -> Store:
+        """Where captured files wait."""
+        return self.work.pipeline.store
+
+    def publisher(self, number: int = 0) -> Publisher:
+        """Return what keeps one mirror up to date."""
+        return self.work.workers[number].publisher
+
+    def write(self, path: str, content: bytes = b"x", mode: int = 0o644) -> Path:
+        """Write a file of the source in place."""
+        file = self.source / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        file.chmod(mode)
+        return file
+
+    def settle(self) -> None:
+        """Look until nothing is unquiet any more."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.pipeline.take_inventory():
+            self.pipeline.settle()
+            due = self.pipeline.next_due()
+            if due is None:
+                return
+            assert time.monotonic() < deadline, self.pipeline.waiting()
+            time.sleep(max(0.001, due - time.monotonic()))
+
+    def commit(self, *, confirm_deletes: bool = False) -> list[str]:
+        """Commit all that is there and whole."""
+        self.settle()
+        return self.pipeline.commit(confirm_deletes=confirm_deletes)
+
+    def publish(self, number: int = 0) -> Published | None:
+        """Publish to one mirror; raises what goes wrong."""
+        return self.publisher(number).publish()
+
+    def update(self, number: int = 0) -> Published | None:
+        """Commit what is there, and publish it."""
+        self.commit()
+        return self.publish(number)
+
+    def held_objects(self) -> set[str]:
+        """Return the oids that are pinned."""
+        return {oid for oid, _ in self.store.objects.held()}
+
+
+def safetensors(size: int, fill: bytes = b"\1") -> bytes:
+    """Return a valid safetensors file with *size* bytes of weights."""
+    header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (size, size)
+    return len(header).to_bytes(8, "little") + header + (fill * size)[:size]
