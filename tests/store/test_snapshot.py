@@ -242,8 +242,8 @@ def test_a_ledger_of_a_newer_store_follows_an_older_branch(local: Rig) -> None:
 def test_a_commit_that_failed_is_made_later(local: Rig) -> None:
     """After a full disk or a broken store has been mended, everything that was settled is committed."""
     write_unit(local, "checkpoint-1")
-    local.write("checkpoint-2/config.json", b"{}")
-    local.write("checkpoint-2/adapter_model.bin", b"\0" * 10)
+    local.write("checkpoint-2/model.bin", b"\0" * 10)
+    local.write("checkpoint-2/trainer_state.json", b"{}")
     local.write("loose.txt")
     local.settle()
     packs = local.store.git.git_dir / "objects" / "pack"
@@ -305,14 +305,15 @@ def test_several_names_of_one_file_are_published(local: Rig) -> None:
         path = local.write(f"{directory}/epoch.ckpt", b"\0" * 5000)
         (local.source / directory / "hard.ckpt").hardlink_to(path)
         (local.source / directory / "last.ckpt").symlink_to("epoch.ckpt")
+    local.write("checkpoint-1/trainer_state.json", b"{}")
 
     local.commit()
     local.commit()
 
     tree = local.store.git.list_tree(head(local))
     names = {f"{directory}/{name}.ckpt" for directory in ("checkpoint-1", "loose") for name in ("epoch", "hard", "last")}
-    assert names == set(tree)
-    assert 1 == len({entry.blob for entry in tree.values()})
+    assert names == tree.keys() - {"checkpoint-1/trainer_state.json"}
+    assert 1 == len({tree[name].blob for name in names})
     assert is_at_rest(local)
     assert local.store.has_intact(digest(b"\0" * 5000))
 
