@@ -293,12 +293,13 @@ def localhub_serve(directory: Path, port: int) -> None:
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
 @click.option("--keep", is_flag=True, help="Keep the Hubs running at the end, to look at what arrived.")
-def demo(directory: Path | None, *, keep: bool) -> None:
+@pass_session
+def demo(session: Session, directory: Path | None, *, keep: bool) -> None:
     """Show hubsync at work: two local Hubs, a run that saves checkpoints (or DIRECTORY), and the proof."""
     _need_extra("localhub")
     from hubsync.demo import run_demo
 
-    sys.exit(run_demo(directory, keep=keep))
+    sys.exit(run_demo(directory, keep=keep, environment=session.environment))
 
 
 def main() -> None:

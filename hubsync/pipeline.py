@@ -582,7 +582,8 @@ class Pipeline:
 
     def _commit_removed(self, *, confirmed: bool) -> list[str]:
         """Commit the removal of paths that are gone, if deletions are propagated."""
-        gone = [path for path in self._removed if look(self.target.source, path) is None]
+        in_tree = self.store.ledger.in_tree  # a directory may have taken its place; that is not removed
+        gone = [path for path in self._removed if in_tree(path) is not None and look(self.target.source, path) is None]
         self._removed.clear()
         if self.target.deletes != "propagate" or not gone:
             return []

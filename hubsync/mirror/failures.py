@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hubsync.errors import MirrorError
 
-_SAID_BYTES = 2000  # of a tool's words in a message; a captive portal's page is no news
+_SAID_CHARS = 600  # of a tool's words in a message; a captive portal's page is no news
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ def _retry_after_s(said: str) -> float | None:
 
 
 def _shorten(said: str) -> str:
+    said = said.partition("\ngoroutine ")[0]  # git-lfs panics with the stack of every thread
     lines = [line.removeprefix("remote:").strip(" -") for line in said.splitlines()]
     words = "; ".join(line for line in lines if line)
-    return words if len(words) <= _SAID_BYTES else words[:_SAID_BYTES] + " …"
+    return words if len(words) <= _SAID_CHARS else words[:_SAID_CHARS] + " …"

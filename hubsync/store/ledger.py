@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hubsync.store.capture import Captured
@@ -128,8 +128,12 @@ class Ledger:
                 captured.pointer.oid if captured.pointer else None,
             )  # fmt: skip
             self.record_pointers([(captured.blob, captured.pointer)])
-            if captured.pointer is not None and captured.is_new and captured.kind is not None:
-                self.record_pin(captured.pointer.oid, captured.kind, identity)
+            if captured.pointer is not None and captured.kind is not None:
+                pin = self.pin(captured.pointer.oid)
+                if captured.is_new:
+                    self.record_pin(captured.pointer.oid, captured.kind, identity)
+                elif pin is not None and pin[1][:2] == identity[:2]:  # touched, or written again with the same bytes
+                    self.record_pin(captured.pointer.oid, pin[0], identity)
 
     def record_pin(self, oid: str, kind: PinKind, identity: Identity) -> None:
         """Remember how *oid* is pinned."""
@@ -191,7 +195,12 @@ class Ledger:
         """Follow the newest snapshot to *commit*."""
         changes = list(changes)
         with self.transaction():
-            self._many("DELETE FROM tree WHERE path = ?", ((path,) for path, entry in changes if entry is None))
+            written = [path for path, entry in changes if entry is not None]
+            gone = {path for path, entry in changes if entry is None}
+            # As git does: a file takes the place of a directory of its name, and the other way round.
+            gone |= {str(parent) for path in written for parent in PurePosixPath(path).parents}
+            self._many("DELETE FROM tree WHERE path = ?", ((path,) for path in gone))
+            self._many("DELETE FROM tree WHERE path > ? AND path < ?", ((f"{path}/", f"{path}0") for path in written))
             self._many(
                 "INSERT OR REPLACE INTO tree VALUES (?,?,?)",
                 ((path, entry.mode, entry.blob) for path, entry in changes if entry is not None),

@@ -18,10 +18,10 @@ from hubsync.errors import HubsyncError
 PIPE = subprocess.PIPE
 
 # What a child may see of the environment that hubsync was started in. No token, no GIT_*, no proxy, no LD_*.
-_ALLOWED = frozenset(
-    ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_TOKEN_PATH")  # where things are
-    + ("TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES")  # how to print
-)
+_ALLOWED = frozenset({
+    "PATH", "HOME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_TOKEN_PATH",
+    "TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES",
+})  # fmt: skip
 _FIXED = {
     "LC_ALL": "C.UTF-8",
     "GIT_PYTHON_REFRESH": "quiet",  # a missing git is reported by `check`, not by an import
