@@ -349,9 +349,9 @@ def _remove_leftovers(git_dir: Path) -> int:
     found = [path for pattern in patterns for path in git_dir.glob(pattern) if path.is_file()]
     for path in found:
         path.unlink(missing_ok=True)
-    scratch = [path for pattern in ("index-*", "upload-*") for path in git_dir.glob(pattern)]
+    scratch = list(git_dir.glob("index-*"))
     for path in scratch:
-        shutil.rmtree(path)  # with the named pipe in it
+        shutil.rmtree(path)
 
     return len(found) + len(scratch)
 

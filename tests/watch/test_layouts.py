@@ -106,8 +106,8 @@ COMPLETE = [
 ]
 
 INCOMPLETE = [
-    ("transformers Trainer", unit(*without(TRAINER, "trainer_state.json")), "trainer_state.json"),
-    ("transformers Trainer", unit("model.safetensors", "optimizer.pt"), "trainer_state.json"),
+    ("transformers Trainer", unit(*without(TRAINER, "trainer_state.json"), name="checkpoint-500"), "trainer_state.json"),
+    ("transformers Trainer", unit("model.safetensors", "optimizer.pt", name="checkpoint-500"), "trainer_state.json"),
     ("transformers Trainer", unit(*TRAINER, "checkpoint-is-incomplete.txt"), "checkpoint-is-incomplete.txt"),
     ("transformers Trainer", unit(*without(TRAINER, "model.safetensors")), "no weights"),
     ("transformers Trainer", unit(*without(SHARDED, SHARDS[1]), indexes={INDEX: SHARDS}), "names 1 of 2 files"),
@@ -171,7 +171,7 @@ INCOMPLETE = [
     ("torch distributed checkpoint", unit(*DCP, indexes={".metadata": (*DCP, "__2_0.distcp")}), "names 1 of 4 files"),
     (
         "DeepSpeed tag",
-        unit(*TAG, TAG[1].replace("rank_0", "rank_2"), name="global_step5", markers={"../latest": "global_step5"}),
+        unit(*TAG, TAG[1].replace("pp_rank_0", "pp_rank_2"), name="global_step5", markers={"../latest": "global_step5"}),
         "1 of 3 ranks are missing: zero_pp_rank_1_mp_rank_00_optim_states.pt",
     ),
     (
