@@ -1,11 +1,16 @@
 """Fixtures that several parts share."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Read by huggingface_hub when it is imported.
+os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
 from support.plain_server import PlainServer
 from support.rig import REPO, Rig
 

@@ -37,7 +37,8 @@ FAILURES: tuple[FailureRow, ...] = (
     _row(r"YAML metadata verification", "rejected", "mend the metadata at the top of README.md"),
     _row(r"LFS pointer pointed to a file that does not exist", "missing_object", retryable=True),
     _row(r"exceeded the rate limit for repository commits", "commit_quota", retryable=True),
-    _row(r"storage (limit|quota)|quota exceeded|\b(507|509)\b", "quota", "free storage on the Hub or raise its limit"),
+    _row(r"storage (limit|quota)|(?<!disk )quota exceeded|insufficient server storage|bandwidth limit|\b(507|509)\b",
+         "quota", "free storage on the Hub or raise its limit"),
     _row(r"\[rejected\]|fetch first|non-fast-forward|cannot lock ref|failed to update ref|incorrect old value"
          r"|shallow update not allowed|remote unpack failed|\b412\b|\b409\b", "conflict", retryable=True),
     _row(r"protected branch|GH006", "rejected", "allow the token to push to this branch"),
@@ -49,17 +50,19 @@ FAILURES: tuple[FailureRow, ...] = (
     _row(r"\b413\b|entity too large", "too_large", "the server refuses a file of this size"),
     _row(r"\b40[48]\b|\b410\b|not found|does not (appear to be a git repository|exist)", "not_found",
          "check the repository's name, and that the token may see it"),
-    _row(r"SSL|certificate|TLS", "tls", "check the endpoint's certificate and the clock of this machine"),
+    _row(r"certificate|x509|self.signed", "tls", "check the endpoint's certificate and the clock of this machine"),
     _row(r"redirect|\b30[1278]\b", "redirected", "the repository or the Hub moved; change its address in the config"),
     _row(r"No space left on device|disk quota exceeded", "disk_full", "free space on the state directory", retryable=True),
     _row(r"\b5\d\d\b|server error|internal error", "server", retryable=True),
     _row(r"timed? ?out|too slow|Operation too slow", "timeout", retryable=True),
     _row(r"Could not resolve|Connection refused|Couldn't connect|Failed to connect|Connection reset|Network is unreachable"
-         r"|No route to host|unexpected EOF|early EOF|hung up|connection error|RPC failed|broken pipe|EOF\b|curl \d+",
-         "network", retryable=True),
+         r"|No route to host|unexpected EOF|early EOF|hung up|connection error|RPC failed|broken pipe|EOF\b|curl \d+"
+         r"|SSL|TLS", "network", retryable=True),
 )  # fmt: skip
 
-_OFFENDING = re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?$", re.MULTILINE)
+# A repository may be called run-404, and a transfer may end with 503 bytes to go.
+_SAYS_NOTHING = re.compile(r"https?://[^\s'\"]+|\d+ bytes|stream \d+")
+_OFFENDING = re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?\s*$", re.MULTILINE)  # git pads each line
 _RETRY_AFTER = re.compile(r"retry(?:[- ]after| this action in about)\D{0,3}(\d+) ?(hour|minute|second|s\b)?", re.IGNORECASE)
 _SECONDS = {"hour": 3600.0, "minute": 60.0}
 
@@ -67,7 +70,8 @@ _SECONDS = {"hour": 3600.0, "minute": 60.0}
 def read_failure(doing: str, said: str) -> MirrorError:
     """Turn what a tool *said* while *doing* something into an error with kind, hint and the paths that it named."""
     words = _shorten(said)
-    row = next((row for row in FAILURES if row.pattern.search(said)), None)
+    telling = _SAYS_NOTHING.sub("", said)
+    row = next((row for row in FAILURES if row.pattern.search(telling)), None)
     if row is None:
         return MirrorError(f"{doing}: {words}", error_kind="unknown", retryable=True)
 
@@ -77,7 +81,7 @@ def read_failure(doing: str, said: str) -> MirrorError:
         retryable=row.retryable,
         hint=row.hint,
         retry_after_s=_retry_after_s(said),
-        paths=tuple(found["path"].strip() for found in _OFFENDING.finditer(said)),
+        paths=tuple(found["path"].strip() for found in _OFFENDING.finditer(said.partition("Offending files:")[2])),
     )
 
 

@@ -263,9 +263,9 @@ class FastImport:
                 *(_change_line(path, entry) for path, entry in changes),
                 b"\n",
                 f"get-mark :{self._marks}\n".encode(),
-            ]
+            ],
+            flush=True,
         )
-        self._child.stdin.flush()
 
         self._tips[ref] = self._read_commit()
 
@@ -281,10 +281,12 @@ class FastImport:
 
         return line.decode().strip()
 
-    def _send(self, pieces: Iterable[bytes]) -> None:
+    def _send(self, pieces: Iterable[bytes], *, flush: bool = False) -> None:
         try:
             for piece in pieces:
                 self._child.stdin.write(piece)
+            if flush:
+                self._child.stdin.flush()
         except BrokenPipeError as exc:
             raise read_failure(("fast-import",), finish(self._child)) from exc
 

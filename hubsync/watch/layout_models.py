@@ -90,3 +90,19 @@ def lacks_model(unit: UnitFacts) -> Iterator[Lack]:
     for index, members in sorted(unit.indexes.items()):
         found = [path for member in members if (path := directory_of(index) + member) in unit.files]
         yield from unless_patient(unit, needs_newer(unit, index, found, COPY_NS))
+
+
+_BESIDE_A_MODEL = (
+    r"(?:README\.md|[^/]+\.(?:py|jinja)|generation_config\.json|(?:added_tokens|special_tokens_map|vocab)\.json|"
+    r"(?:tokenizer|processor|preprocessor)(?:_config)?\.(?:json|model))"
+)
+
+
+def is_beginning(unit: UnitFacts) -> bool:
+    """Return whether all that is there is what writers put beside a model, and some before it (PEFT its README.md)."""
+    return bool(unit.files) and len(matching(unit, _BESIDE_A_MODEL)) == len(unit.files)
+
+
+def lacks_all_but_beginning(unit: UnitFacts) -> Iterator[Lack]:
+    """A tokenizer alone may be all that there will be."""
+    yield from unless_patient(unit, needs_weights(unit))

@@ -61,19 +61,26 @@ def lacks_trainer(unit: UnitFacts) -> Iterator[Lack]:
         yield Lack(f"{SENTINEL} says so")
     yield from needs(unit, "trainer_state.json")
     yield from needs_weights(unit)
-    yield from needs_newer(unit, "trainer_state.json", weights(unit), COPY_NS)
+    for mark in ("trainer_state.json", *sorted(matching(unit, r"rng_state(?:_\d+)?\.pth"))):
+        yield from needs_newer(unit, mark, weights(unit), COPY_NS)
     yield from needs_latest_inside(unit)
     yield from needs_metadata(unit)
 
 
 def is_named_by_trainer(unit: UnitFacts) -> bool:
-    """Return whether the Trainer gives this name: what has it looks like any model until training_args.bin is there."""
+    """Return whether the Trainer gives this name."""
     return _TRAINER_NAME.fullmatch(unit.name) is not None
 
 
-def lacks_trainer_or_time(unit: UnitFacts) -> Iterator[Lack]:
-    """Another writer may use the Trainer's name without its files, and must not wait for ever."""
-    yield from unless_patient(unit, needs(unit, "trainer_state.json"))
+def is_named_as_checkpoint(unit: UnitFacts) -> bool:
+    """Return whether the Trainer or Accelerate gives this name: until they write their own files, it looks like a model."""
+    return is_named_by_trainer(unit) or _ACCELERATE_NAME.fullmatch(unit.name) is not None
+
+
+def lacks_checkpoint_or_time(unit: UnitFacts) -> Iterator[Lack]:
+    """Another writer may use their names without their files, and must not wait for ever."""
+    awaited = "trainer_state.json" if is_named_by_trainer(unit) else "random_states_0.pkl"
+    yield from unless_patient(unit, needs(unit, awaited))
     if is_model(unit):
         yield from lacks_model(unit)
 
@@ -211,11 +218,12 @@ def is_lerobot(unit: UnitFacts) -> bool:
 
 def lacks_lerobot(unit: UnitFacts) -> Iterator[Lack]:
     """The link is made last; without it (it may not have been read) the files of training_state/ must do."""
-    for name in ("pretrained_model/config.json", *(f"training_state/{state}" for state in _LEROBOT_STATES)):
+    for name in (f"training_state/{state}" for state in _LEROBOT_STATES):
         if name not in unit.files:
             yield Lack(f"{name} is missing", (name,))
     yield from needs_weights(unit)
-    yield from needs_newer(unit, "training_state/training_step.json", matching(unit, r"pretrained_model/.*"), COPY_NS)
+    for state in _LEROBOT_STATES:
+        yield from needs_newer(unit, f"training_state/{state}", weights(unit), COPY_NS)
     if "../last" in unit.markers:
         yield from needs_tracker(unit, "../last", step_of(unit.name))
 
@@ -223,6 +231,7 @@ def lacks_lerobot(unit: UnitFacts) -> Iterator[Lack]:
 # --- Accelerate
 
 _ACCELERATE_DIRECTORIES = r"(?:pytorch_model_fsdp|optimizer)_\d+/(?:\.metadata|.*\.distcp)"  # FSDP's
+_ACCELERATE_NAME = re.compile(r"checkpoint_\d+")
 _ACCELERATE_TAG = rf"pytorch_model(?:_\d+)?/{DEEPSPEED_STATES}"
 
 

@@ -177,11 +177,11 @@ LAYOUTS = (
         models.lacks_diffusers,
     ),
     Layout(
-        "named as the Trainer does",
-        "weights are there, and nothing more came for a long time",
+        "named as a checkpoint",
+        "nothing that the Trainer or Accelerate would write came for a long time",
         "https://github.com/huggingface/transformers/blob/main/src/transformers/trainer_utils.py",
-        rows.is_named_by_trainer,
-        rows.lacks_trainer_or_time,
+        rows.is_named_as_checkpoint,
+        rows.lacks_checkpoint_or_time,
     ),
     Layout(
         "PEFT adapter",
@@ -196,6 +196,13 @@ LAYOUTS = (
         "https://huggingface.co/docs/transformers/main/en/models#saving-a-model",
         models.is_model,
         models.lacks_model,
+    ),
+    Layout(
+        "beginning of a model",
+        "nothing more came for a long time",
+        "https://github.com/huggingface/peft/blob/main/src/peft/peft_model.py",
+        models.is_beginning,
+        models.lacks_all_but_beginning,
     ),
     Layout(
         "unknown layout",

@@ -33,9 +33,7 @@ def test_our_paths_end_as_ours(theirs: Tree, last: Tree, ours: Tree, at: set[str
 
 
 @given(trees, trees, trees, st.sets(paths), policies)
-def test_what_is_not_ours_never_changes(
-    theirs: Tree, last: Tree, ours: Tree, at: set[str], policy: dict[str, str]
-) -> None:
+def test_what_is_not_ours_never_changes(theirs: Tree, last: Tree, ours: Tree, at: set[str], policy: dict[str, str]) -> None:
     """Outside of the paths that we publish nothing of theirs is written, removed or reported."""
     grafted = graft(at, theirs, last, ours, policy)
 

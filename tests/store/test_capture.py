@@ -121,7 +121,7 @@ def test_a_source_on_another_file_system_is_copied(elsewhere: Path, objects: Obj
 
 
 def test_a_link_that_is_impossible_is_an_error_with_a_cure(elsewhere: Path, objects: Objects) -> None:
-    """capture = "link" never makes a copy: it says what to change instead."""
+    """Who demands links gets no copy: the error says what to change instead."""
     (elsewhere / "a.raw").write_bytes(b"\0")
 
     with pytest.raises(StateError) as caught:
@@ -312,37 +312,38 @@ class Writer(threading.Thread):
         self._file = file
         self._random = random.Random(seed)
         self._content = b""
-        self.become(os.urandom(MIB + 300_000), lambda content: file.write_bytes(content))
+        self._become(os.urandom(MIB + 300_000), file.write_bytes)
 
-    def become(self, content: bytes, act: Callable[[bytes], object]) -> None:
+    def _become(self, content: bytes, act: Callable[[bytes], object]) -> None:
         self._content = content
         self.states.add(digest(content))
         act(content)
 
     def run(self) -> None:
+        """Write for a while."""
         for _ in range(12):
-            self._random.choice((self.rewrite, self.replace, self.truncate, self.append))()
+            self._random.choice((self._rewrite, self._replace, self._truncate, self._append))()
             time.sleep(self._random.uniform(0.0, 0.05))
 
-    def rewrite(self) -> None:
+    def _rewrite(self) -> None:
         with self._file.open("r+b", buffering=0) as file:
             for at in range(0, len(self._content), 400_000):
                 piece = self._random.randbytes(min(400_000, len(self._content) - at))
                 changed = self._content[:at] + piece + self._content[at + len(piece) :]
-                self.become(changed, lambda _, at=at, piece=piece: os.pwrite(file.fileno(), piece, at))
+                self._become(changed, lambda _, at=at, piece=piece: os.pwrite(file.fileno(), piece, at))
 
-    def replace(self) -> None:
+    def _replace(self) -> None:
         new = self._file.with_name(".tmp-new")
         new.write_bytes(content := self._random.randbytes(MIB + 200_000))
-        self.become(content, lambda _: new.rename(self._file))
+        self._become(content, lambda _: new.rename(self._file))
 
-    def truncate(self) -> None:
-        self.become(self._content[: MIB + 100_000], lambda content: os.truncate(self._file, len(content)))
+    def _truncate(self) -> None:
+        self._become(self._content[: MIB + 100_000], lambda content: os.truncate(self._file, len(content)))
 
-    def append(self) -> None:
+    def _append(self) -> None:
         with self._file.open("ab", buffering=0) as file:
             piece = self._random.randbytes(50_000)
-            self.become(self._content + piece, lambda _: file.write(piece))
+            self._become(self._content + piece, lambda _: file.write(piece))
 
 
 @pytest.mark.parametrize("how", ["link", "copy"])

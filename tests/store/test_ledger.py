@@ -104,11 +104,15 @@ def test_an_intact_ledger_is_kept(tmp_path: Path) -> None:
 
 def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
     """What was written before an exception inside is gone, also in a nested transaction."""
-    with pytest.raises(RuntimeError), ledger.transaction():
+
+    def write_and_fail() -> None:
         ledger.record(captured("a"))
         with ledger.transaction():
             ledger.set_meta("snapshot", "x")
-        raise RuntimeError
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), ledger.transaction():
+        write_and_fail()
 
     assert [] == list(ledger.all_files())
     assert ledger.meta("snapshot") is None

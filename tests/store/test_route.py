@@ -31,7 +31,7 @@ def test_the_default_attributes_are_those_of_the_hub() -> None:
     ],
 )
 def test_a_pattern_sends_a_file_through_lfs(path: str, pattern: str) -> None:
-    """A pattern of the Hub or of the operator decides before the content is known; the last that matches is the reason, as in git."""
+    """A pattern of the Hub or of the operator decides whatever the content; the last that matches, as in git."""
     routing = choose_route(path, 10, RULES)
 
     assert routing is not None

@@ -4,7 +4,7 @@ It knows no Hub API. Every request is remembered with its Authorization header, 
 token. It serves ``/<owner>/<name>.git`` only, and LFS at ``<repo>.git/info/lfs``, as git-lfs discovers it.
 
 Two hooks let a test act at one moment of a request: ``before`` it is done, and ``after`` it was done but before it is
-answered. A hook that raises CutError ends the connection without an answer.
+answered. A hook that raises CutError ends the connection without an answer, one that raises AnswerError gives its own.
 """
 
 import base64
@@ -39,6 +39,14 @@ class Request:
 
 class CutError(Exception):
     """Raised by a hook: no answer, the connection ends."""
+
+
+class AnswerError(Exception):
+    """Raised by a hook: this is the answer."""
+
+    def __init__(self, status: int, body: bytes = b"", **headers: str) -> None:
+        super().__init__(status)
+        self.answer = (status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def _pass(_: Request) -> None:
@@ -119,7 +127,7 @@ def _serve(owner: PlainServer, handler: type[BaseHTTPRequestHandler], port: int 
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     server.owner = owner  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server
 
 
@@ -163,6 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
         except CutError:
             self.close_connection = True
             return
+        except AnswerError as exc:
+            answer = exc.answer
         self.answer(*answer)
 
     def work(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:

@@ -251,23 +251,14 @@ def test_json_lines_grow_and_are_always_whole() -> None:
 # --- others
 
 
-def test_magic_numbers() -> None:
-    """GGUF and parquet files show theirs."""
-    assert judge("m.gguf", b"GGUF" + bytes(20)).whole
-    assert not judge("m.gguf", bytes(24)).whole
-    assert not judge("m.gguf", b"GGUF").whole
-    assert judge("d.parquet", b"PAR1" + bytes(8) + b"PAR1").whole
-    assert not judge("d.parquet", b"PAR1" + bytes(12)).whole
-    assert not judge("d.parquet", b"PAR1").whole
-
-
 def test_empty_files() -> None:
     """An empty file is whole unless its format has a header."""
-    held = ["model.safetensors", "a.pt", "a.npz", "a.gguf", "a.parquet", "config.json"]
+    held = ["model.safetensors", "a.pt", "a.npz", "a.gguf", "a.parquet", "a.npy", "m.h5", "config.json"]
 
     assert [] == [name for name in held if judge(name, b"") != Verdict(False, "empty")]
     assert judge("__init__.py", b"").whole
     assert judge("_SUCCESS", b"").whole
+    assert judge("pytorch_model.bin", b"").whole
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin", "README.md"])
@@ -285,7 +276,7 @@ def test_a_text_about_pointers_is_no_pointer() -> None:
 
 def test_a_file_that_shrinks_meanwhile_is_not_whole() -> None:
     """The size was taken before; a short read says that it is not true any more."""
-    for name in ("a.safetensors", "a.zip", "a.json", "a.gguf", "a.parquet", "a.txt"):
+    for name in ("a.safetensors", "a.zip", "a.json", "a.gguf", "a.parquet", "a.npy", "a.h5", "a.txt"):
         with opened(b"PK\x03\x04" + bytes(10)) as fd:
             verdict = check_structure(fd, name, 500)
 
@@ -300,6 +291,11 @@ def test_an_index_names_its_shards() -> None:
     index = {"metadata": {}, "weight_map": {"a": "m-2.safetensors", "b": "m-1.safetensors", "c": "m-2.safetensors"}}
 
     assert ("m-1.safetensors", "m-2.safetensors") == members("model.safetensors.index.json", json.dumps(index).encode())
+
+
+def test_an_index_of_a_variant_is_one() -> None:
+    """Transformers and diffusers put the variant before the suffix."""
+    assert ("m.bin",) == members("unet/diffusion_pytorch_model.bin.index.fp16.json", b'{"weight_map": {"a": "m.bin"}}')
 
 
 def test_hostile_members_are_dropped() -> None:

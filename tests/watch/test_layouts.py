@@ -80,8 +80,8 @@ COMPLETE = [
     ("model directory", unit("config.json", *SHARDS, unchanged_s=LONG)),
     ("model directory", unit("config.json", *SHARDS, INDEX, indexes={INDEX: SHARDS}, older=[INDEX], unchanged_s=LONG)),
     ("model directory", unit("optimizer.pt", "model.pt")),
-    ("named as the Trainer does", unit("config.json", "model.safetensors", name="checkpoint-500", unchanged_s=LONG)),
-    ("named as the Trainer does", unit("policy.dat", name="checkpoint-500", unchanged_s=LONG)),
+    ("named as a checkpoint", unit("config.json", "model.safetensors", name="checkpoint-500", unchanged_s=LONG)),
+    ("named as a checkpoint", unit("policy.dat", name="checkpoint-500", unchanged_s=LONG)),
     ("PEFT adapter", unit("README.md", "adapter_config.json", "adapter_model.safetensors")),
     ("Accelerate", unit("unet/model.safetensors", "optimizer.bin", "random_states_0.pkl", name="checkpoint-500")),
     ("Accelerate", unit(*(f"pytorch_model_fsdp_0/{path}" for path in DCP), "random_states_0.pkl", "random_states_1.pkl")),
@@ -103,6 +103,8 @@ COMPLETE = [
     ("complete_when", unit("a-tmp", "ok", name="step1-tmp", complete_when=("ok",))),
     ("model directory", unit("model.safetensors", *(f"checkpoint-5/{path}" for path in TRAINER), name="run")),
     ("unknown layout", unit("context/notes.txt", name="docs")),
+    ("unknown layout", unit("README.md", "notes.txt")),
+    ("beginning of a model", unit("README.md", "tokenizer.json", unchanged_s=LONG)),
 ]
 
 INCOMPLETE = [
@@ -153,9 +155,12 @@ INCOMPLETE = [
         unit("trainer_state.json", "rng_state_0.pth", *(f"pytorch_model_fsdp_0/{path}" for path in DCP)),
         "2 ranks wrote shards, only 1 their own state: rng_state_1.pth",
     ),
-    ("named as the Trainer does", unit("config.json", "model.safetensors", name="checkpoint-500"), "trainer_state.json"),
-    ("named as the Trainer does", unit("config.json", name="checkpoint-500", unchanged_s=LONG), "no weights"),
-    ("named as the Trainer does", unit("README.md", name="checkpoint-500"), "trainer_state.json"),
+    ("named as a checkpoint", unit("config.json", "model.safetensors", name="checkpoint-500"), "trainer_state.json"),
+    ("named as a checkpoint", unit("config.json", name="checkpoint-500", unchanged_s=LONG), "no weights"),
+    ("named as a checkpoint", unit("README.md", name="checkpoint-500"), "trainer_state.json"),
+    ("named as a checkpoint", unit("model.safetensors", name="checkpoint_0"), "random_states_0.pkl"),
+    ("beginning of a model", unit("README.md", "tokenizer.json", "tokenizer_config.json"), "no weights yet"),
+    ("transformers Trainer", unit(*TRAINER, older=["rng_state.pth"]), "rng_state.pth is older"),
     ("model directory", unit("config.json", *SHARDS), "the index of model-*-of-* is missing"),
     (
         "model directory",

@@ -1,0 +1,164 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from hubsync.config.model import Endpoint, TokenSource
+from hubsync.errors import MirrorError
+from hubsync.mirror.token import Tokens, credential_config
+from hubsync.store.git import Git
+
+TOKEN = "hf_canary0123456789"
+URL = "http://127.0.0.1:8000/acme/x.git"
+
+
+def endpoint(**source: object) -> Endpoint:
+    token = TokenSource(**source) if source else None  # type: ignore[arg-type]
+    return Endpoint(name="hub", url="http://127.0.0.1:8000", token=token)
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Git:
+    made = Git(tmp_path / "store.git")
+    made.open()
+    return made
+
+
+# --- where a token comes from
+
+
+@pytest.mark.parametrize("written", [TOKEN, f"{TOKEN}\n", f"  {TOKEN}\r\n"])
+def test_a_token_file_may_end_with_a_newline(tmp_path: Path, written: str) -> None:
+    """White space around a token is no part of it."""
+    (tmp_path / "token").write_bytes(written.encode())
+
+    assert TOKEN == Tokens({}).read(endpoint(file=tmp_path / "token"))
+
+
+def test_a_replaced_file_takes_effect_at_once(tmp_path: Path) -> None:
+    """The file is read at each use: a rotated token needs no restart."""
+    tokens, source = Tokens({}), endpoint(file=tmp_path / "token")
+    (tmp_path / "token").write_text("old")
+    before = tokens.read(source)
+    (tmp_path / "token").write_text("new")
+
+    assert ("old", "new") == (before, tokens.read(source))
+
+
+def test_a_token_comes_from_the_environment_a_credential_or_a_command(tmp_path: Path) -> None:
+    """The environment is the one that hubsync was started with; a command prints the token."""
+    (tmp_path / "hub-token").write_text(f"{TOKEN}\n")
+    environment = {"MY_TOKEN": TOKEN, "CREDENTIALS_DIRECTORY": str(tmp_path), "PATH": os.environ["PATH"]}
+    tokens = Tokens(environment)
+    sources = ({"env": "MY_TOKEN"}, {"credential": "hub-token"}, {"command": ("sh", "-c", 'echo "$MY_TOKEN"')})
+
+    assert [TOKEN] * 3 == [tokens.read(endpoint(**source)) for source in sources]
+
+
+def test_without_a_source_the_login_of_the_hub_counts(tmp_path: Path) -> None:
+    """HF_TOKEN wins over the file of ``hf auth login``; with neither there is no token."""
+    (tmp_path / "token").write_text("from-login")
+    path = {"HF_TOKEN_PATH": str(tmp_path / "token")}
+    none = {"HF_TOKEN_PATH": str(tmp_path / "none")}
+
+    found = [Tokens(environment).read(endpoint()) for environment in ({**path, "HF_TOKEN": TOKEN}, path, none)]
+
+    assert [TOKEN, "from-login", None] == found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"file": Path("/nonexistent/token")},
+        {"env": "UNSET"},
+        {"credential": "none"},
+        {"command": ("false",)},
+        {"command": ("/nonexistent/program",)},
+        {"command": ("echo", "hf_secret part")},
+    ],
+)
+def test_a_token_that_cannot_be_read_is_an_error_that_shows_none(source: dict[str, object]) -> None:
+    """The mirror is parked with a hint, and what was read stands in no message."""
+    with pytest.raises(MirrorError) as caught:
+        Tokens({"PATH": os.environ["PATH"]}).read(endpoint(**source))
+
+    assert ("auth", False) == (caught.value.error_kind, caught.value.retryable)
+    assert "token" in caught.value.hint
+    assert "hf_secret" not in str(caught.value)
+
+
+# --- how git gets it
+
+
+def ask(git: Git, protocol: str, host: str, config: dict[str, str], fds: tuple[int, ...]) -> str:
+    """Return what git would send to *host*; empty if it knows nothing."""
+    asked = [f"protocol={protocol}\nhost={host}\n\n".encode()]
+    done = git.run("credential", "fill", feed=asked, config=config, pass_fds=fds, check=False)
+    assert TOKEN not in done.stderr
+    return done.stdout.decode()
+
+
+def test_git_gets_the_token_for_its_host(git: Git) -> None:
+    """For the mirror's host and port git has user and token, as often as it asks."""
+    with credential_config(URL, TOKEN) as (config, fds):
+        answers = [ask(git, "http", "127.0.0.1:8000", config, fds) for _ in range(3)]
+
+    assert [True] * 3 == [f"password={TOKEN}" in answer and "username=hf_user" in answer for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "host"),
+    [
+        ("http", "127.0.0.1:8001"),
+        ("http", "127.0.0.1"),
+        ("https", "127.0.0.1:8000"),
+        ("http", "localhost:8000"),
+        ("http", "x.127.0.0.1:8000"),
+        ("https", "storage.example.org"),
+    ],
+)
+def test_no_other_host_gets_the_token(git: Git, protocol: str, host: str) -> None:
+    """Another port, protocol or name is another host: the helper is silent."""
+    with credential_config(URL, TOKEN) as (config, fds):
+        answer = ask(git, protocol, host, config, fds)
+
+    assert "" == answer
+
+
+def test_a_refused_token_is_not_offered_again(git: Git) -> None:
+    """After git was told that the credential is wrong, the helper is silent: nobody asks for ever."""
+    with credential_config(URL, TOKEN) as (config, fds):
+        answer = ask(git, "http", "127.0.0.1:8000", config, fds)
+        git.run("credential", "reject", feed=[f"{answer}\n".encode()], config=config, pass_fds=fds)
+
+        assert "" == ask(git, "http", "127.0.0.1:8000", config, fds)
+
+
+def test_the_token_stands_in_no_setting(git: Git) -> None:
+    """The configuration that goes into the environment of git names the token nowhere."""
+    with credential_config(URL, TOKEN) as (config, fds):
+        assert TOKEN not in str(config)
+        assert TOKEN not in git.text("config", "--list", config=config, pass_fds=fds)
+
+
+def test_the_answer_is_gone_with_the_command() -> None:
+    """Afterwards no descriptor is left from which it could be read."""
+    before = set(Path("/proc/self/fd").iterdir())
+    with credential_config(URL, TOKEN) as (_, (fd,)):
+        assert Path(f"/proc/self/fd/{fd}").exists()
+
+    assert before == set(Path("/proc/self/fd").iterdir())
+
+
+def test_without_a_token_nobody_is_asked(git: Git, tmp_path: Path) -> None:
+    """The helpers of the account are not called, neither with a token nor without one."""
+    helper = tmp_path / "helper"
+    helper.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    helper.chmod(0o755)
+    (git.git_dir / "config").write_text((git.git_dir / "config").read_text() + f"[credential]\n\thelper = {helper}\n")
+
+    for token in (None, TOKEN):
+        with credential_config(URL, token) as (config, fds):
+            ask(git, "http", "elsewhere", config, fds)
+
+    assert not (tmp_path / "asked").exists()
