@@ -1,9 +1,11 @@
 """Runs hubsync as a service: targets by schedule and by event, signals, the control socket, and what it says of itself."""
 
+import contextlib
 import functools
 import os
 import platform
 import queue
+import select
 import signal
 import threading
 import time
@@ -195,6 +197,23 @@ class Watcher(threading.Thread):
             self._observer = None
 
 
+class Bell:
+    """Wakes the main thread from signal handlers: a lock there could be one that the interrupted thread holds."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def ring(self, number: int) -> None:
+        """Pass on *number*; safe in a signal handler."""
+        with contextlib.suppress(BlockingIOError):  # thousands wait already
+            os.write(self._write, bytes([number]))
+
+    def wait(self, timeout_s: float | None) -> bytes:
+        """Return the numbers that were rung, in order; none after *timeout_s*."""
+        ready, _, _ = select.select([self._read], [], [], timeout_s)
+        return os.read(self._read, 64) if ready else b""
+
+
 class TargetRun:
     """A target that runs: its watcher and its jobs."""
 
@@ -272,8 +291,7 @@ class Daemon:
         self._notifier = Notifier(environment)
         self._tokens = Tokens(environment)
         self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._reload_wanted = False
+        self._bell = Bell()
         self._jobs = Jobs(_SPARE_THREADS + sum(2 + len(target.mirrors) for target in config.targets) * 2)
         self._runs: dict[str, TargetRun] = {}
         self._lock_fd = -1
@@ -320,14 +338,14 @@ class Daemon:
         run.start()
 
     def _wait(self) -> None:
-        """Sleep until a signal, feeding systemd's watchdog while all parts get on."""
-        interval_s = self._notifier.watchdog_interval_s
+        """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
         while not self._stop.is_set():
-            self._wake.wait(interval_s)
-            self._wake.clear()
-            if self._reload_wanted:
-                self._reload_wanted = False
-                self._reload()
+            for number in self._bell.wait(self._notifier.watchdog_interval_s):
+                if number == signal.SIGHUP:
+                    self._reload()
+                else:
+                    self._reason = signal.Signals(number).name
+                    self._stop.set()
             if self._is_healthy():
                 self._notifier.watchdog()
 
@@ -354,18 +372,8 @@ class Daemon:
     # --- signals and control
 
     def _catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop_signal)
-        signal.signal(signal.SIGHUP, self._on_reload_signal)
-
-    def _on_stop_signal(self, number: int, _frame: object) -> None:
-        self._reason = signal.Signals(number).name
-        self._stop.set()
-        self._wake.set()
-
-    def _on_reload_signal(self, _number: int, _frame: object) -> None:
-        self._reload_wanted = True
-        self._wake.set()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda caught, _frame: self._bell.ring(caught))
 
     def _reload(self) -> None:
         """Take over a changed config; a bad one is rejected whole and the old one stays."""
@@ -412,8 +420,7 @@ class Daemon:
     def _obey(self, command: str, names: tuple[str, ...]) -> dict[str, object]:
         """Carry out what came over the control socket."""
         if command == "reload":
-            self._reload_wanted = True
-            self._wake.set()
+            self._bell.ring(signal.SIGHUP)
             return {"targets": []}
         targets = [target.name for target in select_targets(self._config, names)]
         for name in targets:

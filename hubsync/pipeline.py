@@ -390,12 +390,12 @@ class Pipeline:
             self._tell_held(f"{unit}/", str(exc))
             self._feed_again(entries)
             return []
-        del self._units[unit]
         size = sum(entry.identity.size for entry in inventory.entries.values())
         subject = f"{unit}: {format_count(len(inventory.entries), 'file')}, {format_bytes(size)}"
         written_ns = max((entry.identity.mtime_ns for entry in inventory.entries.values()), default=0)
         with self.store.write() as writer:
             commits = self._write(writer, captured, subject, (unit,), written_ns)
+        del self._units[unit]  # not before: a commit that failed is tried again
         self._drop_settled(entry.path for entry in inventory.entries.values())
         self._held.forget(f"{unit}/")
         if commits:

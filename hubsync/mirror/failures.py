@@ -27,6 +27,7 @@ def _row(pattern: str, error_kind: str, hint: str = "", *, retryable: bool = Fal
 
 _SPLIT_HINT = "lower lfs.threshold so that the file goes through git-lfs"
 _SIGN_IN_HINT = "check the endpoint's token: it may be wrong, expired or revoked"
+_REACH_HINT = "check the endpoint's url, and that this machine reaches it; hubsync tries again by itself"
 _WRITE_HINT = "give the token write access to this repository, or ask its owner"
 
 # Precedents: the Hub's pre-receive texts (https://github.com/huggingface/huggingface_hub/issues/138 and /1404), git's
@@ -57,7 +58,7 @@ FAILURES: tuple[FailureRow, ...] = (
     _row(r"timed? ?out|too slow|Operation too slow", "timeout", retryable=True),
     _row(r"Could not resolve|Connection refused|Couldn't connect|Failed to connect|Connection reset|Network is unreachable"
          r"|No route to host|unexpected EOF|early EOF|hung up|connection error|RPC failed|broken pipe|EOF\b|curl \d+"
-         r"|SSL|TLS", "network", retryable=True),
+         r"|SSL|TLS", "network", _REACH_HINT, retryable=True),
 )  # fmt: skip
 
 # A repository may be called run-404, and a transfer may end with 503 bytes to go.

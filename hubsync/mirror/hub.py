@@ -5,6 +5,7 @@ A server without the Hub's API (plain git and LFS) is no error here: then nothin
 
 import functools
 import json
+import threading
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+_CLIENT_LOCK = threading.Lock()
 _ANSWER_BYTES = 200  # of a body that is not the Hub's
 
 
@@ -100,8 +102,9 @@ def _translated(doing: str, exc: Exception) -> MirrorError:
     """Turn what the client raised into our error; nothing of its request or headers is kept."""
     response = getattr(exc, "response", None)
     if response is None:
-        kind = "timeout" if "timeout" in type(exc).__name__.lower() else "network"
-        return MirrorError(f"{doing}: {type(exc).__name__}: {exc}", error_kind=kind, retryable=True)
+        # Words that the table knows: the client has a class for each way of not reaching a server.
+        words = "timed out" if "timeout" in type(exc).__name__.lower() else "connection error"
+        return read_failure(doing, f"{words}: {exc}")
     said = getattr(exc, "server_message", None) or response.text[:_ANSWER_BYTES]
     failure = read_failure(doing, f"HTTP {response.status_code} {said}")
     if failure.retry_after_s is None and response.headers.get("retry-after", "").isdigit():
@@ -110,12 +113,24 @@ def _translated(doing: str, exc: Exception) -> MirrorError:
     return failure
 
 
-@functools.lru_cache(maxsize=64)
-def _api(url: str, timeout_s: float, token: str | Literal[False]) -> "HfApi":
+@functools.lru_cache(maxsize=1)
+def _set_patience(timeout_s: float) -> None:
+    """Make the client wait *timeout_s* at most: its own default waits for ever.
+
+    There is one for the process, and the newest endpoint sets its patience. A client that is replaced is closed, with
+    the requests of other mirrors in it, so that one which suits is kept. On a redirect to another host it drops the
+    token by itself.
+    """
     import httpx2  # noqa: PLC0415 - 200 ms
     import huggingface_hub  # noqa: PLC0415 - 200 ms
 
-    # The client's own default waits for ever. There is one client for the process: the newest endpoint sets its
-    # patience. On a redirect to another host it drops the token by itself.
     huggingface_hub.set_client_factory(lambda: httpx2.Client(timeout=timeout_s, follow_redirects=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _api(url: str, timeout_s: float, token: str | Literal[False]) -> "HfApi":
+    import huggingface_hub  # noqa: PLC0415 - 200 ms
+
+    with _CLIENT_LOCK:
+        _set_patience(timeout_s)
     return huggingface_hub.HfApi(endpoint=url, token=token, library_name="hubsync", library_version=__version__)

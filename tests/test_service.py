@@ -1,0 +1,293 @@
+"""The service and its commands: signals, the lock, the control socket, systemd, exit codes, reload."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.running import (
+    PATIENCE_S,
+    Daemon,
+    digests,
+    download,
+    endpoint,
+    hubsync,
+    write_checkpoint,
+    write_config,
+    write_safetensors,
+)
+
+from hubsync.jobs import Jobs, make_cron_trigger
+from hubsync.localhub import LocalHub
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "hub", port=0) as running:
+        yield running
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def config(tmp_path: Path, source: Path, hub: LocalHub) -> Path:
+    return write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Return the command lines of all processes that name something in *directory*."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(directory) in line and int(path.parent.name) != os.getpid():
+            found.append(line)
+
+    return found
+
+
+def test_a_stop_in_mid_upload_is_quick_and_leaves_nothing(config: Path, source: Path) -> None:
+    """SIGTERM ends the daemon with 0 within seconds, with all its children, and the queue is intact."""
+    for number in range(4):
+        write_safetensors(source / f"{number}.safetensors", 30_000_000)
+    with Daemon(config) as daemon:
+        daemon.wait_for("snapshot.committed")
+        began = time.monotonic()
+
+        assert 0 == daemon.stop()
+
+    assert time.monotonic() - began < 20
+    assert [] == [line for line in processes_of(config.parent) if "lfs" in line or "git" in line]
+    assert 0 == hubsync(config, "once").returncode
+
+
+def test_a_second_hubsync_is_told_who_is_at_work(config: Path) -> None:
+    """Neither a second daemon nor `once` works on the same state; both name the first one's process."""
+    with Daemon(config) as daemon:
+        daemon.wait_for("daemon.ready")
+        for command in ("run", "once"):
+            done = hubsync(config, command)
+
+            assert 75 == done.returncode
+            assert str(daemon.process.pid) in done.stderr
+        assert 0 == daemon.stop()
+
+
+def test_commands_need_a_daemon(config: Path) -> None:
+    """Without one, flush and status say so with 3."""
+    assert [3, 3] == [hubsync(config, command).returncode for command in ("flush", "status")]
+
+
+def test_pause_resume_flush_and_status(config: Path, source: Path) -> None:
+    """A paused target publishes nothing; resumed it does; flush does not wait for the schedule."""
+    config.write_text(config.read_text().replace('schedule = "1s"', 'schedule = "manual"'))
+    with Daemon(config) as daemon:
+        daemon.wait_for("daemon.ready")
+        assert 0 == hubsync(config, "pause").returncode
+        (source / "a.txt").write_text("a")
+        daemon.wait_for("heartbeat", settled=1)
+        hubsync(config, "flush")
+        daemon.wait_for("heartbeat", count=2)
+        assert not [entry for entry in daemon.events if entry["event"] == "snapshot.committed"]
+        hubsync(config, "resume")
+        daemon.wait_for("mirror.published")
+        (source / "b.txt").write_text("b")
+        daemon.wait_for("heartbeat", settled=1)
+        hubsync(config, "flush")
+        daemon.wait_for("mirror.published")
+
+        status = hubsync(config, "status", "--json")
+        assert 0 == status.returncode
+        assert 1 == json.loads(status.stdout)["schema_version"]
+        assert all(len(line) <= 80 for line in hubsync(config, "status", COLUMNS="80").stdout.splitlines())
+        assert 0 == daemon.stop()
+
+
+def test_a_reload_takes_over_a_good_config_and_rejects_a_bad_one(config: Path, source: Path, tmp_path: Path) -> None:
+    """A bad config leaves the old one in force; a good one starts the new target without a restart."""
+    good = config.read_text()
+    with Daemon(config) as daemon:
+        daemon.wait_for("daemon.ready")
+        config.write_text(good.replace("quiet", "quite"))
+        daemon.process.send_signal(1)
+        assert "quite" in daemon.wait_for("config.rejected")["error"]
+        (source / "still.txt").write_text("works")
+        daemon.wait_for("mirror.published", target="run")
+
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "x.txt").write_text("x")
+        config.write_text(f'{good}\n[[target]]\nname = "other"\nsource = "{tmp_path}/other"\nquiet = "300ms"\n'
+                          'schedule = "1s"\nmirrors = ["m0:acme/y"]\n')  # fmt: skip
+        daemon.process.send_signal(1)
+        assert ["other"] == daemon.wait_for("daemon.reloaded")["added"]
+        daemon.wait_for("mirror.published", target="other")
+        assert 0 == daemon.stop()
+
+
+def test_systemd_hears_of_ready_watchdog_and_stopping(config: Path, tmp_path: Path) -> None:
+    """The service says when it is ready, that it lives, and that it stops; its children do not hear of the socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(PATIENCE_S)
+        said = ""
+        with Daemon(config, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="400000") as daemon:
+            daemon.wait_for("daemon.ready")
+            while "WATCHDOG=1" not in said or "STATUS=" not in said:
+                said += listener.recv(4096).decode() + "\n"
+            assert 0 == daemon.stop()
+        while "STOPPING=1" not in said:
+            said += listener.recv(4096).decode() + "\n"
+
+    assert "READY=1" in said
+
+
+def test_a_source_that_vanishes_halts_its_target_and_resumes(
+    config: Path, source: Path, hub: LocalHub, tmp_path: Path
+) -> None:
+    """Moved away, nothing is deleted on the mirror; re-created under the same name, it is watched again."""
+    (source / "a.txt").write_text("a")
+    with Daemon(config) as daemon:
+        daemon.wait_for("mirror.published")
+        source.rename(tmp_path / "elsewhere")
+        daemon.wait_for("target.halted")
+        source.mkdir()
+        (source / "a.txt").write_text("a")
+        (source / "b.txt").write_text("b")
+        daemon.wait_for("target.resumed")
+        daemon.wait_for("mirror.published")
+        assert 0 == daemon.stop()
+
+    assert {"a.txt", "b.txt"} == set(download(hub, "acme/x", tmp_path / "copy"))
+
+
+def test_directories_moved_in_and_bursts_arrive_whole(config: Path, source: Path, hub: LocalHub, tmp_path: Path) -> None:
+    """A checkpoint that is renamed into the source, and thousands of files at once, all arrive."""
+    write_checkpoint(tmp_path / "staging")
+    with Daemon(config) as daemon:
+        daemon.wait_for("watch.started")
+        (tmp_path / "staging").rename(source / "checkpoint-7")
+        for number in range(3000):
+            (source / f"d{number % 50}").mkdir(exist_ok=True)
+            (source / f"d{number % 50}" / f"{number}.txt").write_text(str(number))
+        daemon.wait_for("unit.published", unit="checkpoint-7")
+        while digests(source) != download(hub, "acme/x", tmp_path / "copy"):
+            daemon.wait_for("heartbeat")
+        assert 0 == daemon.stop()
+
+
+def test_a_file_that_grows_slowly_is_never_published_torn(
+    config: Path, source: Path, hub: LocalHub, tmp_path: Path
+) -> None:
+    """While a writer appends to a weight file, nothing of it is published; afterwards all of it is."""
+    write_safetensors(tmp_path / "whole", 400_000)
+    content = (tmp_path / "whole").read_bytes()
+    with Daemon(config) as daemon:
+        daemon.wait_for("watch.started")
+        (source / "other.txt").write_text("x")
+        with (source / "slow.safetensors").open("wb") as file:
+            for start in range(0, len(content), 40_000):
+                file.write(content[start : start + 40_000])
+                file.flush()
+                time.sleep(0.4)  # longer than `quiet`: only the structure tells
+        daemon.wait_for("mirror.published", count=2)
+        assert 0 == daemon.stop()
+
+    commits = subprocess.run(
+        ["git", "-C", hub.directory / "models/acme/x.git", "log", "--format=%h", "main", "--", "slow.safetensors"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert 1 == len(commits)
+    assert digests(source) == download(hub, "acme/x", tmp_path / "copy")
+
+
+def test_exit_codes_of_once(tmp_path: Path, source: Path, hub: LocalHub, config: Path) -> None:
+    """A wrong token is 77, a Hub that is not there 69, a state that cannot be written 73, a bad config 78."""
+    (source / "a.txt").write_text("a")
+    (tmp_path / "bad-token").write_text("hf_wrongwrongwrongwrong")
+    good = config.read_text()
+    cases = {
+        77: good.replace(f"{hub.directory}/token", f"{tmp_path}/bad-token"),
+        69: good.replace(hub.url, "http://127.0.0.1:9"),
+        73: good.replace(f"{tmp_path}/state", f"{tmp_path}/bad-token/state"),
+        78: good.replace("mirrors", "mirors"),
+    }
+
+    for code, text in cases.items():
+        config.write_text(text)
+        done = hubsync(config, "once", "--timeout", "3s")
+        assert code == done.returncode, (code, done.stdout, done.stderr)
+        assert "→" in done.stdout + done.stderr or code == 78
+
+
+def test_every_reading_command_prints_one_document(config: Path, source: Path, tmp_path: Path) -> None:
+    """plan, check and events print one JSON document with its version; plan changes nothing."""
+    write_checkpoint(source / "checkpoint-1")
+    (source / "wild\nname.txt").write_text("x")
+
+    plan = json.loads(hubsync(config, "plan", "--json").stdout)
+    check = json.loads(hubsync(config, "check", "--online", "--json").stdout)
+
+    assert 1 == plan["schema_version"] == check["schema_version"]
+    assert 6 == len(plan["targets"][0]["steps"])
+    assert all(step["reason"] for step in plan["targets"][0]["steps"])
+    assert check["ok"]
+    assert any("would be created private" in finding["said"] for finding in check["findings"])
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ("0 3 * * 0", "sun"),
+        ("0 3 * * 7", "sun"),
+        ("0 3 * * 1-5", "mon,tue,wed,thu,fri"),
+        ("0 3 * * 5-7", "fri,sat,sun"),
+        ("0 3 * * mon-fri", "mon-fri"),
+        ("0 3 * * */2", "*/2"),
+        ("@weekly", "sun"),
+    ],
+)
+def test_weekdays_are_those_of_crontab(fields: str, names: str) -> None:
+    """APScheduler numbers weekdays from Monday, crontab from Sunday."""
+    trigger = make_cron_trigger(fields)
+
+    assert names == str(next(field for field in trigger.fields if field.name == "day_of_week"))
+
+
+def test_a_job_that_is_woken_while_it_runs_runs_once_more() -> None:
+    """A wake-up is never lost, never runs a job twice at a time, and an exception ends neither job nor scheduler."""
+    import threading  # noqa: PLC0415 - used here only
+
+    jobs, runs, at_work, go_on = Jobs(2), [], threading.Event(), threading.Event()
+
+    def work() -> None:
+        runs.append(len(runs))
+        at_work.set()
+        go_on.wait(PATIENCE_S)
+        if len(runs) == 1:
+            raise ValueError("a bug")
+
+    jobs.add("work", work, None)
+    jobs.start()
+    jobs.wake("work")
+    at_work.wait(PATIENCE_S)
+    for _ in range(3):
+        jobs.wake("work")
+    go_on.set()
+    deadline = time.monotonic() + PATIENCE_S
+    while len(runs) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert jobs.stop(PATIENCE_S)
+    assert [0, 1] == runs
