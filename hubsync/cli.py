@@ -8,7 +8,6 @@ them, so that ``status`` and ``--help`` answer at once.
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -136,11 +135,12 @@ def once(session: Session, targets: tuple[str, ...], timeout: str, *, confirm_de
     from hubsync.mirror.token import Tokens
     from hubsync.once import exit_code, run_once
     from hubsync.service import select_targets
+    from hubsync.signals import stop_on_signals
 
     config = session.load()
     session.log(config)
     outcomes = run_once(
-        config, select_targets(config, targets), Tokens(session.environment), _stop_on_signals(),
+        config, select_targets(config, targets), Tokens(session.environment), stop_on_signals(),
         timeout_s=_seconds(timeout), confirm_deletes=confirm_deletes,
     )  # fmt: skip
     if as_json:
@@ -316,17 +316,6 @@ def _seconds(text: str) -> float:
         return parse_duration(text)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--timeout") from exc
-
-
-def _stop_on_signals() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set, so that children end and the state stays clean."""
-    import signal
-
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-
-    return stop
 
 
 def _need_extra(name: str) -> None:

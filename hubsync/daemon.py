@@ -1,11 +1,9 @@
 """Runs hubsync as a service: targets by schedule and by event, signals, the control socket, and what it says of itself."""
 
-import contextlib
 import functools
 import os
 import platform
 import queue
-import select
 import signal
 import threading
 import time
@@ -29,6 +27,7 @@ from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.report import describe_target, summarize
 from hubsync.service import TargetWork, hold_state, open_target, select_targets
+from hubsync.signals import Bell
 from hubsync.store.process import StoppedError
 from hubsync.watch.mounts import network_file_system
 from hubsync.watch.observer import SourceObserver
@@ -197,23 +196,6 @@ class Watcher(threading.Thread):
             self._observer = None
 
 
-class Bell:
-    """Wakes the main thread from signal handlers: a lock there could be one that the interrupted thread holds."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-
-    def ring(self, number: int) -> None:
-        """Pass on *number*; safe in a signal handler."""
-        with contextlib.suppress(BlockingIOError):  # thousands wait already
-            os.write(self._write, bytes([number]))
-
-    def wait(self, timeout_s: float | None) -> bytes:
-        """Return the numbers that were rung, in order; none after *timeout_s*."""
-        ready, _, _ = select.select([self._read], [], [], timeout_s)
-        return os.read(self._read, 64) if ready else b""
-
-
 class TargetRun:
     """A target that runs: its watcher and its jobs."""
 
@@ -309,7 +291,7 @@ class Daemon:
             log.info("daemon.started", version=__version__, config=str(self._config.path), pid=os.getpid(),
                      targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
                      python=platform.python_version())  # fmt: skip
-            self._catch_signals()
+            self._bell.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             control = ControlServer(self._config.service.state_dir / "control.sock", self._obey)
             control.start()
             stack.callback(control.stop)
@@ -370,10 +352,6 @@ class Daemon:
         return 0
 
     # --- signals and control
-
-    def _catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda caught, _frame: self._bell.ring(caught))
 
     def _reload(self) -> None:
         """Take over a changed config; a bad one is rejected whole and the old one stays."""

@@ -264,6 +264,8 @@ class Pipeline:
         prefix = f"{under}/" if under else ""
         pending = [path for path in [*self._settled, *self._settler.waiting(float("-inf"))] if path.startswith(prefix)]
         known = [path for path, _ in self.store.ledger.all_files(under)]
+        if self.target.deletes == "propagate":  # also what was seen to be gone before a restart
+            known += [path for path in self.store.ledger.tree_paths() if path.startswith(prefix)]
         gone = {path for path in [*pending, *known] if path not in inventory.entries and not inventory.hides(path)}
         for path in gone:
             self._forget(path)
@@ -382,6 +384,10 @@ class Pipeline:
         started = time.monotonic()
         inventory = take_inventory(self.target.source, self._rules, unit)
         entries = [entry for entry in inventory.entries.values() if not self._is_unchanged(entry)]
+        if fresh := [entry for entry in entries if not self._is_settled(entry)]:
+            for entry in fresh:  # it came or changed after the unit was judged, and no event has told
+                self._feed(entry)
+            return []
         try:
             captured = self._capture_all(entries)
             self._expect_still(unit, inventory)
@@ -417,6 +423,12 @@ class Pipeline:
             known = self.store.ledger.known(path)
             if entry.identity not in {before.entries[path].identity, known.identity if known else None}:
                 raise FileChangedError(f"{path} changed while the unit was captured")
+
+    def _is_settled(self, entry: Entry) -> bool:
+        path, known = entry.path, self.store.ledger.known(entry.path)
+        if entry.identity in {self._settled.get(path), self._refused.get(path)}:
+            return True
+        return path in self._settled and known is not None and known.identity == entry.identity
 
     def _is_unchanged(self, entry: Entry) -> bool:
         known = self.store.ledger.known(entry.path)
@@ -551,7 +563,8 @@ class Pipeline:
         waiting = self._settler.waiting(time.monotonic())
         directory = PurePosixPath(entry.path).parent
         members = [str(directory / member) for member in indexes.get(entry.path, ())]
-        missing = [m for m in members if m in waiting or look(self.target.source, m) is None]
+        held = self._held.reasons
+        missing = [m for m in members if m in waiting or m in held or look(self.target.source, m) is None]
         if missing:
             reason = f"shard {PurePosixPath(missing[0]).name} is missing or still being written"
         if reason:

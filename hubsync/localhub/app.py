@@ -87,6 +87,7 @@ def _routes(git_http: GitHttp) -> Iterator[BaseRoute]:
     for method, path, answer in _REPO_ROUTES:
         yield Route(f"/api{_REPO}{path}", threaded(answer), methods=[method])
     yield Route(f"/api{_REPO}/commit/{{revision}}", api.commit, methods=["POST"])
+    yield Route("/api/{path:path}", threaded(api.not_found), methods=["GET", "POST", "PUT", "DELETE"])
     yield Route(f"/_lfs{_REPO}/{{oid}}", lfs.put_object, methods=["PUT"])
     yield Route(f"/_lfs{_REPO}/{{oid}}", threaded(lfs.get_object), methods=["GET"])
     yield Route("/_requests", threaded(page.requests), methods=["GET"])

@@ -41,10 +41,10 @@ class IncomingObject:
         self._file = self._path.open("wb", buffering=0)
 
     def write(self, chunk: bytes | bytearray) -> None:
-        """Add *chunk*; raises RefusedError once there is more than was announced."""
+        """Add *chunk*; what comes after the announced size is counted, and not kept."""
         self._received += len(chunk)
         if self._received > self._size:
-            raise RefusedError(400, f"Object is larger than the announced {self._size} bytes")
+            return
         self._hash.update(chunk)
         view = memoryview(chunk)
         while view:

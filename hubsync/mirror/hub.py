@@ -49,7 +49,8 @@ class Hub:
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError  # noqa: PLC0415 - 200 ms
 
         try:
-            info = self._api().repo_info(mirror.repo_id, repo_type=mirror.repo_type)
+            # Without a timeout of its own this call waits for ever, whatever the client's is.
+            info = self._api().repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s)
         except RepositoryNotFoundError:
             return Visibility.MISSING
         except HfHubHTTPError as exc:

@@ -15,6 +15,7 @@ from hubsync.watch.layout_words import (
     DEEPSPEED_STATES,
     DEEPSPEED_TAGGED,
     matching,
+    need_newer,
     needs,
     needs_latest_inside,
     needs_metadata,
@@ -61,8 +62,8 @@ def lacks_trainer(unit: UnitFacts) -> Iterator[Lack]:
         yield Lack(f"{SENTINEL} says so")
     yield from needs(unit, "trainer_state.json")
     yield from needs_weights(unit)
-    for mark in ("trainer_state.json", *sorted(matching(unit, r"rng_state(?:_\d+)?\.pth"))):
-        yield from needs_newer(unit, mark, weights(unit), COPY_NS)
+    marks = ("trainer_state.json", *matching(unit, r"rng_state(?:_\d+)?\.pth"))
+    yield from need_newer(unit, marks, weights(unit), COPY_NS)
     yield from needs_latest_inside(unit)
     yield from needs_metadata(unit)
 
@@ -218,12 +219,12 @@ def is_lerobot(unit: UnitFacts) -> bool:
 
 def lacks_lerobot(unit: UnitFacts) -> Iterator[Lack]:
     """The link is made last; without it (it may not have been read) the files of training_state/ must do."""
-    for name in (f"training_state/{state}" for state in _LEROBOT_STATES):
-        if name not in unit.files:
-            yield Lack(f"{name} is missing", (name,))
+    states = tuple(f"training_state/{state}" for state in _LEROBOT_STATES)
+    for state in states:
+        if state not in unit.files:
+            yield Lack(f"{state} is missing", (state,))
     yield from needs_weights(unit)
-    for state in _LEROBOT_STATES:
-        yield from needs_newer(unit, f"training_state/{state}", weights(unit), COPY_NS)
+    yield from need_newer(unit, states, weights(unit), COPY_NS)
     if "../last" in unit.markers:
         yield from needs_tracker(unit, "../last", step_of(unit.name))
 
@@ -247,7 +248,6 @@ def lacks_accelerate(unit: UnitFacts) -> Iterator[Lack]:
     if not states:
         yield Lack("random_states_0.pkl is missing, which is written last", ("random_states_0.pkl",))
     yield from needs_weights(unit)
-    for state in sorted(states):
-        yield from needs_newer(unit, state, weights(unit), COPY_NS)
+    yield from need_newer(unit, states, weights(unit), COPY_NS)
     yield from needs_latest_inside(unit)
     yield from needs_metadata(unit)

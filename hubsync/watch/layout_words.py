@@ -62,6 +62,13 @@ def needs_newer(unit: UnitFacts, marker: str, paths: Iterable[str], margin_ns: i
         yield Lack(f"{marker} is older than {newest}: it is saved again (or was copied; then `touch` {marker})")
 
 
+def need_newer(unit: UnitFacts, markers: Iterable[str], paths: Iterable[str], margin_ns: int) -> Iterator[Lack]:
+    """Complain if any of *markers* is older than one of *paths*; the oldest speaks for them all."""
+    oldest = min((mark for mark in markers if mark in unit.files), key=lambda mark: unit.files[mark].mtime_ns, default=None)
+    if oldest is not None:
+        yield from needs_newer(unit, oldest, paths, margin_ns)
+
+
 def unless_patient(unit: UnitFacts, lacks: Iterable[Lack]) -> Iterator[Lack]:
     """Complain of *lacks* only while something has changed lately: nothing but time tells these cases apart."""
     if unit.unchanged_s < PATIENCE_S:

@@ -24,20 +24,24 @@ class Clone:
     environment: dict[str, str]
 
     def git(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run git here."""
         return subprocess.run(
             ("git", *args), cwd=self.path, env=self.environment, capture_output=True, text=True, check=check
         )
 
     def write(self, **files: bytes) -> None:
+        """Write files whose names are plain words."""
         for name, content in files.items():
             self.put(name, content)
 
     def put(self, name: str, content: bytes) -> None:
+        """Write one file."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
     def commit(self, message: str = "change") -> str:
+        """Commit all there is and return the commit."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "-m", message)
         return self.git("rev-parse", "HEAD").stdout.strip()

@@ -17,10 +17,11 @@ os.environ |= {
 
 import httpx2
 import pytest
+from clones import GIT_SETTINGS, Clone, make_clone, with_token
 from huggingface_hub import HfApi
 
-from clones import GIT_SETTINGS, Clone, make_clone, with_token
 from hubsync.localhub import LocalHub
+
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:

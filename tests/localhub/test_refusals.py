@@ -102,7 +102,7 @@ def test_every_pushed_commit_is_read(clone: Clone) -> None:
     assert "  - a.bin.txt (ref: refs/heads/main)" in clone.push()
 
 
-def test_a_refused_push_leaves_nothing(api: HfApi, clone: Clone) -> None:
+def test_a_refused_push_leaves_nothing(clone: Clone) -> None:
     """What was refused is refused again, and what is clean passes afterwards."""
     clone.put("a.txt", b"\0\1")
     clone.commit("bad")

@@ -1,0 +1,110 @@
+from collections.abc import Callable
+
+import pytest
+from structlog.testing import capture_logs
+from support.plain_server import AnswerError, PlainServer, Request
+from support.rig import REPO, Rig, safetensors
+
+from hubsync.mirror.worker import MirrorWorker
+from hubsync.store.process import StoppedError
+
+
+def refuse(status: int, **headers: str) -> Callable[[Request], None]:
+    def hook(_: Request) -> None:
+        raise AnswerError(status, b"", **headers)
+
+    return hook
+
+
+@pytest.fixture
+def worker(rig: Rig) -> MirrorWorker:
+    rig.write("a.txt", b"1")
+    rig.commit()
+    return rig.work.workers[0]
+
+
+def test_a_failed_mirror_is_not_asked_before_its_time(worker: MirrorWorker, server: PlainServer) -> None:
+    """While a wait is on, a run asks nothing; a person's wish ends the wait."""
+    server.before = refuse(403, X_Request_Id="1")
+    assert worker.run() is None
+    asked = len(server.requests)
+    assert 3590 < worker.wait_s() <= 3600
+
+    assert worker.run() is None
+
+    assert asked == len(server.requests)
+    server.before = lambda _: None
+    assert worker.run(now=True) is not None
+    assert (None, 0.0) == (worker.trouble, worker.wait_s())
+
+
+def test_the_wait_that_a_hub_asks_for_is_kept(worker: MirrorWorker, server: PlainServer) -> None:
+    """A Retry-After decides the next try."""
+    server.before = refuse(429, X_Request_Id="1", Retry_After="120")
+
+    worker.run()
+
+    assert 119 < worker.wait_s() < 122
+    assert worker.trouble is not None
+    assert not worker.trouble.is_parked
+
+
+def test_a_long_outage_is_said_less_and_less(worker: MirrorWorker, server: PlainServer) -> None:
+    """Failures 1, 2, 4 and 8 are logged, not those between; the success after them says how many there were."""
+    server.before = refuse(503)
+    with capture_logs() as entries:
+        for _ in range(9):
+            worker.run(now=True)
+        server.before = lambda _: None
+        worker.run(now=True)
+
+    said = [(entry["event"], entry.get("attempt") or entry.get("failures")) for entry in entries]
+    told = [one for one in said if one[0] in {"mirror.failed", "mirror.recovered"}]
+    assert [*(("mirror.failed", number) for number in (1, 2, 4, 8)), ("mirror.recovered", 9)] == told
+    assert {"mirror": "m0", "target": "run", "error_kind": "server", "retryable": True} == {
+        key: entries[0][key] for key in ("mirror", "target", "error_kind", "retryable")
+    }
+
+
+def test_a_parked_mirror_is_said_once(worker: MirrorWorker, server: PlainServer) -> None:
+    """A permanent failure is one error with a hint, however often it is tried."""
+    server.before = refuse(401, X_Request_Id="1")
+    with capture_logs() as entries:
+        for _ in range(3):
+            worker.run(now=True)
+
+    parked = [entry for entry in entries if entry["event"] == "mirror.parked"]
+    assert ["error"] == [entry["log_level"] for entry in parked]
+    assert "token" in parked[0]["hint"]
+
+
+def test_a_stop_is_no_failure(rig: Rig, server: PlainServer) -> None:
+    """An interrupted publication is not counted against the mirror."""
+    rig.write("model.bin", b"\0")
+    rig.commit()
+    worker = rig.work.workers[0]
+    server.before = lambda _: rig.stop.set()
+
+    with pytest.raises(StoppedError):
+        worker.run()
+
+    assert (None, False) == (worker.trouble, worker.is_running)
+
+
+def test_the_newest_unit_is_that_of_the_last_publication(make_rig: Callable[..., Rig], server: PlainServer) -> None:
+    """It is known after a publication and after a restart, and stays when others are published."""
+    rig = make_rig(server, units=("checkpoint-*",))
+    for name in ("checkpoint-1", "checkpoint-2"):
+        rig.write(f"{name}/model.safetensors", safetensors(100, name.encode()))
+        rig.write(f"{name}/trainer_state.json", b"{}")
+    rig.commit()
+    rig.work.workers[0].run()
+    rig.write("a.txt")
+    rig.commit()
+    rig.work.workers[0].run()
+
+    before = rig.work.workers[0].newest_unit
+    rig.restart()
+
+    assert ["checkpoint-2"] * 2 == [before, rig.work.workers[0].newest_unit]
+    assert 3 == len(server.history(REPO))
