@@ -5,18 +5,15 @@ when.
 All paths are relative to the source; all times are monotonic seconds unless they are named otherwise.
 """
 
-import functools
-import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import structlog
-from pathspec import GitIgnoreSpec
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
@@ -28,18 +25,17 @@ from hubsync.store.pointer import Pointer
 from hubsync.store.process import StoppedError
 from hubsync.store.route import RouteRules
 from hubsync.store.snapshot import SnapshotWriter, Store
-from hubsync.watch.beneath import open_entry
+from hubsync.units import age_s as age_of
+from hubsync.units import check_file, read_facts, unit_of
 from hubsync.watch.entry import Entry, Identity
-from hubsync.watch.formats import check_structure, index_members
 from hubsync.watch.inventory import Inventory, look, take_inventory
-from hubsync.watch.layouts import MARKERS, Completion, FileFact, UnitFacts, judge
+from hubsync.watch.layouts import Completion, judge
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
 from hubsync.watch.settle import Settler
 
 _HASH_THREADS = 2
 _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
-_NEWLY_WRITTEN_S = 600.0  # a temporary file older than this was left by a writer that is gone
 
 log = structlog.get_logger()
 
@@ -252,7 +248,7 @@ class Pipeline:
         self._refused.pop(path, None)
         self._removed.discard(path)
         now = time.monotonic()
-        self._settler.feed(path, identity, now, now - (_age_s(identity) if age_s is None else age_s))
+        self._settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s))
         if unit := self.unit_of(path):
             state = self._units.setdefault(unit, _Unit(now))
             state.completion = Completion(False, f"{path} is not settled", state.completion.layout)
@@ -312,59 +308,7 @@ class Pipeline:
 
     def _judge(self, unit: str) -> None:
         state = self._units.setdefault(unit, _Unit(time.monotonic()))
-        state.completion = judge(self._facts(unit))
-
-    def _facts(self, unit: str) -> UnitFacts:
-        source = self.target.source
-        inventory = take_inventory(source, self._rules, unit)
-        inside = len(unit) + 1
-        waiting = self._settler.waiting(time.monotonic())
-        held = {path[inside:]: "still being written" for path in waiting if path.startswith(f"{unit}/")}
-        indexes: dict[str, tuple[str, ...]] = {}
-        for path, entry in inventory.entries.items():
-            if path[inside:] not in held and (reason := self._structure(entry, path[inside:], indexes)):
-                held[path[inside:]] = reason
-        held |= {path[inside:]: skip.reason for path, skip in inventory.skipped.items() if skip.kind is Kind.UNREADABLE}
-        parent = source / PurePosixPath(unit).parent
-
-        return UnitFacts(
-            name=PurePosixPath(unit).name,
-            files={p[inside:]: FileFact(e.identity.size, e.identity.mtime_ns) for p, e in inventory.entries.items()},
-            indexes=indexes,
-            parent_files=frozenset(item.name for item in os.scandir(parent)) if parent.is_dir() else frozenset(),
-            markers=dict(self._read_markers(unit)),
-            complete_when=self.target.complete_when,
-            held=held,
-            writing=frozenset(p[inside:] for p, i in inventory.temporary.items() if _age_s(i) < _NEWLY_WRITTEN_S),
-        )
-
-    def _structure(self, entry: Entry, name: str, indexes: dict[str, tuple[str, ...]]) -> str:
-        """Return why *entry* is not whole (empty if it is), and note the members of an index."""
-        try:
-            fd = open_entry(self.target.source, entry)
-        except HubsyncError as exc:
-            return str(exc)
-        try:
-            verdict = check_structure(fd, entry.path, os.fstat(fd).st_size)
-            members = index_members(fd, entry.path)
-        finally:
-            os.close(fd)
-        if members is not None:
-            indexes[name] = members
-
-        return "" if verdict.whole else verdict.reason
-
-    def _read_markers(self, unit: str) -> Iterator[tuple[str, str]]:
-        for marker in MARKERS:
-            path = os.path.normpath(f"{unit}/{marker}")
-            entry = look(self.target.source, path)
-            if entry is None or entry.identity.size > 4096:  # noqa: PLR2004 - a marker is a word
-                continue
-            fd = open_entry(self.target.source, entry)
-            try:
-                yield marker, os.pread(fd, 4096, 0).decode("utf-8", "replace").strip()
-            finally:
-                os.close(fd)
+        state.completion = judge(read_facts(self.target, self._rules, unit, self._settler.waiting(time.monotonic())))
 
     def _abandon_late_units(self) -> None:
         now = time.monotonic()
@@ -558,11 +502,11 @@ class Pipeline:
         """Hold back a sharded index until all its shards are there and settled."""
         if not entry.path.endswith(".index.json"):
             return False
-        indexes: dict[str, tuple[str, ...]] = {}
-        reason = self._structure(entry, entry.path, indexes)
+        reason, named = check_file(self.target.source, entry)
         waiting = self._settler.waiting(time.monotonic())
         directory = PurePosixPath(entry.path).parent
-        members = [str(directory / member) for member in indexes.get(entry.path, ())]
+        members = [str(directory / member) for member in named or ()]
+        held = self._held.reasons
         held = self._held.reasons
         missing = [m for m in members if m in waiting or m in held or look(self.target.source, m) is None]
         if missing:
@@ -677,34 +621,8 @@ class Pipeline:
             self._log.warning("file.unreadable", path=path, reason=reason, hint=hint)
 
 
-def _age_s(identity: Identity) -> float:
-    """Return how long ago the file was changed in any way, in seconds; never negative."""
-    return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
-
-
 def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def unit_of(target: Target, path: str) -> str | None:
-    """Return the unit that *path* belongs to: the topmost of its directories that ``units`` names."""
-    return _unit_of_directory(target.units, path.rpartition("/")[0]) if target.units else None
-
-
-@functools.lru_cache(maxsize=65_536)
-def _unit_of_directory(units: tuple[str, ...], directory: str) -> str | None:
-    if not directory:
-        return None
-    above = _unit_of_directory(units, directory.rpartition("/")[0])
-    if above is not None:
-        return above
-
-    return directory if _unit_patterns(units).match_file(f"{directory}/") else None
-
-
-@functools.lru_cache(maxsize=64)
-def _unit_patterns(units: tuple[str, ...]) -> GitIgnoreSpec:
-    return GitIgnoreSpec.from_lines(units)
 
 
 def open_store(target: Target, state_dir: Path, *, inherit: tuple[int, ...] = ()) -> Store:

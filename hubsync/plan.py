@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubsync.config.model import Config, Target
-from hubsync.pipeline import unit_of
 from hubsync.store.ledger import Ledger
 from hubsync.store.route import RouteRules, choose_route
+from hubsync.units import unit_of
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import take_inventory
 from hubsync.watch.names import Kind

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from hubsync.errors import HubsyncError
 from hubsync.localhub import api, lfs, page, resolve
-from hubsync.localhub.calls import Call, Hub, answer_refusal, threaded
+from hubsync.localhub.calls import Call, Hub, answer_failure, answer_refusal, threaded
 from hubsync.localhub.githttp import GitHttp
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.traffic import TrafficMiddleware
@@ -74,7 +75,7 @@ def build_app(hub: Hub, git_extra: Mapping[str, str]) -> Starlette:
     app = Starlette(
         routes=list(_routes(GitHttp(git_extra))),
         middleware=[Middleware(TrafficMiddleware, traffic=hub.traffic)],
-        exception_handlers={RefusedError: answer_refusal, HTTPException: _answer_unrouted},
+        exception_handlers={HubsyncError: answer_failure, RefusedError: answer_refusal, HTTPException: _answer_unrouted},
     )
     app.state.hub = hub
 

@@ -4,6 +4,7 @@ Endpoints are plain functions of a ``Call``; they run in a worker thread, becaus
 """
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from hubsync.localhub.access import Access, Signer, User
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.repos import Repo, RepoName, Repos, read_repo_name
 from hubsync.localhub.traffic import Traffic
+
+log = logging.getLogger("hubsync.localhub")
 
 _BODY_MAX_BYTES = 64 * 1024 * 1024  # of a JSON request; files travel by other ways
 _OTHER_LOOPBACK = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
@@ -112,6 +115,12 @@ def threaded(answer: Callable[[Call], Response]) -> Callable[[Request], Awaitabl
         return await run_in_threadpool(answer, Call(request.app.state.hub, request, bytes(body)))
 
     return endpoint
+
+
+def answer_failure(_: Request, failed: Exception) -> Response:
+    """Answer for a failure of the Hub itself, and say so where its owner looks."""
+    log.error("%s", failed)
+    return JsonResponse({"error": "Internal Error - We're working hard to fix this as soon as possible!"}, 500)
 
 
 def answer_refusal(_: Request, refused: Exception) -> Response:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hubsync.localhub.git import ask_git, read_objects, run_git
 from hubsync.localhub.refusals import entry_not_found, revision_not_found
@@ -15,6 +15,7 @@ from hubsync.localhub.rules import POINTER_MAX_BYTES, Pointer, read_pointer
 
 _COMMIT_LIKE = re.compile(r"[0-9a-f]{7,40}")
 _POINTER_MIN_BYTES = 100  # three lines, one of them with a SHA-256
+_NO_NAMES = frozenset({"", ".", ".."})
 _PATHS_AT_ONCE = 500  # as arguments of one process
 
 
@@ -64,14 +65,27 @@ def list_entries(git_dir: Path, commit: str, directory: str = "", *, recursive: 
 
 def find_entries(git_dir: Path, commit: str, paths: Sequence[str]) -> list[Entry]:
     """Return those of *paths* that exist, with their pointers read."""
-    wanted = [path for path in paths if path and "\0" not in path and not path.endswith("/")]
     found: list[Entry] = []
-    for start in range(0, len(wanted), _PATHS_AT_ONCE):
-        some = wanted[start : start + _PATHS_AT_ONCE]
-        found += _read_listing(run_git(git_dir, "ls-tree", "-z", "-l", "--full-tree", commit, "--", *some))
-    asked = set(wanted)
+    for apart in _set_apart({path for path in paths if _is_plain(path)}):
+        for start in range(0, len(apart), _PATHS_AT_ONCE):
+            some = apart[start : start + _PATHS_AT_ONCE]
+            found += _read_listing(run_git(git_dir, "ls-tree", "-z", "-l", "--full-tree", commit, "--", *some))
+    asked = set(paths)
 
     return read_pointers(git_dir, [entry for entry in found if entry.path in asked])
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a tree could hold *path*; git fails on what leads out of the repository."""
+    return "\0" not in path and not _NO_NAMES & set(path.split("/"))
+
+
+def _set_apart(paths: set[str]) -> Iterator[list[str]]:
+    """Yield *paths* in groups in which none lies below another: ``ls-tree`` would leave the upper one out."""
+    while paths:
+        above = {str(parent) for path in paths for parent in PurePosixPath(path).parents} & paths
+        yield sorted(paths - above)
+        paths = above
 
 
 def find_file(git_dir: Path, commit: str, path: str) -> Entry:

@@ -59,6 +59,14 @@ class Backlog:
     since: int | None = None
 
 
+class _MadeAnewError(Exception):
+    """The mirror's head holds nothing of what was published: its repository was deleted and made again."""
+
+    def __init__(self, head: str | None) -> None:
+        super().__init__(head)
+        self.head = head
+
+
 class Publisher:
     """Keeps one mirror of one target up to date. Not for use by several threads at once."""
 
@@ -163,6 +171,17 @@ class Publisher:
             raise
 
     def _publish(self) -> Published | None:
+        try:
+            return self._publish_backlog()
+        except _MadeAnewError as exc:
+            log.info("mirror.adopted", repo=self.mirror.repo_id, commit=exc.head, previous=self.head(),
+                        reason="nothing of what was published is there: all is published again")  # fmt: skip
+            self._store.ledger.forget_uploads(self.mirror.name)
+            self._record(exc.head, None)
+
+        return self._publish_backlog()
+
+    def _publish_backlog(self) -> Published | None:
         started = time.monotonic()
         published = self.published()
         backlog = self._store.backlog(published)
@@ -176,7 +195,13 @@ class Publisher:
         self.upload(objects)
         steps = self._publishable(backlog, changes, pointers)
         if not steps:
-            return None
+            there = self._store.ledger.uploaded(self.mirror.name, objects)
+            raise MirrorError(
+                f"{len(objects) - len(there)} queued objects were changed by their writer or are gone",
+                error_kind="spoiled",
+                retryable=True,
+                hint='their next state is published instead; capture = "copy" keeps every state',
+            )
 
         commit, blobs = self._push_grafted(published, steps)
         self._record(commit, steps[-1].snapshot.commit)
@@ -346,6 +371,8 @@ class Publisher:
         ours = {self._place(path): entry for path, entry in git.list_tree(snapshot.commit).items()}
         last = {self._place(path): entry for path, entry in git.list_tree(base).items()} if base else {}
         theirs = git.list_tree(head) if head else {}
+        if last and not any(theirs.get(path) == entry for path, entry in last.items()):
+            raise _MadeAnewError(head)
 
         return graft(sorted(ours.keys() | last.keys()), theirs, last, ours, self.mirror.on_foreign_edit)
 

@@ -362,7 +362,6 @@ def test_a_branch_that_was_deleted_is_made_again(rig: Rig, server: PlainServer) 
     assert source_files(rig) == server.read_all(REPO)
 
 
-@pytest.mark.xfail(strict=True, reason="objects that were published once are not sent to a repository that was made anew")
 @pytest.mark.parametrize("initial", [{}, {".gitattributes": hub_attributes()}])
 def test_a_repository_that_was_made_anew_gets_its_objects_again(
     rig: Rig, server: PlainServer, initial: dict[str, bytes]
