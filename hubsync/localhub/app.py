@@ -6,13 +6,13 @@ from starlette.applications import Starlette
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hubsync.errors import HubsyncError
 from hubsync.localhub import api, lfs, page, resolve
-from hubsync.localhub.calls import Call, Hub, answer_failure, answer_refusal, threaded
+from hubsync.localhub.calls import Call, Hub, answer_failure, answer_nobody, answer_refusal, threaded
 from hubsync.localhub.githttp import GitHttp
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.traffic import TrafficMiddleware
@@ -75,7 +75,13 @@ def build_app(hub: Hub, git_extra: Mapping[str, str]) -> Starlette:
     app = Starlette(
         routes=list(_routes(GitHttp(git_extra))),
         middleware=[Middleware(TrafficMiddleware, traffic=hub.traffic)],
-        exception_handlers={HubsyncError: answer_failure, RefusedError: answer_refusal, HTTPException: _answer_unrouted},
+        exception_handlers={
+            ClientDisconnect: answer_nobody,
+            HTTPException: _answer_unrouted,
+            HubsyncError: answer_failure,
+            OSError: answer_failure,
+            RefusedError: answer_refusal,
+        },
     )
     app.state.hub = hub
 

@@ -123,6 +123,11 @@ def answer_failure(_: Request, failed: Exception) -> Response:
     return JsonResponse({"error": "Internal Error - We're working hard to fix this as soon as possible!"}, 500)
 
 
+def answer_nobody(_: Request, __: Exception) -> Response:
+    """Answer a client that left while it was sending; it will not read this."""
+    return Response(status_code=400)
+
+
 def answer_refusal(_: Request, refused: Exception) -> Response:
     """Say no as the Hub does: in JSON and in the headers that its client reads."""
     if not isinstance(refused, RefusedError):

@@ -155,6 +155,7 @@ async def start_http_backend(extra: Mapping[str, str]) -> Process:
 
 async def end_process(process: Process) -> None:
     """End *process* and all it started, and wait for it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     await process.wait()

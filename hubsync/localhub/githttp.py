@@ -43,8 +43,7 @@ class GitHttp:
         try:
             await _relay(process, receive, send)
         finally:
-            if process.returncode is None:
-                await end_process(process)
+            await end_process(process)
 
     def _admit(self, request: Request) -> dict[str, str]:
         """Return the CGI variables of a request that may pass; raises RefusedError."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from hubsync.localhub.calls import Call, JsonResponse
@@ -123,8 +123,6 @@ async def put_object(request: Request) -> Response:
     try:
         await _receive(request, incoming)
         incoming.keep()
-    except ClientDisconnect:
-        return Response(status_code=400)  # nobody reads it
     finally:
         incoming.close()
 

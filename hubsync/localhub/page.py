@@ -134,11 +134,11 @@ def _repo_row(repo: Repo) -> Sequence[str]:
 def _heading(repo: Repo, revision: str) -> str:
     private = " <span class=badge>private</span>" if repo.private else ""
     kind = f"<span class=badge>{repo.name.repo_type}</span>"
-    at = f" at <code>{_text(revision)}</code>" if revision != MAIN else ""
+    at = f"<p>at <code>{_text(revision)}</code></p>" if revision != MAIN else ""
 
     return (
         f'<p><a href="/">Local Hub</a></p>'
-        f'<h1><a href="/{repo.name.web_path}">{_text(repo.name.repo_id)}</a> {kind}{private}</h1><p>{at}</p>'
+        f'<h1><a href="/{repo.name.web_path}">{_text(repo.name.repo_id)}</a> {kind}{private}</h1>{at}'
     )
 
 
@@ -167,14 +167,12 @@ def _entry_row(repo: Repo, revision: str, entry: Entry) -> Sequence[str]:
 def _commit_table(repo: Repo, commits: Sequence[Commit]) -> str:
     rows = (
         (
+            f"{_text(made.title)}<br><small>{_text(made.author)}, {_time(made.made_at)}</small>",
             f'<a href="{_href(repo, "commit", made.oid)}"><code>{made.oid[:8]}</code></a>',
-            _text(made.title),
-            _text(made.author),
-            _time(made.made_at),
         )
         for made in commits
     )
-    return _table(("Commit", "Message", "Author", "When"), rows)
+    return _table(("Message", "Commit"), rows)
 
 
 def _refs(repo: Repo, kind: str, refs: Sequence[Ref]) -> str:
@@ -204,4 +202,4 @@ def _size(size: float) -> str:
             break
         size /= _STEP
 
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    return f"{size:.0f}&nbsp;{unit}" if unit == "B" else f"{size:.1f}&nbsp;{unit}"

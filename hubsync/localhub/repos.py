@@ -22,8 +22,8 @@ HIDDEN_REFS = "refs/hub"  # commits in the making; no client sees them
 FOLDERS = {"model": "models", "dataset": "datasets", "space": "spaces"}
 TYPES = {folder: repo_type for repo_type, folder in FOLDERS.items()}
 
-_PART = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9]([\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
-_RESERVED = frozenset({"api", "datasets", "spaces", "models", "login"})
+_PART = re.compile(r"(?!.*(--|\.\.))\w([\w.-]{0,94}\w)?", re.ASCII)
+_RESERVED = frozenset({"api", "datasets", "spaces", "models", "login", "_lfs", "_requests"})
 _CONFIG = f"""\
 [core]
 \trepositoryformatversion = 0

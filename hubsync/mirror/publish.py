@@ -195,13 +195,7 @@ class Publisher:
         self.upload(objects)
         steps = self._publishable(backlog, changes, pointers)
         if not steps:
-            there = self._store.ledger.uploaded(self.mirror.name, objects)
-            raise MirrorError(
-                f"{len(objects) - len(there)} queued objects were changed by their writer or are gone",
-                error_kind="spoiled",
-                retryable=True,
-                hint='their next state is published instead; capture = "copy" keeps every state',
-            )
+            return None  # said when the spoiled object was noticed; the file's next state is published instead
 
         commit, blobs = self._push_grafted(published, steps)
         self._record(commit, steps[-1].snapshot.commit)
@@ -254,15 +248,17 @@ class Publisher:
     def _push_grafted(self, published: str | None, steps: Sequence[Step]) -> tuple[str, list[str]]:
         """Push *steps* on the mirror's head, as often as somebody else is faster; return (head, blobs written)."""
         head, is_ours = self.head(), True
-        if head is None or published is None:
-            head, is_ours = self._see_head(None), False
+        # Asked, not assumed: a repository that was deleted and made anew takes our old history, but lacks its objects.
+        seen = self._remote.read_head()
+        if head is None or published is None or seen != head:
+            head, is_ours = self._adopt(seen, head), False
         for _ in range(_LOST_RACES):
             commit, blobs = self._graft(published, steps, head, is_ours=is_ours)
             try:
                 if commit != head:
                     self._remote.push(commit)
             except HeadMovedError:
-                head, is_ours = self._see_head(head), False
+                head, is_ours = self._adopt(self._remote.read_head(), head), False
                 continue
             return commit, blobs
 
@@ -270,9 +266,9 @@ class Publisher:
             f"somebody else pushed first, {_LOST_RACES} times in a row", error_kind="conflict", retryable=True
         )
 
-    def _see_head(self, before: str | None) -> str | None:
-        """Fetch the mirror's head and remember it."""
-        if self._remote.read_head() is None:
+    def _adopt(self, seen: str | None, before: str | None) -> str | None:
+        """Fetch the head that was *seen*, if there is one, and remember it instead of *before*."""
+        if seen is None:
             self._record(None, self.published())
             return None
         head = self._remote.fetch(_HEAD)

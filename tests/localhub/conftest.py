@@ -2,23 +2,14 @@
 
 import os
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-# huggingface_hub reads these when it is imported, which the tests do below.
-os.environ |= {
-    "HF_HOME": tempfile.mkdtemp(prefix="hubsync-tests-"),
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_XET": "1",
-}
-
 import httpx2
 import pytest
-from clones import GIT_SETTINGS, Clone, make_clone, with_token
 from huggingface_hub import HfApi
+from localhub.clones import GIT_SETTINGS, Clone, make_clone, with_token
 
 from hubsync.localhub import LocalHub
 

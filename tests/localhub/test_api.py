@@ -315,14 +315,14 @@ def test_what_is_not_there_cannot_be_deleted(api: HfApi, repo_id: str) -> None:
         api.delete_file("none.txt", repo_id)
 
 
-def test_uncovered_objects_get_a_line_of_attributes(api: HfApi, repo_id: str) -> None:
+def test_uncovered_objects_get_a_line_of_attributes(api: HfApi, repo_id: str, tmp_path: Path) -> None:
     """A file that is in LFS for its content alone is marked, so that git knows."""
     api.create_commit(
         repo_id,
         [CommitOperationAdd("dir/no extension [1]", b"\0\1"), CommitOperationAdd("covered.bin", b"\0")],
         commit_message="binary",
     )
-    path = api.hf_hub_download(repo_id, ".gitattributes")
+    path = api.hf_hub_download(repo_id, ".gitattributes", local_dir=tmp_path)
 
     assert '"dir/no extension \\\\[1]" filter=lfs diff=lfs merge=lfs -text' == Path(path).read_text().splitlines()[-1]
     assert [True, True] == [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from clones import Clone, make_clone
 from huggingface_hub import HfApi
+from localhub.clones import Clone, make_clone
 
 from hubsync.localhub import LocalHub
 

@@ -49,6 +49,14 @@ def test_wrong_bytes_are_refused(hub: LocalHub, repo_id: str, http: httpx2.Clien
     assert [] == objects_of(hub, repo_id)
 
 
+def test_a_wrong_size_is_refused(hub: LocalHub, repo_id: str, http: httpx2.Client) -> None:
+    """The right bytes under a wrong size are no object."""
+    href = ask(http, repo_id, "upload", size=len(CONTENT) + 1)["upload"]["href"]
+
+    assert 400 == httpx2.put(href, content=CONTENT).status_code
+    assert [] == objects_of(hub, repo_id)
+
+
 def test_a_client_that_leaves_leaves_nothing(hub: LocalHub, repo_id: str, http: httpx2.Client) -> None:
     """Half an upload is not kept."""
     href = ask(http, repo_id, "upload")["upload"]["href"]

@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from clones import Clone
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import BadRequestError
+from localhub.clones import Clone
 
 LINE = "remote: " + "-" * 73
 DECLINED = " ! [remote rejected] main -> main (pre-receive hook declined)"

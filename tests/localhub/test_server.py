@@ -156,7 +156,7 @@ def test_pages_show_what_arrived(api: HfApi, repo_id: str, http: httpx2.Client) 
     assert "initial commit" in page
     assert f'<a href="/{repo_id}/tree/main/dir">dir/</a>' in page
     assert "&lt;b&gt;&amp;&quot;.bin" in below
-    assert "1.5 KB" in below
+    assert "1.5&nbsp;KB" in below
     assert ">LFS<" in below
     assert "<b>&" not in below
 

@@ -303,6 +303,63 @@ def test_a_file_that_changes_while_it_is_read_is_never_torn(
     assert [] == list((objects.directory.parent / "pins").iterdir())
 
 
+@pytest.mark.parametrize("change", WRITERS[:5])
+@pytest.mark.parametrize("name", ["a.raw", "a.txt"])
+def test_a_file_that_changed_since_it_settled_is_refused(
+    source: Path, objects: Objects, change: Callable[[Path], None], name: str
+) -> None:
+    """What is captured is the state that was quiet, not one that came after it."""
+    (source / name).write_bytes(b"text" * 1000)
+    entry = entry_of(source, name)
+    time.sleep(0.02)
+    change(source / name)
+
+    with pytest.raises(FileChangedError):
+        Capturer(source, objects, RULES, "link").capture(entry)
+
+    assert {} == held(objects)
+
+
+def test_ordinary_content_is_never_torn(source: Path, objects: Objects) -> None:
+    """Written at both ends while it is read into memory, a text is refused."""
+    file = source / "a.txt"
+    file.write_bytes(b"a" * (48 * MIB))
+    entry = entry_of(source, "a.txt")
+    time.sleep(0.02)
+    before = bytes_read()
+
+    def write() -> None:
+        while bytes_read() < before + 4 * MIB:
+            time.sleep(0)
+        with file.open("r+b", buffering=0) as opened:
+            os.pwrite(opened.fileno(), b"b", 0)
+            os.pwrite(opened.fileno(), b"b", 48 * MIB - 1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    capturer = Capturer(source, objects, RouteRules((), 1 << 40), "link")
+    try:
+        content = capturer.capture(entry).content
+    except FileChangedError:
+        content = b""
+    writer.join()
+
+    assert (content[:1], content[-1:]) != (b"a", b"b")
+
+
+def test_a_pin_without_an_oid_is_dropped_at_open(source: Path, objects: Objects) -> None:
+    """What a capture that was killed had pinned holds no space, and is no object."""
+    (source / "a.raw").write_bytes(b"\0")
+    with (source / "a.raw").open("rb") as file:
+        objects.pin(file.fileno(), "link")
+    assert 2 == (source / "a.raw").stat().st_nlink
+
+    objects.open()
+
+    assert 1 == (source / "a.raw").stat().st_nlink
+    assert {} == held(objects)
+
+
 class Writer(threading.Thread):
     """Rewrites a file in every way that writers do, and knows each state that it ever had."""
 

@@ -27,13 +27,13 @@ def hubsync(config: Path, *args: str, **environment: str) -> subprocess.Complete
 
 
 class Daemon:
-    """A running ``hubsync run``; its log is read line by line."""
+    """A running ``hubsync run``, started by the command *prefix* if there is one; its log is read line by line."""
 
-    def __init__(self, config: Path, **environment: str) -> None:
+    def __init__(self, config: Path, *prefix: str, **environment: str) -> None:
         self.events: list[dict[str, Any]] = []
         self._new: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hubsync", "run", "-c", str(config)],
+            [*prefix, sys.executable, "-m", "hubsync", "run", "-c", str(config)],
             cwd=ROOT,
             env={**os.environ, **environment},
             stderr=subprocess.PIPE,

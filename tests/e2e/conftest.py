@@ -1,0 +1,56 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.plain_server import PlainServer
+from support.running import endpoint, write_config
+
+from hubsync.localhub import LocalHub
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give an empty directory to publish."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Give the path of the state directory."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    """Give a Hub."""
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def other_hub(tmp_path: Path) -> Iterator[LocalHub]:
+    """Give a second Hub."""
+    with LocalHub(tmp_path / "other-hub") as running:
+        yield running
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[PlainServer]:
+    """Give a server that is not ours, with an empty repository."""
+    with PlainServer(tmp_path / "server") as server:
+        server.create("acme/x")
+        yield server
+
+
+@pytest.fixture
+def config(tmp_path: Path, source: Path, hub: LocalHub) -> Path:
+    """Give a config that publishes ``source`` to ``hub``."""
+    return write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+
+
+@pytest.fixture
+def plain_config(tmp_path: Path, source: Path, plain: PlainServer) -> Path:
+    """Give a config that publishes ``source`` to ``plain``."""
+    return write_config(tmp_path / "hubsync.toml", source, {f'url = "{plain.url}"': "acme/x"})
