@@ -18,7 +18,8 @@ from hubsync.localhub.repos import HIDDEN_REFS, Repo
 from hubsync.localhub.rules import refusal_text
 from hubsync.localhub.trees import find_commit, find_entries, read_file
 
-ABSENT = "0" * 40
+_ABSENT = "0" * 40
+_ATTEMPTS = 10  # while others commit on the same branch
 _PARENT_MIN_LENGTH = 7
 _STALE = "A commit has happened since. Please refresh and try again."
 
@@ -26,23 +27,31 @@ _STALE = "A commit has happened since. Please refresh and try again."
 def commit_changes(repo: Repo, branch: str, user: User, lines: IO[bytes]) -> str:
     """Make the commit that *lines* (ndjson, read twice) ask for on *branch*; raises RefusedError."""
     ref = f"refs/heads/{branch}"
-    head = find_commit(repo.git_dir, ref)
+    find_commit(repo.git_dir, ref)
     wanted = summarize(repo, ref, lines)
-    if wanted.parent and not (len(wanted.parent) >= _PARENT_MIN_LENGTH and head.startswith(wanted.parent)):
-        raise RefusedError(412, _STALE)
     if wanted.offences:
         raise RefusedError(400, refusal_text(wanted.offences))
-    _check_deleted(repo, head, wanted.deleted)
+    for _ in range(_ATTEMPTS):
+        head = find_commit(repo.git_dir, ref)
+        if wanted.parent and not (len(wanted.parent) >= _PARENT_MIN_LENGTH and head.startswith(wanted.parent)):
+            break
+        _check_deleted(repo, head, wanted.deleted)
+        commit = _write_commit(repo, head, user, wanted, lines)
+        if _move_ref(repo, ref, commit, head):
+            return commit
+
+    raise RefusedError(412, _STALE)
+
+
+def _write_commit(repo: Repo, head: str, user: User, wanted: Summary, lines: IO[bytes]) -> str:
+    """Write the commit on *head*; no ref names it yet."""
     attributes = _complete_attributes(repo.git_dir, head, wanted)
     with _scratch_ref(repo.git_dir) as scratch:
         with feeding_git(repo.git_dir, "fast-import", "--quiet") as importer:
             importer.write(_commit_head(scratch, user, wanted.message, head))
             for change in (*read_changes(repo, lines), *attributes):
                 importer.write(_encode(change))
-        commit = find_commit(repo.git_dir, scratch)
-        move_ref(repo, ref, commit, head, 412, _STALE)
-
-    return commit
+        return find_commit(repo.git_dir, scratch)
 
 
 def squash(repo: Repo, branch: str, user: User, message: str) -> str:
@@ -51,7 +60,8 @@ def squash(repo: Repo, branch: str, user: User, message: str) -> str:
     head = find_commit(repo.git_dir, ref)
     made = run_git(repo.git_dir, "commit-tree", f"{head}^{{tree}}", "-m", message, extra=_identity(user))
     commit = made.decode().strip()
-    move_ref(repo, ref, commit, head, 412, _STALE)
+    if not _move_ref(repo, ref, commit, head):
+        raise RefusedError(412, _STALE)
 
     return commit
 
@@ -60,7 +70,8 @@ def make_ref(repo: Repo, ref: str, target: str) -> None:
     """Make a branch or tag; raises RefusedError if its name cannot be one, or is taken."""
     if ask_git(repo.git_dir, "check-ref-format", ref) is None:
         raise RefusedError(400, f"Invalid reference name: {ref}")
-    move_ref(repo, ref, target, ABSENT, 409, "Reference already exists")
+    if not _move_ref(repo, ref, target, _ABSENT):
+        raise RefusedError(409, "Reference already exists")
 
 
 def make_tag(repo: Repo, tag: str, target: str, user: User, message: str) -> None:
@@ -82,10 +93,9 @@ def delete_ref(repo: Repo, ref: str) -> None:
     run_git(repo.git_dir, "update-ref", "-d", ref)
 
 
-def move_ref(repo: Repo, ref: str, new: str, old: str, status: int, message: str) -> None:
-    """Let *ref* name *new* if it still names *old*; else raise RefusedError with *status* and *message*."""
-    if ask_git(repo.git_dir, "update-ref", ref, new, old) is None:
-        raise RefusedError(status, message)
+def _move_ref(repo: Repo, ref: str, new: str, old: str) -> bool:
+    """Let *ref* name *new* if it still names *old*; whether it did."""
+    return ask_git(repo.git_dir, "update-ref", ref, new, old) is not None
 
 
 def _check_deleted(repo: Repo, head: str, deleted: list[str]) -> None:

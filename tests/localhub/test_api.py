@@ -1,5 +1,6 @@
 """The unmodified huggingface_hub client against the Hub's JSON API."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -285,6 +286,16 @@ def test_a_stale_parent_is_refused(api: HfApi, repo_id: str) -> None:
         api.upload_file(path_or_fileobj=b"y", path_in_repo="a.txt", repo_id=repo_id, parent_commit=start)
 
     assert 412 == caught.value.response.status_code
+
+
+def test_commits_at_the_same_time_all_arrive(api: HfApi, repo_id: str) -> None:
+    """None overwrites another's, none is refused."""
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(api.upload_file, path_or_fileobj=b"x", path_in_repo=f"{number}.txt", repo_id=repo_id)
+
+    assert [".gitattributes", *(f"{number}.txt" for number in range(8))] == api.list_repo_files(repo_id)
+    assert 9 == len(api.list_repo_commits(repo_id))
 
 
 def test_one_commit_adds_copies_and_deletes(api: HfApi, repo_id: str) -> None:
