@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -47,9 +48,9 @@ def _write_commit(repo: Repo, head: str, user: User, wanted: Summary, lines: IO[
     """Write the commit on *head*; no ref names it yet."""
     attributes = _complete_attributes(repo.git_dir, head, wanted)
     with _scratch_ref(repo.git_dir) as scratch:
-        with feeding_git(repo.git_dir, "fast-import", "--quiet") as importer:
+        with feeding_git(repo.git_dir, "fast-import", "--quiet", "--depth=0") as importer:
             importer.write(_commit_head(scratch, user, wanted.message, head))
-            for change in (*read_changes(repo, lines), *attributes):
+            for change in chain(read_changes(repo, lines), attributes):
                 importer.write(_encode(change))
         return find_commit(repo.git_dir, scratch)
 

@@ -1,6 +1,5 @@
 """What arrives on the mirrors, when, in which commits, and what it costs on the way."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -190,7 +189,7 @@ def test_a_source_may_come_late_go_and_come_back(tmp_path: Path, source: Path, c
         daemon.wait_for("mirror.published")
         source.rename(tmp_path / "elsewhere")
         daemon.wait_for("target.halted")
-        os.mkdir(source)
+        source.mkdir()
         (source / "second.txt").write_text("2")
         daemon.wait_for("target.resumed")
         daemon.wait_for("mirror.published")
