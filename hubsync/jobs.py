@@ -5,7 +5,7 @@ A wake-up that comes while the job runs makes it run once more; APScheduler alon
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -14,18 +14,20 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from hubsync.config.model import TargetSettings
+from hubsync.config.schedule import NICKNAMES, expand_cron
 from hubsync.errors import HubsyncError
 from hubsync.store.process import StoppedError
 
 log = structlog.get_logger()
 
 _NEVER = timedelta(days=36_500)
-_SHORTHANDS = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0"}
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_DROPPED_S = 0.05
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
 class Jobs:
@@ -127,8 +129,12 @@ class Jobs:
                           retryable=True)  # fmt: skip
 
     def _note_dropped(self, event: JobSubmissionEvent) -> None:
+        """Make up for a run that APScheduler left out because the former one has not ended, or only just."""
         with self._lock:
-            self._again.add(event.job_id)
+            if event.job_id in self._running:
+                self._again.add(event.job_id)
+                return
+        self.wake(event.job_id, after_s=_DROPPED_S)
 
 
 def _tell_failed(name: str, exc: HubsyncError) -> None:
@@ -147,10 +153,21 @@ def make_trigger(settings: TargetSettings) -> BaseTrigger | None:
     return None
 
 
-def make_cron_trigger(fields: str) -> CronTrigger:
-    """Return the trigger for five crontab fields; weekdays are crontab's (0 and 7 are Sunday), not APScheduler's."""
-    minute, hour, day, month, weekday = _SHORTHANDS.get(fields, fields).split()
-    return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=_name_weekdays(weekday))
+def make_cron_trigger(cron: str) -> BaseTrigger:
+    """Return the trigger for a crontab line, by crontab's rules: APScheduler has others.
+
+    It counts weekdays from Monday, knows no range across the week's end, and wants both a day and a weekday to match,
+    where crontab(5) takes either.
+    """
+    times = expand_cron(cron)
+    when = {"minute": _list(times.minutes), "hour": _list(times.hours), "month": _list(times.months)}
+    days = {"day": _list(times.days)}
+    weekdays = {"day_of_week": ",".join(_WEEKDAYS[number] for number in times.weekdays)}
+    _, _, day, _, weekday = NICKNAMES.get(cron, cron).split()
+    if day.startswith("*") or weekday.startswith("*"):
+        return CronTrigger(**when, **days, **weekdays)
+
+    return OrTrigger([CronTrigger(**when, **days), CronTrigger(**when, **weekdays)])
 
 
 def every(seconds: float) -> IntervalTrigger:
@@ -158,19 +175,8 @@ def every(seconds: float) -> IntervalTrigger:
     return IntervalTrigger(seconds=seconds)
 
 
-def _name_weekdays(field: str) -> str:
-    """Spell out numbered weekdays as a list of names, because APScheduler numbers them from Monday."""
-    names: list[str] = []
-    for part in field.lower().split(","):
-        span, _, step = part.partition("/")
-        first, _, last = span.partition("-")
-        if span == "*" or not first.isdigit():
-            names.append(part)
-            continue
-        numbers = range(int(first), int(last or ("7" if step else first)) + 1, int(step or 1))
-        names += [_WEEKDAYS[number] for number in numbers]
-
-    return ",".join(dict.fromkeys(names))
+def _list(numbers: Iterable[int]) -> str:
+    return ",".join(map(str, numbers))
 
 
 def _first_time(trigger: BaseTrigger | None) -> datetime | None:
