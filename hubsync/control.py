@@ -38,7 +38,7 @@ class ControlServer:
         with _in_directory(self._path) as name:
             listener.bind(name)
         self._path.chmod(0o600)
-        listener.listen(8)
+        listener.listen()
         self._socket = listener
         threading.Thread(target=self._serve, name="hubsync-control", daemon=True).start()
 
@@ -66,14 +66,15 @@ class ControlServer:
         if uid not in {0, os.geteuid()}:
             return
         try:
-            asked = json.loads(_read_line(connection))
-            command, targets = str(asked["command"]), tuple(str(name) for name in asked.get("targets", ()))
+            command, targets = _parse(_read_line(connection))
             log.info("control.received", command=command, targets=list(targets), uid=uid, pid=pid)
             answer = {"ok": True, **self._obey(command, targets)}
         except HubsyncError as exc:
             answer = {"ok": False, "error": str(exc), "hint": exc.hint}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            answer = {"ok": False, "error": "not a command"}
+        except Exception as exc:  # a bug in one command must not leave the daemon deaf
+            log.exception("schedule.failed", job="control", error=f"{type(exc).__name__}: {exc}", error_kind="internal",
+                          retryable=True)  # fmt: skip
+            answer = {"ok": False, "error": "it failed; the daemon's log says more"}
         connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
@@ -107,6 +108,14 @@ def _in_directory(path: Path) -> Any:  # noqa: ANN401 - a context manager
         yield f"/proc/self/fd/{fd}/{path.name}"
     finally:
         os.close(fd)
+
+
+def _parse(line: bytes) -> tuple[str, tuple[str, ...]]:
+    try:
+        asked = json.loads(line)
+        return str(asked["command"]), tuple(str(name) for name in asked.get("targets", ()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise UsageError("not a command") from exc
 
 
 def _read_line(connection: socket.socket) -> bytes:
