@@ -334,20 +334,22 @@ def _outcome_document(outcome: "Outcome") -> dict[str, Any]:
 
 
 def _print_outcome(outcome: "Outcome") -> None:
+    from hubsync.monitor.text import escape_unsafe
+
     if outcome.is_done:
         click.echo(f"{outcome.target}: everything is published")
         return
     click.echo(f"{outcome.target}: not everything is published")
     for path, reason in sorted(outcome.held.items()):
-        click.echo(f"  held    {json.dumps(path, ensure_ascii=False)[1:-1]}: {reason}")
+        click.echo(escape_unsafe(f"  held    {path}: {reason}"))
     for name, error in outcome.failed.items():
-        click.echo(f"  failed  {name}: {error}")
+        click.echo(escape_unsafe(f"  failed  {name}: {error}"))
         if error.hint:
             click.echo(f"          → {error.hint}")
 
 
 def _print_plan(plan: "Plan") -> None:
-    from hubsync.monitor.text import format_bytes, format_count
+    from hubsync.monitor.text import escape_unsafe, format_bytes, format_count
 
     taken = [step for step in plan.steps if step.action == "capture"]
     size = format_bytes(sum(step.bytes for step in taken))
@@ -356,8 +358,7 @@ def _print_plan(plan: "Plan") -> None:
     for step in plan.steps[:_SHOWN_STEPS]:
         where = f" [{step.unit}]" if step.unit else ""
         amount = f" {format_bytes(step.bytes)}" if step.action == "capture" else ""
-        path = "".join(c if c.isprintable() else "?" for c in step.path)
-        click.echo(f"  {step.action:8}{path}{where}{amount}  {step.route} ({step.reason})")
+        click.echo(escape_unsafe(f"  {step.action:8}{step.path}{where}{amount}  {step.route} ({step.reason})"))
     if len(plan.steps) > _SHOWN_STEPS:
         click.echo(f"  … and {len(plan.steps) - _SHOWN_STEPS} more (--json lists all)")
 

@@ -36,7 +36,7 @@ _PARKED_TRY_S = 3600.0
 _CHECK_S = 10.0  # how often an observer is asked whether it lives
 _STATUS_DELAY_S = 1.0
 _STOP_S = 20.0
-_SPARE_THREADS = 4
+_MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
 log = structlog.get_logger()
 
@@ -65,6 +65,10 @@ class Watcher(threading.Thread):
     def ask_inventory(self) -> None:
         """Have the whole source compared soon."""
         self._events.put(("tree", ""))
+
+    def look_again(self) -> None:
+        """Have the watch see what waits to settle by now."""
+        self._events.put(("wake", ""))
 
     def run(self) -> None:
         """Watch until stopped."""
@@ -199,8 +203,9 @@ class Watcher(threading.Thread):
 class TargetRun:
     """A target that runs: its watcher and its jobs."""
 
-    def __init__(self, work: TargetWork, jobs: Jobs, on_change: Callable[[], None]) -> None:
+    def __init__(self, work: TargetWork, stop: threading.Event, jobs: Jobs, on_change: Callable[[], None]) -> None:
         self.work = work
+        self.interrupted = stop
         self.watcher = Watcher(work, self.wake_mirrors)
         self.is_paused = False
         self._jobs = jobs
@@ -222,7 +227,8 @@ class TargetRun:
         self.watcher.start()
 
     def stop(self) -> None:
-        """Stop watching and forget the jobs; the stores stay open until ``close``."""
+        """Stop watching, end the steps that run, and forget the jobs; the stores stay open until ``close``."""
+        self.interrupted.set()
         self._jobs.remove(f"commit:{self.target.name}")
         self._jobs.remove(f"inventory:{self.target.name}")
         for worker in self.work.workers:
@@ -235,6 +241,7 @@ class TargetRun:
             return
         with structlog.contextvars.bound_contextvars(target=self.target.name):
             self.work.pipeline.commit()
+        self.watcher.look_again()  # a file that was still being written must become quiet anew
         self.wake_mirrors()
 
     def flush(self) -> None:
@@ -274,7 +281,7 @@ class Daemon:
         self._tokens = Tokens(environment)
         self._stop = threading.Event()
         self._bell = Bell()
-        self._jobs = Jobs(_SPARE_THREADS + sum(2 + len(target.mirrors) for target in config.targets) * 2)
+        self._jobs = Jobs(_MOST_THREADS)
         self._runs: dict[str, TargetRun] = {}
         self._lock_fd = -1
         self._started = datetime.now(UTC)
@@ -306,16 +313,22 @@ class Daemon:
                      took_s=round(time.monotonic() - began, 3))  # fmt: skip
             self._note_change()
             self._wait()
-            return self._shut_down()
+            is_clean = self._shut_down()
+        if not is_clean:  # what is left, such as a request that nobody answers, would hold up the interpreter's end
+            os._exit(0)
 
-    def _open(self, target: Target) -> None:
+        return 0
+
+    def _open(self, target: Target, *, is_paused: bool = False) -> None:
         """Open one target; one that cannot be opened stops no other."""
+        stop = threading.Event()
         try:
-            work = open_target(target, self._config, self._tokens, self._stop, self._lock_fd)
+            work = open_target(target, self._config, self._tokens, stop, self._lock_fd)
         except HubsyncError as exc:
             _tell_halted(target, exc)
             return
-        run = TargetRun(work, self._jobs, self._note_change)
+        run = TargetRun(work, stop, self._jobs, self._note_change)
+        run.is_paused = is_paused
         self._runs[target.name] = run
         run.start()
 
@@ -334,14 +347,17 @@ class Daemon:
     def _is_healthy(self) -> bool:
         return self._jobs.is_alive() and all(run.watcher.is_alive() for run in self._runs.values())
 
-    def _shut_down(self) -> int:
+    def _shut_down(self) -> bool:
+        """End all parts; return whether all of them ended in time."""
         began = time.monotonic()
         self._state = "stopping"
         self._notifier.stopping()
         log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s)
         for run in self._runs.values():
+            run.interrupted.set()
+        for run in self._runs.values():
             run.stop()
-        clean = self._jobs.stop(_STOP_S)
+        clean = self._jobs.stop(self._config.service.shutdown_grace_s)
         self._state = "stopped"
         self._write_status(force=True)
         for run in self._runs.values():
@@ -349,7 +365,7 @@ class Daemon:
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
                  clean=clean, took_s=round(time.monotonic() - began, 3))  # fmt: skip
 
-        return 0
+        return clean
 
     # --- signals and control
 
@@ -375,10 +391,11 @@ class Daemon:
         removed = sorted(before.keys() - after.keys())
         added = sorted(after.keys() - before.keys())
         changed = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+        paused = {name for name, run in self._runs.items() if run.is_paused}
         for name in (*removed, *changed):
             self._close(name)
         for name in (*added, *changed):
-            self._open(new.target(name))
+            self._open(new.target(name), is_paused=name in paused)
         for run in self._runs.values():
             run.flush()  # a repaired token or a new limit takes effect at once
         if new.log.heartbeat_s != old.log.heartbeat_s:
@@ -391,7 +408,8 @@ class Daemon:
         if run is None:
             return
         run.stop()
-        while any(job.startswith((f"push:{name}/", f"commit:{name}")) for job in self._jobs.running()):
+        users = (f"push:{name}/", f"commit:{name}", "status", "heartbeat")
+        while any(job.startswith(users) for job in self._jobs.running()):
             time.sleep(0.02)
         run.work.close()
 
@@ -427,14 +445,15 @@ class Daemon:
         now = datetime.now(UTC)
         daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state)
         targets = tuple(
-            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused) for run in self._runs.values()
+            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused) for run in list(self._runs.values())
         )
         return Status(daemon, targets, sum(target.disk_held_bytes for target in targets))
 
     def _write_status(self, *, force: bool = False) -> None:
         self._status_is_due = False
         status = self._describe()
-        self._status_file.write(status, force=force)
+        if not self._status_file.write(status, force=force):
+            self._note_change()  # it was too early; what changed since the last write is not lost
         self._notifier.status(summarize(status))
 
     def _beat(self) -> None:

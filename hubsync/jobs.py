@@ -3,6 +3,7 @@
 A wake-up that comes while the job runs makes it run once more; APScheduler alone would drop it.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -73,10 +74,10 @@ class Jobs:
 
     def remove(self, name: str) -> None:
         """Forget a job; a run of it that goes on ends by itself."""
-        try:
+        with contextlib.suppress(JobLookupError):
             self._scheduler.remove_job(name)
-        except JobLookupError:
-            return
+        with self._lock:
+            self._again.discard(name)
 
     def wake(self, name: str, after_s: float = 0.0) -> None:
         """Run the job now, or after *after_s* seconds; if it runs, let it run once more."""
@@ -102,18 +103,23 @@ class Jobs:
         return bool(thread is not None and thread.is_alive())
 
     def _run(self, name: str, work: Callable[[], None]) -> None:
-        while not self._stopping:
-            with self._lock:
-                self._running[name] = time.monotonic()
-            try:
+        try:
+            while self._begin(name):
                 self._guarded(name, work)
-            finally:
-                with self._lock:
-                    del self._running[name]
-                    again = name in self._again
-                    self._again.discard(name)
-            if not again:
-                return
+        finally:
+            with self._lock:
+                self._running.pop(name, None)
+
+    def _begin(self, name: str) -> bool:
+        """Note that the job runs, if it runs for the first time or was woken since; else that it does not."""
+        with self._lock:
+            if self._stopping or (name in self._running and name not in self._again):
+                self._running.pop(name, None)
+                return False
+            self._again.discard(name)
+            self._running[name] = time.monotonic()
+
+        return True
 
     @staticmethod
     def _guarded(name: str, work: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.service import TargetWork, hold_state, open_target
+from hubsync.store.process import StoppedError
 
 _TRIES = 5
 _PAUSE_S = 0.2
@@ -36,14 +37,22 @@ def run_once(
     config: Config, targets: tuple[Target, ...], tokens: Tokens, stop: threading.Event, *, timeout_s: float,
     confirm_deletes: bool = False,
 ) -> list[Outcome]:  # fmt: skip
-    """Bring all mirrors of *targets* up to what is in their sources now; wait at most *timeout_s* for quiet."""
+    """Bring all mirrors of *targets* up to what is in their sources now; wait at most *timeout_s* for quiet.
+
+    Raises:
+        StoppedError: *stop* was set; what was captured is published by the next run.
+    """
     deadline = time.monotonic() + timeout_s
     with hold_state(config.service.state_dir) as lock_fd, ThreadPoolExecutor(len(targets)) as pool, ExitStack() as stack:
         works = [open_target(target, config, tokens, stop, lock_fd) for target in targets]
         for work in works:
             stack.callback(work.close)
 
-        return list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
+        outcomes = list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
+    if stop.is_set() and not all(outcome.is_done for outcome in outcomes):
+        raise StoppedError("interrupted", hint="the next run goes on from here")
+
+    return outcomes
 
 
 def exit_code(outcomes: list[Outcome]) -> int:

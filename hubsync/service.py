@@ -91,16 +91,20 @@ def is_locked(state_dir: Path) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return Path("/proc", _read_owner(fd)).exists()  # else it is a child that outlived a killed one
     finally:
         os.close(fd)
 
     return False
 
 
+def _read_owner(fd: int) -> str:
+    return os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+
+
 def _lock(fd: int, state_dir: Path) -> None:
     if not _try_lock(fd):
-        owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        owner = _read_owner(fd)
         holders = find_holders(state_dir / "lock")
         if owner in holders or not holders:
             raise BusyError(
@@ -152,9 +156,9 @@ def _end_orphans(fd: int, holders: set[str], state_dir: Path) -> None:
 
 
 def select_targets(config: Config, names: tuple[str, ...]) -> tuple[Target, ...]:
-    """Return the targets called *names*, or all.
+    """Return the targets called *names*, each once, or all.
 
     Raises:
         UsageError: there is no such target.
     """
-    return tuple(config.target(name) for name in names) if names else config.targets
+    return tuple(config.target(name) for name in dict.fromkeys(names)) if names else config.targets

@@ -153,6 +153,27 @@ def test_a_wake_up_while_a_job_runs_lets_it_run_once_more(jobs: Jobs) -> None:
     assert [1, 1] == runs
 
 
+def test_a_removed_job_does_not_run_once_more(jobs: Jobs) -> None:
+    """A wake-up of a running job is forgotten with the job; it counts as running until it has ended for good."""
+    runs: list[int] = []
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        runs.append(1)
+        at_work.set()
+        go_on.wait(PATIENCE_S)
+
+    jobs.add("work", work, None, at_once=True)
+    at_work.wait(PATIENCE_S)
+    jobs.wake("work")
+    jobs.remove("work")
+    jobs.wake("work", after_s=0.01)
+    go_on.set()
+    wait_until(lambda: not jobs.running())
+
+    assert [1] == runs
+
+
 def test_no_wake_up_is_lost_at_the_end_of_a_run(jobs: Jobs) -> None:
     """A job that is woken in the moment after it ended, before APScheduler has noticed that, runs again."""
     runs: list[int] = []

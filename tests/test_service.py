@@ -21,7 +21,6 @@ from support.running import (
     write_safetensors,
 )
 
-from hubsync.jobs import Jobs, make_cron_trigger
 from hubsync.localhub import LocalHub
 
 
@@ -244,50 +243,3 @@ def test_every_reading_command_prints_one_document(config: Path, source: Path, t
     assert check["ok"]
     assert any("would be created private" in finding["said"] for finding in check["findings"])
     assert not (tmp_path / "state").exists()
-
-
-@pytest.mark.parametrize(
-    ("fields", "names"),
-    [
-        ("0 3 * * 0", "sun"),
-        ("0 3 * * 7", "sun"),
-        ("0 3 * * 1-5", "mon,tue,wed,thu,fri"),
-        ("0 3 * * 5-7", "fri,sat,sun"),
-        ("0 3 * * mon-fri", "mon-fri"),
-        ("0 3 * * */2", "*/2"),
-        ("@weekly", "sun"),
-    ],
-)
-def test_weekdays_are_those_of_crontab(fields: str, names: str) -> None:
-    """APScheduler numbers weekdays from Monday, crontab from Sunday."""
-    trigger = make_cron_trigger(fields)
-
-    assert names == str(next(field for field in trigger.fields if field.name == "day_of_week"))
-
-
-def test_a_job_that_is_woken_while_it_runs_runs_once_more() -> None:
-    """A wake-up is never lost, never runs a job twice at a time, and an exception ends neither job nor scheduler."""
-    import threading  # noqa: PLC0415 - used here only
-
-    jobs, runs, at_work, go_on = Jobs(2), [], threading.Event(), threading.Event()
-
-    def work() -> None:
-        runs.append(len(runs))
-        at_work.set()
-        go_on.wait(PATIENCE_S)
-        if len(runs) == 1:
-            raise ValueError("a bug")
-
-    jobs.add("work", work, None)
-    jobs.start()
-    jobs.wake("work")
-    at_work.wait(PATIENCE_S)
-    for _ in range(3):
-        jobs.wake("work")
-    go_on.set()
-    deadline = time.monotonic() + PATIENCE_S
-    while len(runs) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-    assert jobs.stop(PATIENCE_S)
-    assert [0, 1] == runs

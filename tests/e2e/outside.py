@@ -112,11 +112,6 @@ def is_object(request: Request) -> bool:
     return request.method == "PUT"
 
 
-def is_batch(request: Request) -> bool:
-    """Tell whether git-lfs asks where to send objects."""
-    return request.path.endswith("/objects/batch")
-
-
 def is_push(request: Request) -> bool:
     """Tell whether a branch is moved."""
     return request.is_push

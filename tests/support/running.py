@@ -123,7 +123,7 @@ def write_config(path: Path, source: Path, mirrors: dict[str, str], **settings: 
     path.write_text(f"""
 [log]
 format = "json"
-heartbeat = "2s"
+heartbeat = "1s"
 [service]
 state_dir = "{path.parent}/state"
 min_free = "1MB"
