@@ -150,6 +150,7 @@ def _check_mirror(config: Config, mirror: Mirror, tokens: Tokens, what: str) -> 
     with tempfile.TemporaryDirectory() as scratch:
         git = Git(Path(scratch) / "probe.git")
         git.open()
-        head = Remote(git, Objects(git.git_dir), mirror, endpoint, tokens, Event()).read_head()
+        remote = Remote(git, Objects(git.git_dir), mirror, endpoint, tokens, Event())
+        head = remote.read_heads([mirror.branch])[mirror.branch]
     where = f"at {head[:9]}" if head else "is empty"
     yield Finding(what, f"{visibility.value}, branch {mirror.branch} {where} ({signed_in})")

@@ -143,6 +143,9 @@ def _build_mirror(table: MirrorTable, policies: dict[str, Policy]) -> Mirror:
         path_in_repo=table.path_in_repo,
         private=table.private,
         required=table.required,
+        include=table.include,
+        exclude=table.exclude,
+        keep_latest=table.keep_latest,
         on_foreign_edit=_complete_policies({**policies, **table.on_foreign_edit}),
     )
 

@@ -127,7 +127,17 @@ class Mirror(Frozen):
     path_in_repo: PathInRepo = PurePosixPath()
     private: bool = True
     required: bool = True
+    include: Patterns = ("**",)
+    exclude: Patterns = ()
+    keep_latest: int | None = None
     on_foreign_edit: Policies = Field(default_factory=FOREIGN_EDIT_DEFAULTS.copy)
+
+
+class Best(Frozen):
+    """Which unit is the best one: the one whose metric is the highest or the lowest."""
+
+    metric: Text = Field(description="As the Trainer logs it, with or without 'eval_'.", examples=["eval_loss"])
+    direction: Literal["min", "max"] = Field(description="Whether the lowest or the highest value is the best.")
 
 
 class Lfs(Frozen):
@@ -189,6 +199,10 @@ class TargetSettings(Frozen):
         (), description="Files that complete a unit, instead of the built-in signals.", examples=[["_SUCCESS"]]
     )
     publish: Literal["tree", "revisions"] = Field("tree", description="revisions: each unit is a revision as well.")
+    main: Literal["latest", "best"] = Field(
+        "latest", description="With revisions: the unit that the main branch shows at its root."
+    )
+    best: Best | None = Field(None, description="Default: the checkpoint that the Trainer's own state calls the best.")
     deletes: Literal["keep", "propagate"] = Field("keep", description="Whether a local deletion reaches the mirrors.")
     capture: Literal["auto", "reflink", "link", "copy"] = Field("auto", description="How content is kept until sent.")
     secrets: Literal["block", "warn", "off"] = Field("block", description="What to do with a file that holds a key.")

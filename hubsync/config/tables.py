@@ -7,7 +7,7 @@ from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validat
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from hubsync.config.fields import DiskPath, Name, PathInRepo, Policies, Repo, Strings
+from hubsync.config.fields import DiskPath, Name, PathInRepo, Patterns, Policies, Repo, Strings
 from hubsync.config.model import EndpointSettings, Frozen, Log, ServiceSettings, TargetSettings
 from hubsync.config.repo import NAME_PATTERN
 
@@ -23,6 +23,11 @@ class MirrorTable(Frozen):
     path_in_repo: PathInRepo = Field(PurePosixPath(), description="The directory in the repository; empty is its root.")
     private: bool = Field(default=True, description="How the repository is created if it does not exist.")
     required: bool = Field(default=True, description="Whether `safe` and `prune` wait for this mirror.")
+    include: Patterns = Field(
+        ("**",), description="What of the target goes here; gitignore syntax, or a role: weights, resume, logs."
+    )
+    exclude: Patterns = Field((), description="What of the target does not go here; as include.", examples=[["logs"]])
+    keep_latest: int | None = Field(None, ge=1, description="Only so many of the newest units stay here. Default: all.")
     on_foreign_edit: Policies = Field(default_factory=dict, description="Wins over the target's, path by path.")
 
     @model_validator(mode="before")

@@ -3,7 +3,7 @@
 Content is never merged: a text merge makes files that nobody wrote, and a pointer with conflict markers is no pointer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -38,15 +38,19 @@ def graft(paths: Iterable[str], theirs: Tree, last: Tree, ours: Tree, policies: 
     """Put *ours* on *theirs* at *paths*; *last* is what we published there before (empty: nothing yet).
 
     All paths are those in the repository. A path that they hold as we left it is ours to change; one that they changed
-    is a foreign edit, unless it is just what we would put there.
+    is a foreign edit, unless it is just what we would put there. So is a directory of theirs where our file goes, and a
+    file of theirs where our directory goes.
     """
+    edited = {path for path, entry in theirs.items() if entry != last.get(path)}
+    above_edited = {parent for path in edited for parent in parents(path)}
     changes: dict[str, TreeEntry | None] = {}
     foreign: list[ForeignEdit] = []
     for path in paths:
         mine, held = ours.get(path), theirs.get(path)
         if mine == held:
             continue
-        if held != last.get(path) and not (held is None and path not in last):
+        is_in_the_way = mine is not None and (path in above_edited or any(parent in edited for parent in parents(path)))
+        if is_in_the_way or (held != last.get(path) and not (held is None and path not in last)):
             edit = ForeignEdit(path, policy_of(path, policies))
             foreign.append(edit)
             if edit.policy != "ours":
@@ -54,6 +58,12 @@ def graft(paths: Iterable[str], theirs: Tree, last: Tree, ours: Tree, policies: 
         changes[path] = mine
 
     return Graft(changes, tuple(foreign))
+
+
+def parents(path: str) -> Iterator[str]:
+    """Yield the directories above *path*, the nearest first."""
+    while (path := path.rpartition("/")[0]) != "":
+        yield path
 
 
 def policy_of(path: str, policies: Mapping[str, str]) -> str:

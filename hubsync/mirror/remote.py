@@ -60,25 +60,24 @@ class Remote:
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
         self._found: _Addresses | None = None
 
-    @property
-    def branch_ref(self) -> str:
-        """The branch that is published, as a full ref."""
-        return f"refs/heads/{self._mirror.branch}"
-
-    def read_head(self) -> str | None:
-        """Return the commit of the mirror's branch, or ``None`` if there is no such branch (yet).
+    def read_heads(self, branches: Iterable[str]) -> dict[str, str | None]:
+        """Return the commit that each of *branches* shows on the mirror; ``None`` if there is no such branch (yet).
 
         Raises:
             MirrorError: the repository cannot be reached or read.
         """
-        listed = self._network("list", "ls-remote", "{url}", self.branch_ref).stdout.decode()
-        return listed.split("\t")[0] if listed.strip() else None
+        refs = {f"refs/heads/{branch}": branch for branch in branches}
+        listed = self._network("list", "ls-remote", "{url}", *refs).stdout.decode().splitlines()
+        shown = {ref: commit for commit, _, ref in (line.partition("\t") for line in listed)}
+        return {branch: shown.get(ref) for ref, branch in refs.items()}
 
-    def fetch(self, into: str) -> str:
-        """Fetch the branch's newest commit, without its history, to the local ref *into*; return the commit."""
+    def fetch(self, branches: Mapping[str, str]) -> dict[str, str]:
+        """Fetch the newest commit of *branches* (branch → local ref), without history; return the commits."""
+        specs = [f"+refs/heads/{branch}:{ref}" for branch, ref in branches.items()]
         self._network("fetch", "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
-                      "{url}", f"+{self.branch_ref}:{into}")  # fmt: skip
-        return self._git.text("rev-parse", into)
+                      "{url}", *specs)  # fmt: skip
+        commits = self._git.text("rev-parse", *branches.values()).split()
+        return dict(zip(branches, commits, strict=True))
 
     def upload_objects(self, oids: Iterable[str]) -> None:
         """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API."""
@@ -91,25 +90,38 @@ class Remote:
                 pass_fds=(fd,),
             )  # fmt: skip
 
-    def push(self, commit: str) -> None:
-        """Make *commit* the branch's head if it descends from the present one.
+    def push(self, heads: Mapping[str, str]) -> None:
+        """Make *heads* (branch → commit) what the mirror shows, all or none, if each descends from the present one.
 
         Raises:
-            HeadMovedError: it does not.
+            HeadMovedError: one does not.
         """
+        if not heads:
+            return
+        specs = [f"{commit}:refs/heads/{branch}" for branch, commit in heads.items()]
         try:
-            self._network("push", "push", "--porcelain", "{url}", f"{commit}:{self.branch_ref}")
+            self._push(specs)
         except MirrorError as exc:
-            # An answer that was lost, or a request that was sent twice, looks like a refusal: the head tells.
-            if exc.error_kind in {"conflict", "network", "timeout", "server", "unknown", "stalled"} and self._shows(commit):
+            # An answer that was lost, or a request that was sent twice, looks like a refusal: the heads tell.
+            if exc.error_kind in {"conflict", "network", "timeout", "server", "unknown", "stalled"} and self._shows(heads):
                 return
             if exc.error_kind == "conflict":
                 raise HeadMovedError(str(exc)) from exc
             raise
 
-    def _shows(self, commit: str) -> bool:
+    def _push(self, specs: list[str]) -> None:
         try:
-            return self.read_head() == commit
+            self._network("push", "push", "--porcelain", *(["--atomic"] if len(specs) > 1 else []), "{url}", *specs)
+        except MirrorError as exc:
+            if "does not support --atomic" not in str(exc):
+                raise
+            # In their order: the main branch stands last, so that nothing it shows is missing elsewhere.
+            for spec in specs:
+                self._network("push", "push", "--porcelain", "{url}", spec)
+
+    def _shows(self, heads: Mapping[str, str]) -> bool:
+        try:
+            return self.read_heads(heads) == dict(heads)
         except MirrorError:
             return False
 

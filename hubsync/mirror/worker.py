@@ -63,7 +63,7 @@ class MirrorWorker:
         try:
             with structlog.contextvars.bound_contextvars(target=self.target, mirror=self.mirror.name):
                 published = self.publisher.publish()
-                self.publisher.upload(self._store.ledger.uncommitted_objects())
+                self.publisher.upload_early()
         except StoppedError:
             raise
         except HubsyncError as exc:

@@ -311,7 +311,7 @@ _EVENTS = (
     Event(
         "mirror.foreign_edit",
         "warning",
-        ("repo", "path", "paths", "files", "commit", "policy", "author"),
+        ("repo", "branch", "path", "paths", "files", "commit", "policy", "author"),
         "{mirror} was edited by others[: {paths}][: {path}][; kept {policy}]",
         "Others committed to paths that hubsync publishes. `policy` says whose content stays; history keeps both.",
         'If their content should stay, set `on_foreign_edit` to "theirs" for that path.',
@@ -319,7 +319,7 @@ _EVENTS = (
     Event(
         "mirror.adopted",
         "info",
-        ("repo", "commit", "previous", "files", "bytes", "reason"),
+        ("repo", "branch", "commit", "previous", "files", "bytes", "reason"),
         "adopted {mirror} at {commit}[: {reason}]",
         "A history that is not ours, or was rewritten, is taken as the new base; equal files are not sent again.",
     ),
@@ -329,6 +329,13 @@ _EVENTS = (
         ("repo", "commit", "revision", "files", "bytes", "lag_s", "took_s"),
         "{unit} is on {mirror}[ as {revision}][, {lag_s} after its last write]",
         "The mirror holds the whole unit.",
+    ),
+    Event(
+        "unit.skipped",
+        "info",
+        ("repo", "reason"),
+        "{unit} is not published to {mirror}[: {reason}]",
+        "The mirror keeps fewer units than were waiting for it; this one would have been dropped at once.",
     ),
     # --- targets
     Event(

@@ -20,7 +20,7 @@ from hubsync.store.process import PIPE, Finished, Watch, finish
 _MANY_PACKS = 50
 
 ABSENT = "0" * 40  # git's name for "no object"
-REGULAR, EXECUTABLE = "100644", "100755"
+REGULAR, EXECUTABLE, DIRECTORY = "100644", "100755", "040000"
 
 _HOOKS_OFF = {"core.hooksPath": "/dev/null"}
 _BASE_CONFIG = {
@@ -120,9 +120,14 @@ class Git:
         found = self.run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
         return found.stdout.decode().strip() or None
 
-    def list_tree(self, treeish: str, *paths: str) -> dict[str, TreeEntry]:
-        """List all files below *treeish*, or those named."""
-        flags = () if paths else ("-r",)
+    def list_refs(self, prefix: str) -> dict[str, str]:
+        """Return the refs below *prefix* (``refs/mirror``) and what they point to."""
+        listed = self.text("for-each-ref", "--format=%(objectname) %(refname)", prefix)
+        return {ref: commit for commit, _, ref in (line.partition(" ") for line in listed.splitlines())}
+
+    def list_tree(self, treeish: str, *paths: str, directories: bool = False) -> dict[str, TreeEntry]:
+        """List all files below *treeish* (and, if asked for, all directories), or what is at *paths*."""
+        flags = () if paths else ("-r", "-t") if directories else ("-r",)
         listed = self.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", *flags, treeish, "--", *paths).stdout
         return dict(_read_tree(listed))
 

@@ -111,13 +111,18 @@ class Store:
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
         return [_read_snapshot(record) for record in raw.split("\0") if record]
 
+    def completed(self, snapshot: str | None) -> list[Snapshot]:
+        """Return those snapshots in the history of *snapshot* that completed units, oldest first."""
+        if snapshot is None:
+            return []
+        by_unit = f"--grep=^{_UNIT_TRAILER}"
+        raw = self.git.text("log", "--first-parent", "--reverse", "-z", by_unit, "--format=%H %at %ct %B", snapshot)
+        return [_read_snapshot(record) for record in raw.split("\0") if record]
+
     def newest_unit(self, snapshot: str | None) -> str | None:
         """Return the unit that was completed last in the history of *snapshot*."""
-        if snapshot is None:
-            return None
-        by_unit = f"--grep=^{_UNIT_TRAILER}"
-        found = self.git.text("log", "-1", "--first-parent", by_unit, "--format=%H %at %ct %B", snapshot)
-        return _read_snapshot(found).units[-1] if found else None
+        completed = self.completed(snapshot)
+        return completed[-1].units[-1] if completed else None
 
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
         """Return those of *blobs* that are pointers."""

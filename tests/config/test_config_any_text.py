@@ -85,4 +85,6 @@ def test_any_text_is_loaded_or_refused(tmp_path: Path, text: str) -> None:
         load_config(path, {"HOME": os.fspath(tmp_path)})
     except ConfigError as exc:
         for line in str(exc).splitlines():
-            assert re.match(rf"{re.escape(str(path))}:\d+:\d+: error: .+", line), line
+            assert re.match(rf"{re.escape(os.fspath(tmp_path))}.*:\d+:\d+: error: .+", line), (
+                line
+            )  # an included file is named as well

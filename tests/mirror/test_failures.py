@@ -164,11 +164,11 @@ def upload(remote: Remote, git: Git) -> None:
 def push(remote: Remote, git: Git) -> None:
     tree = git.text("hash-object", "-t", "tree", "-w", "--stdin")
     names = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    remote.push(git.text("commit-tree", "-m", "x", tree, environment=names))
+    remote.push({"main": git.text("commit-tree", "-m", "x", tree, environment=names)})
 
 
 def look(remote: Remote, _: Git) -> None:
-    remote.read_head()
+    remote.read_heads(["main"])
 
 
 REFS, BATCH, PUT, PUSH = "/info/refs", "/objects/batch", "", "/git-receive-pack"
@@ -239,7 +239,7 @@ def test_a_server_that_is_not_there_is_a_failure_of_the_network(failing: tuple[P
     server.__exit__()
 
     with pytest.raises(MirrorError) as caught:
-        remote.read_head()
+        remote.read_heads(["main"])
     server.__enter__()
 
     assert ("network", True) == (caught.value.error_kind, caught.value.retryable), str(caught.value)

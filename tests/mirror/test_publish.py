@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from support.plain_server import CutError, PlainServer, Request
+from structlog.testing import capture_logs
+from support.plain_server import AnswerError, CutError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
 
 from hubsync.errors import MirrorError
@@ -404,7 +405,6 @@ def test_an_object_that_the_server_lost_is_sent_again(rig: Rig, server: PlainSer
     assert source_files(rig) == server.read_all(REPO)
 
 
-@pytest.mark.xfail(strict=True, reason="their file is replaced by our directory without a word, whatever the policy")
 def test_their_file_in_the_place_of_our_directory_is_told(make_rig: MakeRig, server: PlainServer) -> None:
     """A name that is a file there and a directory here cannot be both: the policy decides, it does not just vanish."""
     server.commit(REPO, {"logs": b"theirs"})
@@ -428,6 +428,114 @@ def test_a_file_that_becomes_a_directory_arrives(rig: Rig, server: PlainServer) 
         rig.update()
 
         assert {**files, "other": b"x"} == server.read_all(REPO)
+
+
+# --- what is half done when it fails
+
+
+def fail_pushes(status: int) -> Callable[[Request], None]:
+    def hook(request: Request) -> None:
+        if request.is_push:
+            raise AnswerError(status)
+
+    return hook
+
+
+def test_a_failed_push_after_others_committed_leaves_nothing_half_known(
+    rig: Rig, server: PlainServer, tmp_path: Path
+) -> None:
+    """Others edited, and our push failed once: the next one still compares all of ours with what they made of it."""
+    fill(rig)
+    rig.update()
+    server.commit(REPO, {"config.json": b"edited", "run.sh": None, ".gitattributes": None})
+    rig.write("new.bin", b"\0new")
+    server.before = fail_pushes(503)
+    with pytest.raises(MirrorError):
+        rig.update()
+    server.before = lambda _: None
+
+    with capture_logs() as entries:
+        rig.publish()
+
+    assert source_files(rig) == server.read_all(REPO)
+    assert [] == attributes_disagree(server, tmp_path / "clone")
+    assert [["config.json", "run.sh"]] == [e["paths"] for e in entries if e["event"] == "mirror.foreign_edit"]
+
+
+def test_a_foreign_head_is_adopted_once_however_often_the_push_fails(rig: Rig, server: PlainServer) -> None:
+    """What is fetched is kept over failures and restarts, and said once."""
+    rig.write("a.txt")
+    rig.update()
+    server.commit(REPO, {"theirs.txt": b"theirs"})
+    rig.write("b.txt")
+    server.before = fail_pushes(503)
+
+    fetches = []  # a fetch names what it wants and has; a look does not
+    with capture_logs() as entries:
+        for _ in range(3):
+            with pytest.raises(MirrorError):
+                rig.update()
+            rig.restart()
+            fetches.append(sum(1 for r in server.requests if r.path.endswith("git-upload-pack") and r.size > 200))
+
+    assert 1 == len([entry for entry in entries if entry["event"] == "mirror.adopted"])
+    assert [fetches[0]] * 3 == fetches
+    assert fetches[0] > 0
+
+
+def test_killed_twice_nothing_comes_twice(rig: Rig, server: PlainServer) -> None:
+    """Killed between push and record, and again after the restart had fetched: no commit is made a second time."""
+    rig.write("before.txt", b"0")
+    rig.update()
+    mirror = rig.publisher()._git
+    known = mirror.list_refs("refs/mirror")
+    for number in (1, 2):
+        rig.write("a.txt", b"%d" % number)
+        rig.commit()
+    rig.publish()
+    history = server.history(REPO)
+    mirror.update_refs({ref: known.get(ref) for ref in mirror.list_refs("refs/mirror") if "graft" not in ref})
+    rig.restart()
+    rig.publisher()._adopt(rig.publisher()._remote.read_heads(["main"]))
+    rig.restart()
+
+    rig.publish()
+
+    assert history == server.history(REPO)
+    assert [] == rig.publisher().backlog()
+
+
+def test_what_they_keep_is_told_once(rig: Rig, server: PlainServer) -> None:
+    """A card that stays theirs is no news when they commit something else."""
+    rig.write("README.md", b"ours")
+    rig.update()
+    server.commit(REPO, {"README.md": b"theirs"})
+    told = []
+    for number in range(3):
+        rig.write("a.txt", b"%d" % number)
+        with capture_logs() as entries:
+            rig.update()
+        told.append([entry["paths"] for entry in entries if entry["event"] == "mirror.foreign_edit"])
+        server.commit(REPO, {"other.txt": b"%d" % number})
+
+    assert [[["README.md"]], [], []] == told
+    assert b"theirs" == server.read(REPO, "README.md")
+
+
+def test_their_directory_in_the_place_of_our_new_file_is_told(rig: Rig, server: PlainServer) -> None:
+    """On a head that is known as well: their directory gives way to our file by policy, and an event says so."""
+    rig.write("a.txt", b"a")
+    rig.update()
+    server.commit(REPO, {"docs/theirs.txt": b"theirs"})
+    rig.write("b.txt", b"b")
+    rig.update()
+    rig.write("docs", b"ours")
+
+    with capture_logs() as entries:
+        rig.update()
+
+    assert [["docs"]] == [entry["paths"] for entry in entries if entry["event"] == "mirror.foreign_edit"]
+    assert {"a.txt": b"a", "b.txt": b"b", "docs": b"ours"} == server.read_all(REPO)
 
 
 # --- failures
@@ -482,7 +590,7 @@ def test_killed_between_push_and_record_nothing_comes_twice(rig: Rig, server: Pl
         rig.write("before.txt", b"0")
         rig.update()
     mirror = rig.publisher()._git
-    known = {ref: mirror.resolve(ref) for ref in ("refs/mirror/head", "refs/mirror/published")}
+    known = {ref: mirror.resolve(ref) for ref in ("refs/mirror/left/main", "refs/mirror/published")}
     for number in (1, 2):
         rig.write("a.txt", b"%d" % number)
         rig.write("model.bin", b"\0%d" % number)
@@ -506,7 +614,7 @@ def test_killed_before_the_record_and_others_went_on(make_rig: MakeRig, server: 
     rig.write("before.txt", b"0")
     rig.update()
     mirror = rig.publisher()._git
-    known = {ref: mirror.resolve(ref) for ref in ("refs/mirror/head", "refs/mirror/published")}
+    known = {ref: mirror.resolve(ref) for ref in ("refs/mirror/left/main", "refs/mirror/published")}
     for number in (1, 2):
         rig.write("a.txt", b"%d" % number)
         rig.commit()

@@ -57,6 +57,7 @@ class Rig:
         self.source = root / "source"
         self.source.mkdir(exist_ok=True)
         self.state = root / "state"
+        self._root, self._servers, self._settings = root, servers, settings
         self.config = declare(root, servers, mirror or {}, settings)
         self.stop = threading.Event()
         self.work: TargetWork
@@ -74,6 +75,11 @@ class Rig:
         """Forget all that is in memory."""
         self.__exit__()
         self.__enter__()
+
+    def restart_with(self, mirror: Mapping[str, Any], **settings: Any) -> None:
+        """Restart with another declaration of the mirrors, and other *settings*."""
+        self.config = declare(self._root, self._servers, mirror, {**self._settings, **settings})
+        self.restart()
 
     @property
     def pipeline(self) -> Pipeline:

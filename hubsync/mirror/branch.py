@@ -1,0 +1,245 @@
+"""Makes the commits of one branch of a mirror, in the mirror's own repository: our steps, grafted on its head.
+
+It must never talk to a server: what the branch shows there was fetched before, and what is made here is pushed after.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from hubsync.errors import MirrorError
+from hubsync.mirror.attributes import as_entries, attributes_to_publish
+from hubsync.mirror.graft import ForeignEdit, Graft, graft, parents, policy_of
+from hubsync.mirror.view import Line, Step, fold
+from hubsync.store.git import DIRECTORY, FastImport, Git, TreeEntry
+from hubsync.store.snapshot import Store
+
+_FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
+
+Changes = dict[str, TreeEntry | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a branch shows on the mirror: *commit* (``None``: there is no such branch), and how we left it."""
+
+    commit: str | None
+    left: str | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether nobody else has moved it, so that only what changed since has to be looked at."""
+        return self.commit is not None and self.commit == self.left
+
+
+@dataclass(frozen=True, slots=True)
+class Grafted:
+    """The commits made: the last one, the blobs that they write, and whose edits they met."""
+
+    commit: str | None
+    blobs: tuple[str, ...] = ()
+    foreign: tuple[ForeignEdit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """What we published, and which paths are ours to remove."""
+
+    tree: Mapping[str, TreeEntry]
+    paths: AbstractSet[str]
+
+
+class MadeAnewError(Exception):
+    """The head holds nothing of what was published: the repository was made again, or all of it was replaced."""
+
+
+class Branch:
+    """Makes the commits of one branch; *policies* are those of ``on_foreign_edit``."""
+
+    def __init__(self, name: str, git: Git, store: Store, policies: Mapping[str, str], patterns: tuple[str, ...]) -> None:
+        self._ref = f"refs/mirror/graft/{name}"
+        self._git = git
+        self._store = store
+        self._policies = policies
+        self._patterns = patterns
+        self._agreed = False  # whether the attributes were compared with all paths since the config was read
+
+    def graft(self, line: Line, head: Head, *, is_new_view: bool = False) -> Grafted:
+        """Make the commits that bring the branch from *head* to the end of *line*.
+
+        *is_new_view* says that the config shows more, less or elsewhere than it did when the head was left.
+
+        Raises:
+            MadeAnewError: nothing of what we published is there.
+            MirrorError: others changed what the policy says to halt for.
+        """
+        base, steps = line.base, list(line.steps)
+        if head.commit is not None and not head.is_ours:
+            base, steps = self._skip_held(base, steps, head.commit)
+        if not steps:
+            return Grafted(head.commit)
+        compares_all = is_new_view or not head.is_ours
+        if head.commit is not None and (is_new_view or self._is_obstructed(steps, head.commit)):
+            steps, compares_all = [fold(steps)], True
+        published = self._published(line, base, head, is_new_view=is_new_view) if compares_all else None
+        grafts = self._plan(line, steps, head, published)
+
+        return self._commit(line, steps, grafts, head)
+
+    def note_published(self) -> None:
+        """Remember that the mirror shows what was grafted, attributes included."""
+        self._agreed = True
+
+    # --- what to change
+
+    def _published(self, line: Line, base: str | None, head: Head, *, is_new_view: bool) -> "_Published":
+        """Return what we published, by path: what others changed of it is theirs."""
+        if is_new_view and head.left is not None:
+            left = self._git.list_tree(head.left)
+            # Which of them are ours is not known any more, so that none is removed; what stood there is no edit.
+            return _Published({path: left[path] for path in left if policy_of(path, self._policies) == "ours"}, frozenset())
+        # A revision that was deleted is made again; the main branch is the repository, see MadeAnewError.
+        tree = line.tree(base) if base and (head.commit or not line.unit) else {}
+
+        return _Published(tree, tree.keys())
+
+    def _skip_held(self, base: str | None, steps: list[Step], head: str) -> tuple[str | None, list[Step]]:
+        """Leave out the first of *steps* if *head* has them: they were pushed, and we were killed before the record."""
+        theirs = self._git.list_tree(head)
+        differing: set[str] = set()
+        held = 0
+        for number, step in enumerate(steps, 1):
+            for change in step.changes:
+                is_there = theirs.get(change.path) == change.after
+                (differing.discard if is_there else differing.add)(change.path)
+            held = held if differing else number
+
+        return (steps[held - 1].snapshot.commit, steps[held:]) if held else (base, steps)
+
+    def _is_obstructed(self, steps: Sequence[Step], head: str) -> bool:
+        """Tell whether *head* has a directory where a new file of ours goes, or a file where our directory goes."""
+        added = {change.path for step in steps for change in step.changes if change.before is None}
+        above = {parent for path in added for parent in parents(path)}
+        asked = added | above
+        if not asked:
+            return False
+        there = self._git.list_tree(head, *(sorted(asked) if len(asked) <= _FEW_PATHS else ()), directories=True)
+
+        return any(path in there and there[path].mode == DIRECTORY for path in added) or any(
+            path in there and there[path].mode != DIRECTORY for path in above
+        )
+
+    def _plan(self, line: Line, steps: Sequence[Step], head: Head, published: "_Published | None") -> list[Graft]:
+        """Return what each of *steps* changes on the one before it, the first one on *head*.
+
+        With *published*, all paths of the first step are compared, not only those that it changes.
+        """
+        overlay: Changes = {}
+        grafts: list[Graft] = []
+        for step in steps:
+            if grafts or published is None:
+                one = self._plan_changed(step, head.commit, overlay)
+            else:
+                one = self._plan_all(line.tree(step.snapshot.commit), published, head)
+            _halt(one)
+            overlay.update(one.changes)
+            grafts.append(one)
+
+        return grafts
+
+    def _plan_changed(self, step: Step, head: str | None, overlay: Mapping[str, TreeEntry | None]) -> Graft:
+        """Plan what *step* changes on a tree that is as we left it, but for paths where others have the say."""
+        last = {change.path: change.before for change in step.changes if change.before}
+        ours = {change.path: change.after for change in step.changes if change.after}
+        paths = [change.path for change in step.changes]
+        theirs = dict(last)
+        foreign = [path for path in paths if policy_of(path, self._policies) != "ours"]
+        if foreign and head:
+            shown = self._git.list_tree(head, *(foreign if len(foreign) <= _FEW_PATHS else ()))
+            shown |= {path: entry for path, entry in overlay.items() if entry}
+            theirs = {path: entry for path, entry in theirs.items() if path not in foreign}
+            theirs |= {path: shown[path] for path in foreign if path in shown}
+
+        return graft(paths, theirs, last, ours, self._policies)
+
+    def _plan_all(self, ours: Mapping[str, TreeEntry], published: "_Published", head: Head) -> Graft:
+        last = published.tree
+        theirs = self._git.list_tree(head.commit) if head.commit else {}
+        if last and not any(theirs.get(path) == entry for path, entry in last.items()):
+            raise MadeAnewError
+        left = self._git.list_tree(head.left) if head.left else {}
+        planned = graft(sorted(ours.keys() | published.paths), theirs, last, ours, self._policies)
+        # What they keep and was told before, and neither side has touched since, is no news.
+        news = tuple(
+            edit
+            for edit in planned.foreign
+            if edit.policy != "theirs"
+            or left.get(edit.path) != theirs.get(edit.path)
+            or last.get(edit.path) != ours.get(edit.path)
+        )
+        return Graft(planned.changes, news)
+
+    # --- the commits
+
+    def _commit(self, line: Line, steps: Sequence[Step], grafts: Sequence[Graft], head: Head) -> Grafted:
+        foreign = tuple(edit for one in grafts for edit in one.foreign)
+        changed = [(step, dict(one.changes)) for step, one in zip(steps, grafts, strict=True) if one.changes]
+        if not changed:
+            return Grafted(head.commit, (), foreign)
+        routes = self._routes(changes for _, changes in changed)
+        if any(route is None for route in routes.values()):
+            # A path was a pointer in one snapshot and is none in another: no set of attributes suits both.
+            changed = [(changed[-1][0], {path: entry for _, changes in changed for path, entry in changes.items()})]
+            routes = self._routes(changes for _, changes in changed)
+        blobs = tuple(entry.blob for _, changes in changed for entry in changes.values() if entry is not None)
+        pointers = {path: bool(route) for path, route in routes.items()}
+        if head.commit is not None and not (head.is_ours and self._agreed):
+            pointers = self._standing(line.tree(steps[-1].snapshot.commit), head.commit, changed) | pointers
+        attributes = attributes_to_publish(self._git, head.commit, pointers, self._patterns)
+        changed[0][1].update(as_entries(self._git, attributes))
+
+        return Grafted(self._write(head.commit, changed), blobs, foreign)
+
+    def _write(self, tip: str | None, changed: Iterable[tuple[Step, Changes]]) -> str | None:
+        with FastImport(self._git) as writer:
+            for step, changes in changed:
+                tip = writer.commit(self._ref, tip, step.snapshot.header, changes.items())
+
+        return tip
+
+    def _routes(self, steps: Iterable[Mapping[str, TreeEntry | None]]) -> dict[str, bool | None]:
+        """Return of each path that is written whether it is a pointer; ``None`` if that differs from step to step."""
+        entries = [(path, entry.blob) for step in steps for path, entry in step.items() if entry is not None]
+        pointers = self._store.pointers({blob for _, blob in entries})
+        routes: dict[str, bool | None] = {}
+        for path, blob in entries:
+            is_pointer = blob in pointers
+            routes[path] = is_pointer if routes.get(path, is_pointer) == is_pointer else None
+
+        return routes
+
+    def _standing(
+        self, ours: Mapping[str, TreeEntry], head: str, changed: Sequence[tuple[Step, Changes]]
+    ) -> dict[str, bool]:
+        """Return of each path of ours that will stand on *head* whether it is a pointer.
+
+        Others may have changed the attributes, and the operator the patterns, since it was published.
+        """
+        there: Changes = dict(self._git.list_tree(head))
+        for _, changes in changed:
+            there |= changes
+        blobs = {path: entry.blob for path, entry in ours.items() if there.get(path) == entry}
+        pointers = self._store.pointers(set(blobs.values()))
+
+        return {path: blob in pointers for path, blob in blobs.items()}
+
+
+def _halt(planned: Graft) -> None:
+    if planned.halted:
+        raise MirrorError(
+            f"others changed {planned.halted[0]} on the mirror",
+            error_kind="conflict",
+            retryable=False,
+            paths=planned.halted,
+            hint='decide whose version stays: set on_foreign_edit to "ours" or "theirs"',
+        )

@@ -1,0 +1,76 @@
+"""Decides which units a mirror keeps, and which one its main branch shows: the newest, or the best. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from hubsync.config.model import Best
+
+UnitTimes = dict[str, int]  # unit → when the newest of its files was written, seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The units that stay on a mirror (``None``: all), and the one at the root of its main branch."""
+
+    kept: frozenset[str] | None
+    chosen: str | None
+
+    def keeps(self, unit: str | None) -> bool:
+        """Tell whether files of *unit* (``None``: of no unit) stay."""
+        return unit is None or self.kept is None or unit in self.kept
+
+
+def newest_units(times: Mapping[str, int], count: int | None) -> frozenset[str] | None:
+    """Return the *count* units that were written last; ``None`` stands for all."""
+    if count is None:
+        return None
+    return frozenset(sorted(times, key=lambda unit: (times[unit], unit), reverse=True)[:count])
+
+
+def choose_latest(times: Mapping[str, int]) -> str | None:
+    """Return the unit that was written last."""
+    return max(times, key=lambda unit: (times[unit], unit), default=None)
+
+
+def choose_best(states: Mapping[str, str], times: Mapping[str, int], best: Best | None) -> str | None:
+    """Return the best of the units in *times*, or ``None`` if nothing tells.
+
+    *states* has the text of each unit's ``trainer_state.json``. Without a metric in *best*, the newest state that names
+    the Trainer's own best checkpoint decides.
+    """
+    read = {unit: state for unit in times if (state := _read_state(states.get(unit, "")))}
+    if best is not None:
+        scores = {unit: score for unit, state in read.items() if (score := _last_score(state, best.metric)) is not None}
+        choose = max if best.direction == "max" else min
+        return choose(sorted(scores), key=lambda unit: scores[unit], default=None)
+    for unit in sorted(read, key=lambda unit: (times[unit], unit), reverse=True):
+        named = read[unit].get("best_model_checkpoint")
+        if isinstance(named, str) and named:
+            beside = str(PurePosixPath(unit).parent / PurePosixPath(named).name)
+            return beside if beside in times else None
+
+    return None
+
+
+def _read_state(text: str) -> dict[str, Any]:
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+
+    return state if isinstance(state, dict) else {}
+
+
+def _last_score(state: Mapping[str, Any], metric: str) -> float | None:
+    """Return the newest value of *metric* in the log history; the Trainer writes ``eval_`` before its name."""
+    history = state.get("log_history")
+    for record in reversed(history if isinstance(history, list) else []):
+        for name in (metric, f"eval_{metric}"):
+            value = record.get(name) if isinstance(record, dict) else None
+            if isinstance(value, (int, float)) and value == value:  # noqa: PLR0124 - NaN is no score
+                return float(value)
+
+    return None
