@@ -29,6 +29,7 @@ from hubsync.units import age_s as age_of
 from hubsync.units import check_file, read_facts, unit_of
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
+from hubsync.watch.layout_words import step_of
 from hubsync.watch.layouts import Completion, judge
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
@@ -341,7 +342,7 @@ class Pipeline:
             self._feed_again(entries)
             return []
         size = sum(entry.identity.size for entry in inventory.entries.values())
-        subject = f"{unit}: {format_count(len(inventory.entries), 'file')}, {format_bytes(size)}"
+        subject = f"{_one_line(unit)}: {_step(unit)}{format_count(len(inventory.entries), 'file')}, {format_bytes(size)}"
         written_ns = max((entry.identity.mtime_ns for entry in inventory.entries.values()), default=0)
         with self.store.write() as writer:
             commits = self._write(writer, captured, subject, (unit,), written_ns)
@@ -623,6 +624,11 @@ class Pipeline:
 
 def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _step(unit: str) -> str:
+    step = step_of(unit)
+    return "" if step == float("-inf") else f"step {step}, "
 
 
 def open_store(target: Target, state_dir: Path, *, inherit: tuple[int, ...] = ()) -> Store:

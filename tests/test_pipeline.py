@@ -179,6 +179,21 @@ def test_a_unit_that_is_saved_again_is_published_again(local: Rig) -> None:
     assert 3 == len(changed)
 
 
+@pytest.mark.parametrize(
+    ("unit", "subject"),
+    [("checkpoint-500", "checkpoint-500: step 500, 5 files, "), ("checkpoint-a\n%41 b", "checkpoint-a?%41 b: 5 files, ")],
+)
+def test_a_commit_names_its_unit(local: Rig, unit: str, subject: str) -> None:
+    """The message says step, files and bytes on one line; the unit is read back from it, whatever its name."""
+    write_unit(local, unit)
+
+    local.commit()
+
+    [snapshot] = local.store.backlog(None)
+    assert snapshot.message.startswith(subject), snapshot.message
+    assert (unit,) == snapshot.units
+
+
 def test_a_unit_that_vanishes_is_held_no_longer(local: Rig) -> None:
     """Rotated away before it was complete, a unit is forgotten."""
     write_unit(local, "checkpoint-1")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import structlog
 
@@ -308,7 +308,7 @@ class SnapshotWriter:
         self, changes: dict[str, TreeEntry | None], subject: str, *, units: tuple[str, ...], written_at: int, now: int
     ) -> str:
         """Commit *changes* (``None`` removes a path) as one snapshot; times in seconds since the epoch."""
-        trailers = "".join(f"{_UNIT_TRAILER}{unit}\n" for unit in units)
+        trailers = "".join(f"{_UNIT_TRAILER}{_on_one_line(unit)}\n" for unit in units)
         message = f"{subject}\n" + (f"\n{trailers}" if trailers else "")
         header = CommitHeader(AUTHOR, f"{max(written_at, 0)} +0000", f"{max(now, 0)} +0000", message)
         self._tip = self._fast_import.commit(SNAPSHOTS, self._tip, header, changes.items())
@@ -328,8 +328,12 @@ class SnapshotWriter:
 
 def _read_snapshot(record: str) -> Snapshot:
     commit, written_at, committed_at, message = record.lstrip("\n").split(" ", 3)
-    units = re.findall(rf"^{_UNIT_TRAILER}(.+)$", message, re.MULTILINE)
-    return Snapshot(commit, int(written_at), int(committed_at), message.rstrip("\n") + "\n", tuple(units))
+    units = tuple(unquote(unit) for unit in re.findall(rf"^{_UNIT_TRAILER}(.+)$", message, re.MULTILINE))
+    return Snapshot(commit, int(written_at), int(committed_at), message.rstrip("\n") + "\n", units)
+
+
+def _on_one_line(unit: str) -> str:
+    return unit.replace("%", "%25").replace("\n", "%0A").replace("\r", "%0D")
 
 
 def _hash_file(path: Path) -> str:
