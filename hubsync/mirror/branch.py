@@ -99,7 +99,7 @@ class Branch:
             # Which of them are ours is not known any more, so that none is removed; what stood there is no edit.
             return _Published({path: left[path] for path in left if policy_of(path, self._policies) == "ours"}, frozenset())
         # A revision that was deleted is made again; the main branch is the repository, see MadeAnewError.
-        tree = line.tree(base) if base and (head.commit or not line.unit) else {}
+        tree = line.tree(base) if head.commit or not line.unit else {}
 
         return _Published(tree, tree.keys())
 

@@ -18,7 +18,7 @@ from hubsync.mirror.hub import Hub, Visibility
 from hubsync.mirror.remote import HeadMovedError, Remote
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.token import Tokens
-from hubsync.mirror.view import Line, Step, View, fold
+from hubsync.mirror.view import Ahead, Line, Step, View, fold
 from hubsync.store.git import TreeChange
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
@@ -31,6 +31,7 @@ _LOST_RACES = 20
 _PUBLISHED = "refs/mirror/published"
 _LEFT = "refs/mirror/left/"
 _SEEN = "refs/mirror/seen/"
+_AHEAD = "refs/mirror/ahead/"  # and the snapshots after it whose units it shows already
 
 _LOADS_A_MODEL = PathRules(expand_include(("weights",)))
 
@@ -106,7 +107,8 @@ class Publisher:
         backlog = self._store.backlog(published)
         if not backlog:
             return Backlog()
-        [step] = self._view.filter([Step(backlog[-1], tuple(self._store.git.diff_trees(published, backlog[-1].commit)))])
+        whole = Step(backlog[-1], tuple(self._store.git.diff_trees(published, backlog[-1].commit)))
+        [step] = self._view.filter([whole], self._ahead(backlog))
         blobs = [change.after.blob for change in step.changes if change.after]
         pointers = self._store.pointers(set(blobs))
         return Backlog(len(step.changes), sum(pointer.size for pointer in pointers.values()), backlog[0].committed_at)
@@ -184,46 +186,95 @@ class Publisher:
             log.info("mirror.adopted", repo=self.mirror.repo_id, commit=self._refs.get(_SEEN + self.mirror.branch),
                      previous=self.head(), reason="nothing published is there as it was: all is compared")  # fmt: skip
             self._store.ledger.forget_uploads(self.mirror.name)
-            self._move({ref: None for ref in self._refs if ref == _PUBLISHED or ref.startswith(_LEFT)})
+            self._move({ref: None for ref in self._refs if ref == _PUBLISHED or ref.startswith((_LEFT, _AHEAD))})
 
         return self._publish_backlog()
 
     def _publish_backlog(self) -> Published | None:
-        started = time.monotonic()
-        backlog = self.backlog()
-        if not backlog:
+        if not self.backlog():
             return None
         self.check_repository()
+        done: list[Published] = []
+        while (newest := self._publish_newest_unit()) is not None:
+            done.append(newest)
+        started = time.monotonic()
         is_new_view = self._is_new_view()
+        backlog = self.backlog()
+        ahead = Ahead() if is_new_view else self._ahead(backlog)
         base = None if is_new_view else self.published()
-        steps = self._uploaded_steps(base, backlog)
-        if not steps:
-            return None  # said when the spoiled object was noticed; the file's next state is published instead
-
-        lines = self._view.lines(base, steps)
-        grafted = self._push_grafted(lines, is_new_view=is_new_view)
-        self._record(steps[-1].snapshot, grafted)
+        steps = self._lacking(base, backlog, ahead)
+        self._upload_for(steps)
+        if steps := self._publishable(steps):  # else it was said when the spoiled object was noticed
+            lines = self._view.lines(base, steps, ahead)
+            grafted = self._push_grafted(lines, is_new_view=is_new_view)
+            self._record(grafted, steps[-1].snapshot.commit, ahead)
+            done.append(self._report(steps, lines, grafted, time.monotonic() - started))
         self._git.repack()
-        blobs = self._written(grafted)
-        done = Published(self.head(), tuple(step.snapshot for step in steps), len(blobs), self._measure_blobs(blobs),
-                         round(time.monotonic() - started, 3))  # fmt: skip
-        self._report(done, lines, grafted, skipped=self._view.skipped_units(steps))
 
-        return done
+        return _sum_up(done)
+
+    # --- the newest unit first
+
+    def _publish_newest_unit(self) -> Published | None:
+        """Publish the newest unit by itself if the mirror would wait for other objects before it gets that."""
+        started = time.monotonic()
+        base, backlog = self.published(), self.backlog()
+        if len(backlog) < 2:  # noqa: PLR2004 - one and another; a new view has one
+            return None
+        ahead = self._ahead(backlog)
+        newest = self._newest_waiting(self._lacking(base, backlog, ahead))
+        if newest is None:
+            return None
+        step = self._view.unit_step(base, newest, ahead)
+        self._upload_for([step])
+        if not self._publishable([step]):
+            return None
+        commit = newest.commit
+        after = Ahead({**ahead.units, **dict.fromkeys(newest.units, commit)}, ahead.order)
+        lines = self._view.lines_ahead(base, step, ahead, after)
+        grafted = self._push_grafted(lines, is_new_view=False)
+        self._record(grafted, base, ahead, ahead_of=commit)
+
+        return self._report([step], lines, grafted, time.monotonic() - started)
+
+    def _newest_waiting(self, steps: Sequence[Step]) -> Snapshot | None:
+        """Return the newest snapshot of *steps* that completes units, if another one has objects to send."""
+        skipped = set(self._view.skipped_units(steps))
+        of_units = [step.snapshot for step in steps if set(step.snapshot.units) - skipped]
+        if not of_units:
+            return None
+        newest = max(of_units, key=lambda snapshot: snapshot.written_at)
+        others = [step for step in steps if step.snapshot.commit != newest.commit]
+
+        return newest if self._missing(self._objects(others)) else None
+
+    def _ahead(self, backlog: Sequence[Snapshot]) -> Ahead:
+        shown = [snapshot for snapshot in backlog if _AHEAD + snapshot.commit in self._refs]
+        return Ahead(
+            {unit: snapshot.commit for snapshot in shown for unit in snapshot.units},
+            {snapshot.commit: number for number, snapshot in enumerate(backlog)},
+        )
 
     # --- objects
 
-    def _uploaded_steps(self, base: str | None, backlog: Sequence[Snapshot]) -> list[Step]:
-        """Upload what *backlog* needs and return it as steps after *base*, as far as the mirror has their objects."""
+    def _lacking(self, base: str | None, backlog: Sequence[Snapshot], ahead: Ahead) -> list[Step]:
         changes = self._store.steps(base, backlog)
-        steps = self._view.filter([Step(snap, tuple(step)) for snap, step in zip(backlog, changes, strict=True)])
-        pointers = self._store.pointers({change.after.blob for step in steps for change in step.changes if change.after})
+        steps = [Step(snapshot, tuple(step)) for snapshot, step in zip(backlog, changes, strict=True)]
+        return self._view.filter(steps, ahead)
+
+    def _objects(self, steps: Sequence[Step]) -> dict[str, Pointer]:
+        """Return the objects (by oid) that *steps* need, those that are wanted most first."""
         blobs = [change.after.blob for change in _most_wanted_first(steps) if change.after]
-        objects = {pointers[blob].oid: pointers[blob] for blob in blobs if blob in pointers}
+        pointers = self._store.pointers(set(blobs))
+        return {pointers[blob].oid: pointers[blob] for blob in blobs if blob in pointers}
+
+    def _missing(self, objects: Mapping[str, Pointer]) -> bool:
+        return bool(objects.keys() - self._store.ledger.uploaded(self.mirror.name, objects))
+
+    def _upload_for(self, steps: Sequence[Step]) -> None:
+        objects = self._objects(steps)
         self._pin_missing(objects)
         self.upload(objects)
-
-        return self._publishable(steps, pointers)
 
     def _pin_missing(self, objects: Mapping[str, Pointer]) -> None:
         known = self._store.ledger.uploaded(self.mirror.name, objects)
@@ -231,8 +282,9 @@ class Publisher:
             if oid not in known and not self._store.has_intact(oid):
                 self._store.pin_again(oid)
 
-    def _publishable(self, steps: Sequence[Step], pointers: Mapping[str, Pointer]) -> list[Step]:
+    def _publishable(self, steps: Sequence[Step]) -> list[Step]:
         """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""
+        pointers = self._store.pointers({change.after.blob for step in steps for change in step.changes if change.after})
         there = self._store.ledger.uploaded(self.mirror.name, {pointer.oid for pointer in pointers.values()})
         ready: list[Step] = []
         waiting: list[Step] = []
@@ -292,11 +344,19 @@ class Publisher:
             self._branches[name] = Branch(name, self._git, self._store, self.mirror.on_foreign_edit, self._patterns)
         return self._branches[name]
 
-    def _record(self, snapshot: Snapshot, grafted: Mapping[str, Grafted]) -> None:
-        """Remember the mirror's heads and what they show, all or none."""
-        left = {_LEFT + name: each.commit for name, each in grafted.items()}
-        seen: dict[str, str | None] = dict.fromkeys(ref for name in grafted if (ref := _SEEN + name) in self._refs)
-        self._move({**left, **seen, _PUBLISHED: snapshot.commit})
+    def _record(
+        self, grafted: Mapping[str, Grafted], published: str | None, ahead: Ahead, *, ahead_of: str | None = None
+    ) -> None:
+        """Remember the mirror's heads and what they show, all or none: *published*, and units that are *ahead_of* it."""
+        moved: dict[str, str | None] = {_LEFT + name: each.commit for name, each in grafted.items()}
+        moved |= dict.fromkeys(ref for name in grafted if (ref := _SEEN + name) in self._refs)
+        if ahead_of is None:
+            reached = ahead.order.get(published or "", 0)
+            passed = [ref for ref in self._refs if ref.startswith(_AHEAD)]
+            moved |= dict.fromkeys(ref for ref in passed if ahead.order.get(ref.removeprefix(_AHEAD), 0) <= reached)
+        else:
+            moved[_AHEAD + ahead_of] = ahead_of
+        self._move({**moved, _PUBLISHED: published})
         self._store.ledger.set_meta(self._view_key, self._view.signature)
         for name in grafted:
             self._branch(name).note_published()
@@ -331,11 +391,15 @@ class Publisher:
         return sum(pointers[blob].size if blob in pointers else own.get(blob, 0) for blob in blobs)
 
     def _report(
-        self, done: Published, lines: Sequence[Line], grafted: Mapping[str, Grafted], *, skipped: Sequence[str]
-    ) -> None:
+        self, steps: Sequence[Step], lines: Sequence[Line], grafted: Mapping[str, Grafted], took_s: float
+    ) -> Published:
         now = time.time()
+        blobs = self._written(grafted)
+        snapshots = tuple(step.snapshot for step in steps)
+        done = Published(self.head(), snapshots, len(blobs), self._measure_blobs(blobs), round(took_s, 3))
         revisions = {line.unit: line.branch for line in lines if line.unit}
-        units = [(unit, snapshot) for snapshot in done.snapshots for unit in snapshot.units if unit not in skipped]
+        skipped = self._view.skipped_units(steps)
+        units = [(unit, snapshot) for snapshot in snapshots for unit in snapshot.units if unit not in skipped]
         for branch, each in grafted.items():
             self._report_foreign(branch, each)
         log.info("mirror.published", repo=self.mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
@@ -345,15 +409,27 @@ class Publisher:
             log.info("unit.published", unit=unit, repo=self.mirror.repo_id, revision=revision,
                      commit=grafted[revision].commit if revision else done.commit,
                      lag_s=round(max(0.0, now - snapshot.written_at), 3))  # fmt: skip
-
         for unit in skipped:
             log.info("unit.skipped", unit=unit, repo=self.mirror.repo_id, reason=f"keep_latest = {self.mirror.keep_latest}")
+
+        return done
 
     def _report_foreign(self, branch: str, grafted: Grafted) -> None:
         for policy in sorted({edit.policy for edit in grafted.foreign}):
             paths = [edit.path for edit in grafted.foreign if edit.policy == policy]
             log.warning("mirror.foreign_edit", repo=self.mirror.repo_id, paths=paths, files=len(paths),
                         commit=grafted.commit, policy=policy, branch=branch)  # fmt: skip
+
+
+def _sum_up(done: Sequence[Published]) -> Published | None:
+    """Return several publications as one; ``None`` if there was none."""
+    if not done:
+        return None
+    snapshots = tuple(snapshot for each in done for snapshot in each.snapshots)
+    return Published(
+        done[-1].commit, snapshots, sum(each.files for each in done), sum(each.bytes for each in done),
+        round(sum(each.took_s for each in done), 3),
+    )  # fmt: skip
 
 
 def _most_wanted_first(steps: Sequence[Step]) -> list[TreeChange]:

@@ -2,25 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from hubsync.config.model import Best
 
 UnitTimes = dict[str, int]  # unit → when the newest of its files was written, seconds since the epoch
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The units that stay on a mirror (``None``: all), and the one at the root of its main branch."""
-
-    kept: frozenset[str] | None
-    chosen: str | None
-
-    def keeps(self, unit: str | None) -> bool:
-        """Tell whether files of *unit* (``None``: of no unit) stay."""
-        return unit is None or self.kept is None or unit in self.kept
 
 
 def newest_units(times: Mapping[str, int], count: int | None) -> frozenset[str] | None:

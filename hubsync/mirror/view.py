@@ -8,12 +8,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hubsync.config.model import Mirror, Target
 from hubsync.mirror.graft import with_prefix
 from hubsync.mirror.roles import expand_exclude, expand_include
-from hubsync.mirror.selection import Selection, UnitTimes, choose_best, choose_latest, newest_units
+from hubsync.mirror.selection import UnitTimes, choose_best, choose_latest, newest_units
 from hubsync.store.git import TreeChange, TreeEntry
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.units import unit_of
@@ -22,6 +22,7 @@ from hubsync.watch.rules import PathRules
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?=/|$)|^[-./@]|[./]$|\udc80-\udcff")
 
 Tree = Mapping[str, TreeEntry]
+_Lister = Callable[[str | None], dict[str, TreeEntry]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,36 @@ class Line:
 
     Attributes:
         base: the snapshot that it shows already.
-        tree: returns what it shows of a snapshot as a whole.
+        tree: returns what it shows of a snapshot (``None``: of none) as a whole.
         unit: the unit whose own revision it is.
     """
 
     branch: str
     base: str | None
     steps: tuple[Step, ...]
-    tree: Callable[[str], dict[str, TreeEntry]]
+    tree: _Lister
     unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The units that a mirror shows before all that was committed earlier: the newest one does not wait for the rest.
+
+    Attributes:
+        units: unit → the snapshot that it is shown at.
+        order: snapshot → its position; one that is not listed comes before all.
+    """
+
+    units: Mapping[str, str] = field(default_factory=dict)
+    order: Mapping[str, int] = field(default_factory=dict)
+
+    def shown_at(self, unit: str, commit: str) -> str | None:
+        """Return the snapshot that *unit* is shown at instead of *commit*, if that is a later one."""
+        ahead = self.units.get(unit)
+        return ahead if ahead is not None and self._position(ahead) >= self._position(commit) else None
+
+    def _position(self, commit: str) -> int:
+        return self.order.get(commit, -1)
 
 
 class View:
@@ -58,7 +80,7 @@ class View:
         self._store = store
         self._rules = PathRules(expand_include(mirror.include), expand_exclude(mirror.exclude))
         self._is_whole = mirror.include == ("**",) and not mirror.exclude
-        self._shown_files = functools.lru_cache(3)(self._list_shown)
+        self._listed = functools.lru_cache(3)(self._list_shown)
 
     @property
     def signature(self) -> str:
@@ -77,13 +99,24 @@ class View:
         """Tell whether the mirror gets *path* of the source."""
         return self._is_whole or self._rules.verdict(path).taken
 
-    def filter(self, steps: Sequence[Step]) -> list[Step]:
-        """Return *steps* with only those changes that the mirror gets, of units that stay there."""
+    def filter(self, steps: Sequence[Step], ahead: Ahead) -> list[Step]:
+        """Return *steps* with only what the mirror gets and does not have: of units that stay, and are not *ahead*."""
         kept = self._kept(steps)
-        return [
-            Step(step.snapshot, tuple(change for change in step.changes if self._is_shown(change.path, kept)))
-            for step in steps
-        ]
+
+        def is_lacking(commit: str, path: str) -> bool:
+            unit = unit_of(self._target, path)
+            if unit is not None and ((kept is not None and unit not in kept) or ahead.shown_at(unit, commit)):
+                return False
+            return self.shows(path)
+
+        return [self._keep(step, is_lacking, ahead) for step in steps]
+
+    @staticmethod
+    def _keep(step: Step, is_lacking: Callable[[str, str], bool], ahead: Ahead) -> Step:
+        commit = step.snapshot.commit
+        units = tuple(unit for unit in step.snapshot.units if not ahead.shown_at(unit, commit))
+        changes = tuple(change for change in step.changes if is_lacking(commit, change.path))
+        return Step(replace(step.snapshot, units=units), changes)
 
     def skipped_units(self, steps: Sequence[Step]) -> list[str]:
         """Return the units of *steps* that are not published because newer ones are."""
@@ -92,25 +125,38 @@ class View:
             return []
         return sorted({unit for step in steps for unit in step.snapshot.units} - kept)
 
-    def lines(self, base: str | None, steps: Sequence[Step]) -> list[Line]:
+    def unit_step(self, base: str | None, snapshot: Snapshot, ahead: Ahead) -> Step:
+        """Return what publishes the units of *snapshot* whole on a mirror that holds *base*, and nothing else."""
+        before = self._files(base, ahead)
+        after = self._listed(snapshot.commit)
+        mine = {path for path in before.keys() | after.keys() if unit_of(self._target, path) in snapshot.units}
+        changes = diff({p: before[p] for p in mine if p in before}, {p: after[p] for p in mine if p in after})
+
+        return Step(snapshot, tuple(changes))
+
+    def lines(self, base: str | None, steps: Sequence[Step], ahead: Ahead) -> list[Line]:
         """Return what each branch is to show after *base*."""
         if self._target.publish == "tree" and self._mirror.keep_latest is None:
             placed = [Step(step.snapshot, self._place_all(step.changes)) for step in steps]
-            return [Line(self._mirror.branch, base, tuple(placed), self._whole_tree)]
-        main = self._main_line(base, steps)
-        units = self._unit_lines(base, steps) if self._target.publish == "revisions" else []
+            return [Line(self._mirror.branch, base, tuple(placed), lambda commit: self._main_tree(commit, ahead))]
+        units = self._unit_lines(base, steps, ahead) if self._target.publish == "revisions" else []
 
-        return [*units, main]
+        return [*units, self._main_line(base, steps, lambda commit: self._main_tree(commit, ahead))]
+
+    def lines_ahead(self, base: str | None, step: Step, before: Ahead, after: Ahead) -> list[Line]:
+        """Return what each branch is to show for a ``unit_step`` that turns what is ahead from *before* to *after*."""
+
+        def tree(commit: str | None) -> dict[str, TreeEntry]:
+            return self._main_tree(base, after if commit == step.snapshot.commit else before)
+
+        units = self._unit_lines(base, [step], before) if self._target.publish == "revisions" else []
+
+        return [*units, self._main_line(base, [step], tree)]
 
     # --- the main branch
 
-    def _main_line(self, base: str | None, steps: Sequence[Step]) -> Line:
-        selections = self._selections(base, steps)
-
-        def tree(commit: str) -> dict[str, TreeEntry]:
-            return self._main_tree(commit, selections[commit])
-
-        before = tree(base) if base else {}
+    def _main_line(self, base: str | None, steps: Sequence[Step], tree: _Lister) -> Line:
+        before = tree(base)
         placed = []
         for step in steps:
             after = tree(step.snapshot.commit)
@@ -119,58 +165,63 @@ class View:
 
         return Line(self._mirror.branch, base, tuple(placed), tree)
 
-    def _main_tree(self, commit: str, selection: Selection) -> dict[str, TreeEntry]:
-        shown: dict[str, TreeEntry] = {}
-        chosen: dict[str, TreeEntry] = {}
-        for path, entry in self._shown_files(commit).items():
-            unit = unit_of(self._target, path)
-            if self._target.publish == "tree":
-                if selection.keeps(unit):
-                    shown[self._place(path)] = entry
-            elif unit is None:
-                shown[self._place(path)] = entry
-            elif unit == selection.chosen:
-                chosen[self._place(path[len(unit) + 1 :])] = entry
-
-        return shown | chosen
-
-    def _selections(self, base: str | None, steps: Sequence[Step]) -> dict[str, Selection]:
-        """Return what is selected at *base* and after each of *steps*."""
-        commits = [*([base] if base else []), *(step.snapshot.commit for step in steps)]
-        return {commit: self._select(commit) for commit in commits}
-
-    def _select(self, commit: str) -> Selection:
-        times = self._unit_times(commit)
+    def _main_tree(self, commit: str | None, ahead: Ahead) -> dict[str, TreeEntry]:
+        """Return what the main branch shows at a snapshot (``None``: of nothing but what is *ahead*)."""
+        files = self._files(commit, ahead)
+        is_tree = self._target.publish == "tree"
+        if is_tree and self._mirror.keep_latest is None:
+            return {self._place(path): entry for path, entry in files.items()}
+        times = self._unit_times(commit, ahead)
         kept = newest_units(times, self._mirror.keep_latest)
-        if self._target.publish == "tree":
-            return Selection(kept, None)
-        units = {unit for path in self._shown_files(commit) if (unit := unit_of(self._target, path))}
+        chosen = None if is_tree else self._choose(files, times)
+        shown: dict[str, TreeEntry] = {}
+        at_root: dict[str, TreeEntry] = {}
+        for path, entry in files.items():
+            unit = unit_of(self._target, path)
+            if unit is None or (is_tree and (kept is None or unit in kept)):
+                shown[self._place(path)] = entry
+            elif unit == chosen:
+                at_root[self._place(path[len(unit) + 1 :])] = entry
+
+        return shown | at_root
+
+    def _choose(self, files: Tree, times: UnitTimes) -> str | None:
+        units = {unit for path in files if (unit := unit_of(self._target, path))}
         there = {unit: written_at for unit, written_at in times.items() if unit in units}
-        if self._target.main == "best" and (best := choose_best(self._states(commit), there, self._target.best)):
-            return Selection(kept, best)
+        if self._target.main == "best" and (best := choose_best(self._states(files), there, self._target.best)):
+            return best
 
-        return Selection(kept, choose_latest(there))
+        return choose_latest(there)
 
-    def _states(self, commit: str) -> dict[str, str]:
+    def _states(self, files: Tree) -> dict[str, str]:
         """Return the text of each unit's trainer_state.json."""
-        blobs = {
-            entry.blob: unit
-            for path, entry in self._store.git.list_tree(commit).items()
-            if (unit := unit_of(self._target, path)) and path == f"{unit}/trainer_state.json"
+        blobs: dict[str, list[str]] = {}
+        for path, entry in files.items():
+            if (unit := unit_of(self._target, path)) and path == f"{unit}/trainer_state.json":
+                blobs.setdefault(entry.blob, []).append(unit)
+
+        return {
+            unit: text.decode("utf-8", "replace")
+            for blob, text in self._store.git.read_blobs(blobs)
+            for unit in blobs[blob]
         }
-        return {blobs[blob]: text.decode("utf-8", "replace") for blob, text in self._store.git.read_blobs(blobs)}
 
     def _kept(self, steps: Sequence[Step]) -> frozenset[str] | None:
         if self._mirror.keep_latest is None or not steps:
             return None
-        return newest_units(self._unit_times(steps[-1].snapshot.commit), self._mirror.keep_latest)
+        return newest_units(self._unit_times(steps[-1].snapshot.commit, Ahead()), self._mirror.keep_latest)
 
-    def _unit_times(self, commit: str) -> UnitTimes:
-        return {unit: done.written_at for done in self._store.completed(commit) for unit in done.units}
+    def _unit_times(self, commit: str | None, ahead: Ahead) -> UnitTimes:
+        times = {unit: done.written_at for done in self._store.completed(commit) for unit in done.units}
+        for unit in ahead.units:
+            if (shown := ahead.shown_at(unit, commit or "")) is not None:
+                times[unit] = self._store.completed(shown)[-1].written_at
+
+        return times
 
     # --- a unit's own branch
 
-    def _unit_lines(self, base: str | None, steps: Sequence[Step]) -> list[Line]:
+    def _unit_lines(self, base: str | None, steps: Sequence[Step], ahead: Ahead) -> list[Line]:
         by_unit: dict[str, list[Step]] = {}
         for step in steps:
             changes: dict[str, list[TreeChange]] = {}
@@ -182,30 +233,44 @@ class View:
                     by_unit.setdefault(unit, []).append(Step(step.snapshot, self._place_all(own, len(unit) + 1)))
 
         return [
-            Line(revision_of(unit, self._mirror.branch), base, tuple(own), functools.partial(self._unit_tree, unit), unit)
+            Line(
+                revision_of(unit, self._mirror.branch),
+                base,
+                tuple(own),
+                functools.partial(self._unit_tree, unit, ahead),
+                unit,
+            )
             for unit, own in by_unit.items()
         ]
 
-    def _unit_tree(self, unit: str, commit: str) -> dict[str, TreeEntry]:
+    def _unit_tree(self, unit: str, ahead: Ahead, commit: str | None) -> dict[str, TreeEntry]:
         inside = len(unit) + 1
         return {
             self._place(path[inside:]): entry
-            for path, entry in self._shown_files(commit).items()
+            for path, entry in self._files(commit, ahead).items()
             if path.startswith(f"{unit}/")
         }
 
-    # --- paths
+    # --- files
 
-    def _whole_tree(self, commit: str) -> dict[str, TreeEntry]:
-        return {self._place(path): entry for path, entry in self._shown_files(commit).items()}
+    def _files(self, commit: str | None, ahead: Ahead) -> Tree:
+        """Return what the mirror gets of a snapshot, the units that are *ahead* as they are there."""
+        own = self._listed(commit) if commit else {}
+        later: dict[str, set[str]] = {}
+        for unit in ahead.units:
+            if (shown := ahead.shown_at(unit, commit or "")) is not None and shown != commit:
+                later.setdefault(shown, set()).add(unit)
+        if not later:
+            return own
+        hidden = {unit for units in later.values() for unit in units}
+        files = {path: entry for path, entry in own.items() if unit_of(self._target, path) not in hidden}
+        for shown, units in later.items():
+            files |= {p: entry for p, entry in self._listed(shown).items() if unit_of(self._target, p) in units}
+
+        return files
 
     def _list_shown(self, commit: str) -> dict[str, TreeEntry]:
         return {path: entry for path, entry in self._store.git.list_tree(commit).items() if self.shows(path)}
-
-    def _is_shown(self, path: str, kept: frozenset[str] | None) -> bool:
-        if kept is not None and (unit := unit_of(self._target, path)) is not None and unit not in kept:
-            return False
-        return self.shows(path)
 
     def _place(self, path: str) -> str:
         return with_prefix(self._mirror.path_in_repo, path)

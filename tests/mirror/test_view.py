@@ -1,5 +1,6 @@
 """What a mirror shows: sets of files, revisions of units, the newest units only; and what a change of that does."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from support.plain_server import AnswerError, PlainServer, Request
+from support.plain_server import AnswerError, CutError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
 
 from hubsync.config.model import Best
+from hubsync.errors import MirrorError
 from hubsync.mirror.roles import ROLES, expand_exclude, expand_include
 from hubsync.mirror.selection import choose_best, choose_latest, newest_units
 from hubsync.mirror.view import revision_of
@@ -194,13 +196,12 @@ def test_each_unit_is_a_revision_and_main_is_the_latest(make_units: MakeRig, ser
 def test_all_branches_move_in_one_push(make_units: MakeRig, server: PlainServer) -> None:
     """Whoever looks in between sees none of it or all of it."""
     rig = make_units(publish="revisions")
-    for step in (1, 2, 3):
-        write_unit(rig, step)
+    write_unit(rig, 1)
 
     rig.update()
 
     assert 1 == len([request for request in server.requests if request.is_push])
-    assert {"main", "checkpoint-1", "checkpoint-2", "checkpoint-3"} == branches(server)
+    assert {"main", "checkpoint-1"} == branches(server)
 
 
 def test_a_unit_that_is_saved_again_gets_a_commit_on_its_revision(make_units: MakeRig, server: PlainServer) -> None:
@@ -318,8 +319,134 @@ def test_a_mirror_may_keep_the_newest_units_only(make_units: MakeRig, server: Pl
 
     assert {"checkpoint-4", "checkpoint-5", "notes.txt"} == {path.partition("/")[0] for path in shown(server)}
     assert ["checkpoint-3"] == [entry["unit"] for entry in entries if entry["event"] == "unit.skipped"]
-    assert ["checkpoint-4", "checkpoint-5"] == [e["unit"] for e in entries if e["event"] == "unit.published"]
+    assert ["checkpoint-5", "checkpoint-4"] == [e["unit"] for e in entries if e["event"] == "unit.published"]
     assert b"\0optimizer3" not in server.objects.values()
+
+
+# --- the newest unit first
+
+
+def units_in(server: PlainServer, commit: str) -> dict[str, set[str]]:
+    """Return the units that a commit shows, with their files."""
+    units: dict[str, set[str]] = {}
+    for path in shown(server, commit):
+        if path.startswith("checkpoint-"):
+            units.setdefault(path.partition("/")[0], set()).add(path.partition("/")[2])
+    return units
+
+
+@pytest.mark.parametrize("publish", ["tree", "revisions"])
+def test_behind_the_newest_unit_goes_first(make_units: MakeRig, server: PlainServer, publish: str) -> None:
+    """Each unit arrives whole and once, the newest first; loose files follow, and the end is what the source is."""
+    rig = make_units(publish=publish)
+    rig.write("a.txt", b"0")
+    write_unit(rig, 1)
+    rig.update()
+    for step in (2, 3, 4):
+        write_unit(rig, step)
+        rig.write("a.txt", b"%d" % step)
+        rig.commit()
+
+    with capture_logs() as entries:
+        rig.publish()
+
+    order = ["checkpoint-4", "checkpoint-3", "checkpoint-2"]
+    assert order == [entry["unit"] for entry in entries if entry["event"] == "unit.published"]
+    whole = {*UNIT, "trainer_state.json", "DONE"}
+    assert all(files == whole for c in server.history(REPO) for files in units_in(server, c).values())
+    assert b"4" == server.read(REPO, "a.txt")
+    assert [] == rig.publisher().backlog()
+    if publish == "tree":
+        assert {path: server.read(REPO, path) for path in shown(server)} == {
+            str(p.relative_to(rig.source)): p.read_bytes() for p in rig.source.rglob("*") if p.is_file()
+        }
+    else:
+        assert 4 == json.loads(server.git(REPO, "show", "main:trainer_state.json"))["global_step"]
+        assert {"main", *order, "checkpoint-1"} == branches(server)
+        assert ["1"] * 3 == [server.git(REPO, "rev-list", "--count", branch) for branch in order]
+
+
+@pytest.mark.parametrize("publish", ["tree", "revisions"])
+@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5, 6])
+def test_stopped_at_any_push_the_rest_follows(make_units: MakeRig, server: PlainServer, publish: str, failing: int) -> None:
+    """Wherever a push fails, or its answer is lost, the restart goes on: no unit twice, none missing, none in part."""
+    rig = make_units(publish=publish)
+    for step in (1, 2, 3):
+        write_unit(rig, step)
+        rig.write("a.txt", b"%d" % step)
+        rig.commit()
+    pushes: list[Request] = []
+
+    def before(request: Request) -> None:
+        if request.is_push:
+            pushes.append(request)
+        if pushes and len(pushes) * 2 - 1 == failing:
+            raise AnswerError(503)
+
+    def after(_: Request) -> None:
+        if pushes and len(pushes) * 2 == failing:
+            raise CutError
+
+    server.before, server.after = before, after
+    with contextlib.suppress(MirrorError):
+        rig.publish()
+    server.before = server.after = lambda _: None
+    rig.restart()
+    write_unit(rig, 4)
+    rig.commit()
+
+    rig.publish()
+    rig.restart()
+
+    assert [] == rig.publisher().backlog()
+    assert rig.publish() is None
+    assert b"3" == server.read(REPO, "a.txt")
+    whole = {*UNIT, "trainer_state.json", "DONE"}
+    first = units_in(server, "main") if publish == "tree" else {}
+    assert all(files == whole for c in server.history(REPO) for files in units_in(server, c).values())
+    if publish == "tree":
+        assert {f"checkpoint-{step}" for step in (1, 2, 3, 4)} == first.keys()
+        log = server.git(REPO, "log", "--format=%s", "main").splitlines()
+        subjects = [subject for subject in log if subject.startswith("checkpoint-")]
+        assert sorted({*subjects}) == sorted(subjects)
+    else:
+        assert {"main", *(f"checkpoint-{step}" for step in (1, 2, 3, 4))} == branches(server)
+        assert 4 == json.loads(server.git(REPO, "show", "main:trainer_state.json"))["global_step"]
+
+
+def test_a_unit_that_was_ahead_and_is_saved_again_ends_as_it_is(make_units: MakeRig, server: PlainServer) -> None:
+    """Published before older ones, then saved again: what was committed in between brings nothing old back."""
+    rig = make_units()
+    write_unit(rig, 1)
+    rig.update()
+    for step in (2, 3):
+        write_unit(rig, step)
+        rig.commit()
+    server.before = fail_second_push()
+    with pytest.raises(MirrorError):
+        rig.publish()
+    server.before = lambda _: None
+    file = rig.write("checkpoint-3/config.json", b'{"again": 1}')
+    os.utime(file, (1_600_000_009, 1_600_000_009))
+    (rig.source / "checkpoint-2/config.json").unlink()
+
+    rig.update()
+
+    assert b'{"again": 1}' == server.read(REPO, "checkpoint-3/config.json")
+    assert {"checkpoint-1", "checkpoint-2", "checkpoint-3"} == units_in(server, "main").keys()
+    assert [] == rig.publisher().backlog()
+
+
+def fail_second_push() -> Callable[[Request], None]:
+    pushes: list[Request] = []
+
+    def hook(request: Request) -> None:
+        if request.is_push:
+            pushes.append(request)
+        if len(pushes) > 1:
+            raise AnswerError(503)
+
+    return hook
 
 
 # --- which unit
