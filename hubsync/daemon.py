@@ -292,13 +292,13 @@ class Daemon:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code."""
+        self._bell.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         with ExitStack() as stack:
             self._lock_fd = stack.enter_context(hold_state(self._config.service.state_dir))
             began = time.monotonic()
             log.info("daemon.started", version=__version__, config=str(self._config.path), pid=os.getpid(),
                      targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
                      python=platform.python_version())  # fmt: skip
-            self._bell.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             control = ControlServer(self._config.service.state_dir / "control.sock", self._obey)
             control.start()
             stack.callback(control.stop)
