@@ -140,7 +140,7 @@ class Branch:
             if grafts or published is None:
                 one = self._plan_changed(step, head.commit, overlay)
             else:
-                one = self._plan_all(line.tree(step.snapshot.commit), published, head)
+                one = self._plan_all(line, line.tree(step.snapshot.commit), published, head)
             _halt(one)
             overlay.update(one.changes)
             grafts.append(one)
@@ -162,13 +162,14 @@ class Branch:
 
         return graft(paths, theirs, last, ours, self._policies)
 
-    def _plan_all(self, ours: Mapping[str, TreeEntry], published: "_Published", head: Head) -> Graft:
+    def _plan_all(self, line: Line, ours: Mapping[str, TreeEntry], published: "_Published", head: Head) -> Graft:
         last = published.tree
         theirs = self._git.list_tree(head.commit) if head.commit else {}
         if last and not any(theirs.get(path) == entry for path, entry in last.items()):
             raise MadeAnewError
         left = self._git.list_tree(head.left) if head.left else {}
-        planned = graft(sorted(ours.keys() | published.paths), theirs, last, ours, self._policies)
+        paths = [path for path in sorted(ours.keys() | published.paths) if not line.is_frozen(path)]
+        planned = graft(paths, theirs, last, ours, self._policies)
         # What they keep and was told before, and neither side has touched since, is no news.
         news = tuple(
             edit

@@ -82,8 +82,14 @@ def read_failure(doing: str, said: str) -> MirrorError:
         retryable=row.retryable,
         hint=row.hint,
         retry_after_s=_retry_after_s(said),
-        paths=tuple(found["path"].strip() for found in _OFFENDING.finditer(said.partition("Offending files:")[2])),
+        paths=_read_paths(said),
     )
+
+
+def _read_paths(said: str) -> tuple[str, ...]:
+    if "YAML metadata verification" in said:
+        return ("README.md",)
+    return tuple(found["path"].strip() for found in _OFFENDING.finditer(said.partition("Offending files:")[2]))
 
 
 def _retry_after_s(said: str) -> float | None:

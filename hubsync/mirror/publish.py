@@ -33,6 +33,7 @@ _LEFT = "refs/mirror/left/"
 _SEEN = "refs/mirror/seen/"
 _AHEAD = "refs/mirror/ahead/"  # and the snapshots after it whose units it shows already
 
+_REFUSALS = {"rejected", "too_large"}
 _LOADS_A_MODEL = PathRules(expand_include(("weights",)))
 
 log = structlog.get_logger()
@@ -74,6 +75,8 @@ class Publisher:
         self._remote = Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         self._branches: dict[str, Branch] = {}
         self._checked = False
+        self._folds = False  # whether the backlog goes as one commit, because one of them was refused
+        self._refused: dict[str, str] = {}
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
 
     def published(self) -> str | None:
@@ -168,16 +171,62 @@ class Publisher:
             MirrorError: a step failed; what was done before it stays done.
             StoppedError: hubsync is stopping.
         """
-        try:
-            return self._publish()
-        except MirrorError as exc:
-            self._checked = False
-            if exc.error_kind == "missing_object":
-                self._store.ledger.forget_uploads(self.mirror.name)
-            if exc.error_kind == "conflict" and exc.paths:
-                log.warning("mirror.foreign_edit", repo=self.mirror.repo_id, paths=exc.paths, files=len(exc.paths),
-                            policy="halt")  # fmt: skip
-            raise
+        self._forget_mended()
+        while True:
+            try:
+                return self._publish()
+            except MirrorError as exc:
+                if not self._hold_back(exc):
+                    self._note_failure(exc)
+                    raise
+
+    def _note_failure(self, exc: MirrorError) -> None:
+        self._checked = False
+        if exc.error_kind == "missing_object":
+            self._store.ledger.forget_uploads(self.mirror.name)
+        if exc.error_kind == "conflict" and exc.paths:
+            log.warning("mirror.foreign_edit", repo=self.mirror.repo_id, paths=exc.paths, files=len(exc.paths),
+                        policy="halt")  # fmt: skip
+
+    # --- what the mirror refuses
+
+    def refused(self) -> dict[str, str]:
+        """Return the files that the mirror refuses as they are, and why."""
+        return dict(self._refused)
+
+    def try_refused_again(self) -> None:
+        """Forget what the mirror refused: it may take it now."""
+        self._refused.clear()
+        self._view.refused = {}
+
+    def _forget_mended(self) -> None:
+        """Forget the refusal of files that are not any more what was refused."""
+        in_tree = self._store.ledger.in_tree
+        now = {path: entry.blob for path in self._view.refused if (entry := in_tree(path)) is not None}
+        self._view.refused = {path: blob for path, blob in self._view.refused.items() if now.get(path) == blob}
+        self._refused = {path: reason for path, reason in self._refused.items() if path in self._view.refused}
+
+    def _hold_back(self, exc: MirrorError) -> bool:
+        """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
+        if exc.error_kind not in _REFUSALS or not exc.paths:
+            return False
+        if not self._folds:  # a version that is not the newest one any more may be what was refused
+            self._folds = True
+            return True
+        was_new_view = self._is_new_view()
+        steps = self._lacking(None if was_new_view else self.published(), self.backlog(), Ahead())
+        entries = {path: self._store.ledger.in_tree(path) for path in self._view.sources(exc.paths, steps)}
+        refused = {path: entry.blob for path, entry in entries.items() if entry is not None}
+        if refused.keys() <= self._view.refused.keys():
+            return False
+        for path in refused:
+            self._refused[path] = str(exc)
+            log.warning("file.rejected", path=path, unit=self._view.unit_of(path), reason=str(exc), hint=exc.hint)
+        self._view.refused = {**self._view.refused, **refused}
+        if not was_new_view and self.published() is not None:
+            self._store.ledger.set_meta(self._view_key, self._view.signature)
+
+        return True
 
     def _publish(self) -> Published | None:
         try:
@@ -195,7 +244,7 @@ class Publisher:
             return None
         self.check_repository()
         done: list[Published] = []
-        while (newest := self._publish_newest_unit()) is not None:
+        while not self._folds and (newest := self._publish_newest_unit()) is not None:
             done.append(newest)
         started = time.monotonic()
         is_new_view = self._is_new_view()
@@ -204,11 +253,14 @@ class Publisher:
         base = None if is_new_view else self.published()
         steps = self._lacking(base, backlog, ahead)
         self._upload_for(steps)
+        if steps and self._folds:
+            steps = [fold(steps)]
         if steps := self._publishable(steps):  # else it was said when the spoiled object was noticed
             lines = self._view.lines(base, steps, ahead)
             grafted = self._push_grafted(lines, is_new_view=is_new_view)
             self._record(grafted, steps[-1].snapshot.commit, ahead)
             done.append(self._report(steps, lines, grafted, time.monotonic() - started))
+        self._folds = False
         self._git.repack()
 
         return _sum_up(done)

@@ -41,6 +41,7 @@ class Line:
         base: the snapshot that it shows already.
         tree: returns what it shows of a snapshot (``None``: of none) as a whole.
         unit: the unit whose own revision it is.
+        is_frozen: tells of a path whether it stays as it is there, whatever the snapshots say.
     """
 
     branch: str
@@ -48,6 +49,7 @@ class Line:
     steps: tuple[Step, ...]
     tree: _Lister
     unit: str | None = None
+    is_frozen: Callable[[str], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,12 @@ class Ahead:
 
 
 class View:
-    """What one mirror shows of one target."""
+    """What one mirror shows of one target.
+
+    Attributes:
+        refused: files (path → blob) that the mirror refuses as they are; they, and whole their units, stay as they are
+            there.
+    """
 
     def __init__(self, target: Target, mirror: Mirror, store: Store) -> None:
         self._target = target
@@ -81,6 +88,7 @@ class View:
         self._rules = PathRules(expand_include(mirror.include), expand_exclude(mirror.exclude))
         self._is_whole = mirror.include == ("**",) and not mirror.exclude
         self._listed = functools.lru_cache(3)(self._list_shown)
+        self.refused: Mapping[str, str] = {}
 
     @property
     def signature(self) -> str:
@@ -92,6 +100,7 @@ class View:
             "path_in_repo": str(self._mirror.path_in_repo),
             "publish": self._target.publish,
             "main": self._target.main if self._target.publish == "revisions" else None,
+            "refused": dict(self.refused),
         }
         return json.dumps(settings, sort_keys=True)
 
@@ -99,24 +108,53 @@ class View:
         """Tell whether the mirror gets *path* of the source."""
         return self._is_whole or self._rules.verdict(path).taken
 
+    def unit_of(self, path: str) -> str | None:
+        """Return the unit that *path* of the source belongs to."""
+        return unit_of(self._target, path)
+
     def filter(self, steps: Sequence[Step], ahead: Ahead) -> list[Step]:
         """Return *steps* with only what the mirror gets and does not have: of units that stay, and are not *ahead*."""
         kept = self._kept(steps)
+        frozen = self._frozen()
 
         def is_lacking(commit: str, path: str) -> bool:
             unit = unit_of(self._target, path)
+            if path in frozen or unit in frozen:
+                return False
             if unit is not None and ((kept is not None and unit not in kept) or ahead.shown_at(unit, commit)):
                 return False
             return self.shows(path)
 
-        return [self._keep(step, is_lacking, ahead) for step in steps]
+        return [
+            Step(
+                replace(
+                    step.snapshot,
+                    units=tuple(
+                        unit
+                        for unit in step.snapshot.units
+                        if unit not in frozen and not ahead.shown_at(unit, step.snapshot.commit)
+                    ),
+                ),
+                tuple(change for change in step.changes if is_lacking(step.snapshot.commit, change.path)),
+            )
+            for step in steps
+        ]
 
-    @staticmethod
-    def _keep(step: Step, is_lacking: Callable[[str, str], bool], ahead: Ahead) -> Step:
-        commit = step.snapshot.commit
-        units = tuple(unit for unit in step.snapshot.units if not ahead.shown_at(unit, commit))
-        changes = tuple(change for change in step.changes if is_lacking(commit, change.path))
-        return Step(replace(step.snapshot, units=units), changes)
+    def sources(self, places: Iterable[str], steps: Sequence[Step]) -> list[str]:
+        """Return the paths of the source that *steps* put at *places* in the repository."""
+        wanted = set(places)
+        changed = {change.path for step in steps for change in step.changes if change.after}
+        return sorted(path for path in changed if not wanted.isdisjoint(self._places(path)))
+
+    def _places(self, path: str) -> list[str]:
+        unit = unit_of(self._target, path)
+        if unit is None or self._target.publish == "tree":
+            return [self._place(path)]
+        return [self._place(path[len(unit) + 1 :])]
+
+    def _frozen(self) -> frozenset[str]:
+        """Return the files and units that stay as they are on the mirror."""
+        return frozenset(unit_of(self._target, path) or path for path in self.refused)
 
     def skipped_units(self, steps: Sequence[Step]) -> list[str]:
         """Return the units of *steps* that are not published because newer ones are."""
@@ -138,7 +176,8 @@ class View:
         """Return what each branch is to show after *base*."""
         if self._target.publish == "tree" and self._mirror.keep_latest is None:
             placed = [Step(step.snapshot, self._place_all(step.changes)) for step in steps]
-            return [Line(self._mirror.branch, base, tuple(placed), lambda commit: self._main_tree(commit, ahead))]
+            main = Line(self._mirror.branch, base, tuple(placed), lambda commit: self._main_tree(commit, ahead))
+            return [replace(main, is_frozen=self._is_frozen_place)]
         units = self._unit_lines(base, steps, ahead) if self._target.publish == "revisions" else []
 
         return [*units, self._main_line(base, steps, lambda commit: self._main_tree(commit, ahead))]
@@ -163,7 +202,7 @@ class View:
             placed.append(Step(step.snapshot, tuple(diff(before, after))))
             before = after
 
-        return Line(self._mirror.branch, base, tuple(placed), tree)
+        return Line(self._mirror.branch, base, tuple(placed), tree, None, self._is_frozen_place)
 
     def _main_tree(self, commit: str | None, ahead: Ahead) -> dict[str, TreeEntry]:
         """Return what the main branch shows at a snapshot (``None``: of nothing but what is *ahead*)."""
@@ -187,6 +226,7 @@ class View:
 
     def _choose(self, files: Tree, times: UnitTimes) -> str | None:
         units = {unit for path in files if (unit := unit_of(self._target, path))}
+        units -= self._frozen()
         there = {unit: written_at for unit, written_at in times.items() if unit in units}
         if self._target.main == "best" and (best := choose_best(self._states(files), there, self._target.best)):
             return best
@@ -271,6 +311,13 @@ class View:
 
     def _list_shown(self, commit: str) -> dict[str, TreeEntry]:
         return {path: entry for path, entry in self._store.git.list_tree(commit).items() if self.shows(path)}
+
+    def _is_frozen_place(self, place: str) -> bool:
+        if not self.refused:
+            return False
+        prefix = self._place("")
+        path = place.removeprefix(prefix)
+        return (unit_of(self._target, path) or path) in self._frozen()
 
     def _place(self, path: str) -> str:
         return with_prefix(self._mirror.path_in_repo, path)

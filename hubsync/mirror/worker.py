@@ -60,6 +60,8 @@ class MirrorWorker:
         if not now and self.wait_s() > 0:
             return None
         self.is_running = True
+        if now:
+            self.publisher.try_refused_again()
         try:
             with structlog.contextvars.bound_contextvars(target=self.target, mirror=self.mirror.name):
                 published = self.publisher.publish()

@@ -107,8 +107,8 @@ def test_the_paths_that_a_hub_refuses_are_read() -> None:
 
 
 def test_the_words_of_a_rejection_are_no_paths() -> None:
-    """The metadata check lists what is wrong in the same form as others list files."""
-    assert () == read_failure("push", YAML).paths
+    """The metadata check lists what is wrong in the same form as others list files; the file is always the card."""
+    assert ("README.md",) == read_failure("push", YAML).paths
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,160 @@
+"""A mirror that refuses one file: that file waits, alone or with its unit, and everything else goes up."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from support.plain_server import PlainServer
+from support.rig import REPO, Rig, safetensors
+
+from hubsync.errors import MirrorError
+
+MakeRig = Callable[..., Rig]
+
+# As the Hub does: every commit that is pushed is checked, and the answer names the files.
+HOOK = """#!/bin/sh
+found=$(while read old new ref; do
+  for commit in $(git rev-list $new --not --all); do
+    git ls-tree -r --name-only $commit | while read path; do
+      git cat-file blob "$commit:$path" | grep -q REFUSED && echo "  - $path (ref: $ref)"
+    done
+  done
+done | sort -u)
+[ -z "$found" ] && exit 0
+{
+  echo "-------------------------------------------------------------------------"
+  echo "Your push was rejected because it contains files larger than 10 MiB."
+  echo "Please use https://git-lfs.github.com/ to store large files."
+  echo
+  echo "Offending files:"
+  echo "$found"
+  echo "-------------------------------------------------------------------------"
+} >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def strict(server: PlainServer) -> PlainServer:
+    """Return a server that refuses what contains the word."""
+    set_hook(server, HOOK)
+    return server
+
+
+def set_hook(server: PlainServer, text: str) -> Path:
+    hook = server.root / f"{REPO}.git" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(text)
+    hook.chmod(0o755)
+    return hook
+
+
+def test_one_refused_file_holds_back_itself_only(rig: Rig, strict: PlainServer) -> None:
+    """The others arrive, the refused one is said with its cure, and no commit on the mirror ever carries it."""
+    rig.write("a.txt", b"a")
+    rig.update()
+    rig.write("bad.txt", b"REFUSED")
+    rig.write("b.txt", b"b")
+
+    with capture_logs() as entries:
+        rig.update()
+
+    assert {"a.txt": b"a", "b.txt": b"b"} == strict.read_all(REPO)
+    [told] = [entry for entry in entries if entry["event"] == "file.rejected"]
+    assert ("bad.txt", True) == (told["path"], "lfs" in told["hint"])
+    assert ["bad.txt"] == list(rig.publisher().refused())
+    assert [] == rig.publisher().backlog()
+
+
+def test_a_refused_file_is_not_sent_again_until_something_changes(rig: Rig, strict: PlainServer) -> None:
+    """Later publications go through at once, without the refused file."""
+    rig.write("bad.txt", b"REFUSED")
+    rig.write("a.txt", b"a")
+    rig.update()
+    strict.requests.clear()
+    rig.write("a.txt", b"b")
+
+    rig.update()
+
+    assert 1 == len([request for request in strict.requests if request.is_push])
+    assert {"a.txt": b"b"} == strict.read_all(REPO)
+
+
+def test_a_refused_file_that_is_mended_arrives(rig: Rig, strict: PlainServer) -> None:
+    """Once the file is another one, it goes up as any other, and nothing is held back any more."""
+    rig.write("bad.txt", b"REFUSED")
+    rig.write("a.txt", b"a")
+    rig.update()
+    rig.write("bad.txt", b"fine")
+
+    rig.update()
+
+    assert {"a.txt": b"a", "bad.txt": b"fine"} == strict.read_all(REPO)
+    assert {} == rig.publisher().refused()
+
+
+@pytest.mark.parametrize("how", ["restart", "flush"])
+def test_a_refused_file_is_tried_again(rig: Rig, strict: PlainServer, how: str) -> None:
+    """After a restart or a flush the mirror is asked once more: it may take the file now."""
+    rig.write("bad.txt", b"REFUSED")
+    rig.write("a.txt", b"a")
+    rig.update()
+    set_hook(strict, "#!/bin/sh\nexit 0\n")
+
+    if how == "restart":
+        rig.restart()
+        rig.publish()
+    else:
+        rig.work.workers[0].run(now=True)
+
+    assert {"a.txt": b"a", "bad.txt": b"REFUSED"} == strict.read_all(REPO)
+
+
+def test_a_version_that_was_replaced_before_it_was_published_is_no_hindrance(rig: Rig, strict: PlainServer) -> None:
+    """Only an older snapshot has what is refused: the newest state arrives whole, and nothing is held back."""
+    rig.write("a.txt", b"REFUSED")
+    rig.commit()
+    rig.write("a.txt", b"fine")
+    rig.write("b.txt", b"b")
+    rig.commit()
+
+    rig.publish()
+
+    assert {"a.txt": b"fine", "b.txt": b"b"} == strict.read_all(REPO)
+    assert {} == rig.publisher().refused()
+
+
+def test_a_refused_file_holds_back_its_unit(make_rig: MakeRig, strict: PlainServer) -> None:
+    """A unit is published whole or not at all; mended, it arrives whole, in one commit."""
+    rig = make_rig(strict, units=("checkpoint-*",), complete_when=("DONE",))
+    whole = {"model.safetensors": safetensors(2000), "notes.txt": b"REFUSED", "config.json": b"{}", "DONE": b""}
+    for path, content in whole.items():
+        rig.write(f"checkpoint-1/{path}", content)
+    rig.write("a.txt", b"a")
+
+    with capture_logs() as entries:
+        rig.update()
+
+    assert {"a.txt": b"a"} == strict.read_all(REPO)
+    assert ["checkpoint-1"] == [entry["unit"] for entry in entries if entry["event"] == "file.rejected"]
+    assert [] == [entry for entry in entries if entry["event"] == "unit.published"]
+    rig.write("checkpoint-1/notes.txt", b"fine")
+    with capture_logs() as entries:
+        rig.update()
+    assert {"a.txt": b"a"} | {
+        f"checkpoint-1/{path}": content for path, content in {**whole, "notes.txt": b"fine"}.items()
+    } == strict.read_all(REPO)
+    assert 2 == len(strict.history(REPO))
+    assert ["checkpoint-1"] == [entry["unit"] for entry in entries if entry["event"] == "unit.published"]
+
+
+def test_a_refusal_that_names_no_file_of_ours_parks(rig: Rig, server: PlainServer) -> None:
+    """What cannot be held back is left to the operator."""
+    set_hook(server, "#!/bin/sh\necho 'Offending files:\n  - other.txt (ref: refs/heads/main)' >&2\nexit 1\n")
+    rig.write("a.txt", b"a")
+
+    with pytest.raises(MirrorError) as caught:
+        rig.update()
+
+    assert ("rejected", False) == (caught.value.error_kind, caught.value.retryable)
