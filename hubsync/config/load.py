@@ -146,6 +146,7 @@ def _build_mirror(table: MirrorTable, policies: dict[str, Policy]) -> Mirror:
         include=table.include,
         exclude=table.exclude,
         keep_latest=table.keep_latest,
+        transport=table.transport,
         on_foreign_edit=_complete_policies({**policies, **table.on_foreign_edit}),
     )
 

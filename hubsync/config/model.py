@@ -130,6 +130,7 @@ class Mirror(Frozen):
     include: Patterns = ("**",)
     exclude: Patterns = ()
     keep_latest: int | None = None
+    transport: Literal["git", "http"] = "git"
     on_foreign_edit: Policies = Field(default_factory=FOREIGN_EDIT_DEFAULTS.copy)
 
 

@@ -1,7 +1,7 @@
 """What a file may say: the shape that is checked first, and that the JSON Schema describes to editors."""
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -28,6 +28,9 @@ class MirrorTable(Frozen):
     )
     exclude: Patterns = Field((), description="What of the target does not go here; as include.", examples=[["logs"]])
     keep_latest: int | None = Field(None, ge=1, description="Only so many of the newest units stay here. Default: all.")
+    transport: Literal["git", "http"] = Field(
+        "git", description="http: through the Hub's API alone, for networks that let nothing else through, and for Xet."
+    )
     on_foreign_edit: Policies = Field(default_factory=dict, description="Wins over the target's, path by path.")
 
     @model_validator(mode="before")

@@ -3,11 +3,15 @@
 A server without the Hub's API (plain git and LFS) is no error here: then nothing is known, and git will tell.
 """
 
+import contextlib
 import functools
 import json
+import tempfile
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hubsync import __version__
@@ -15,13 +19,15 @@ from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.token import Tokens
+from hubsync.store.pointer import Pointer
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
 _CLIENT_LOCK = threading.Lock()
 _ANSWER_BYTES = 200  # of a body that is not the Hub's
+_UPLOAD_THREADS = 2
 
 
 class Visibility(Enum):
@@ -31,6 +37,26 @@ class Visibility(Enum):
     PUBLIC = "public"
     MISSING = "missing"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """What the Hub lists at a path; *oid* and *size* are those of its object if it goes through LFS."""
+
+    blob: str
+    oid: str | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class HubCommit:
+    """A commit to be made on *parent*: small files by content, large ones by their uploaded object, and removals."""
+
+    message: str
+    parent: str | None
+    contents: Mapping[str, bytes]
+    objects: Mapping[str, Pointer]
+    removed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +106,75 @@ class Hub:
 
         return True
 
+    def list_branches(self, mirror: Mirror) -> dict[str, str]:
+        """Return the commit of each branch."""
+        with _translating("list the branches"):
+            refs = self._api().list_repo_refs(mirror.repo_id, repo_type=mirror.repo_type)
+        return {branch.name: branch.target_commit for branch in refs.branches}
+
+    def create_branch(self, mirror: Mirror, branch: str) -> None:
+        """Create a branch at the head of the default one: the API makes none without history."""
+        with _translating("create the branch"):
+            self._api().create_branch(mirror.repo_id, repo_type=mirror.repo_type, branch=branch, exist_ok=True)
+
+    def list_files(self, mirror: Mirror, revision: str) -> dict[str, HubFile]:
+        """Return all files of a revision, by path."""
+        with _translating("list the files"):
+            listed = self._api().list_repo_tree(
+                mirror.repo_id, repo_type=mirror.repo_type, revision=revision, recursive=True
+            )
+            return {
+                entry.path: HubFile(
+                    entry.blob_id,
+                    entry.lfs.sha256 if entry.lfs else None,  # type: ignore[union-attr]
+                    entry.lfs.size if entry.lfs else entry.size,  # type: ignore[union-attr]
+                )
+                for entry in listed
+                if hasattr(entry, "blob_id")
+            }
+
+    def read_file(self, mirror: Mirror, revision: str, path: str) -> bytes:
+        """Return the content of a small file."""
+        with _translating("read a file"), tempfile.TemporaryDirectory() as scratch:
+            got = self._api().hf_hub_download(
+                mirror.repo_id, path, repo_type=mirror.repo_type, revision=revision, local_dir=scratch
+            )
+            return Path(got).read_bytes()
+
+    def upload(self, mirror: Mirror, objects: Mapping[str, Path]) -> None:
+        """Upload *objects* (oid → file) that no commit names yet; those that the Hub has are not sent again."""
+        from huggingface_hub import CommitOperationAdd  # noqa: PLC0415 - 200 ms
+
+        with _translating("upload"):
+            additions = [CommitOperationAdd(oid, path) for oid, path in objects.items()]
+            for oid, addition in zip(objects, additions, strict=True):
+                addition.upload_info.sha256 = bytes.fromhex(oid)  # known, so that the file is not read to hash it
+                addition._upload_mode = "lfs"  # noqa: SLF001 - routed by us, and .gitattributes agrees
+            self._api().preupload_lfs_files(
+                mirror.repo_id, additions, repo_type=mirror.repo_type, num_threads=_UPLOAD_THREADS
+            )
+
+    def commit(self, mirror: Mirror, branch: str, commit: HubCommit) -> str:
+        """Make one commit and return its id.
+
+        Raises:
+            MirrorError: ``conflict`` if the branch is not at the commit's parent any more.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete  # noqa: PLC0415 - 200 ms
+
+        summary, _, description = commit.message.strip().partition("\n")
+        with _translating("commit"):
+            added = [_small(CommitOperationAdd(path, content)) for path, content in commit.contents.items()]
+            large = [_large(pointer, CommitOperationAdd(path, b"")) for path, pointer in commit.objects.items()]
+            removed = [CommitOperationDelete(path, is_folder=False) for path in commit.removed]
+            made = self._api().create_commit(
+                mirror.repo_id, [*removed, *added, *large], commit_message=summary,
+                commit_description=description.strip() or None, repo_type=mirror.repo_type, revision=branch,
+                parent_commit=commit.parent,
+            )  # fmt: skip
+
+        return made.oid
+
     def _api(self) -> "HfApi":
         # An empty string would make huggingface_hub look for a token itself; False sends none.
         token = self.tokens.read(self.endpoint)
@@ -94,6 +189,29 @@ class Hub:
         raise _translated("look at the repository", exc)
 
 
+def _small(addition: "CommitOperationAdd") -> "CommitOperationAdd":
+    addition._upload_mode = "regular"  # noqa: SLF001 - routed by us, and .gitattributes agrees
+    return addition
+
+
+def _large(pointer: Pointer, addition: "CommitOperationAdd") -> "CommitOperationAdd":
+    """Make *addition* one of an object that the Hub has: its bytes may be here no more."""
+    addition.upload_info.size = pointer.size
+    addition.upload_info.sha256 = bytes.fromhex(pointer.oid)
+    addition._upload_mode = "lfs"  # noqa: SLF001 - as in _small
+    addition._is_uploaded = True  # noqa: SLF001 - as in _small
+
+    return addition
+
+
+@contextlib.contextmanager
+def _translating(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:
+        raise _translated(doing, exc) from exc
+
+
 def _is_hub(exc: Exception) -> bool:
     response = getattr(exc, "response", None)
     return response is not None and ("x-error-code" in response.headers or "x-request-id" in response.headers)
@@ -102,6 +220,8 @@ def _is_hub(exc: Exception) -> bool:
 def _translated(doing: str, exc: Exception) -> MirrorError:
     """Turn what the client raised into our error; nothing of its request or headers is kept."""
     response = getattr(exc, "response", None)
+    if response is None and "Invalid metadata in README.md" in str(exc):  # the client asks before it commits
+        return read_failure(doing, f"YAML metadata verification: {exc}")
     if response is None:
         # Words that the table knows: the client has a class for each way of not reaching a server.
         words = "timed out" if "timeout" in type(exc).__name__.lower() else "connection error"
@@ -131,7 +251,9 @@ def _set_patience(timeout_s: float) -> None:
 @functools.lru_cache(maxsize=64)
 def _api(url: str, timeout_s: float, token: str | Literal[False]) -> "HfApi":
     import huggingface_hub  # noqa: PLC0415 - 200 ms
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - 200 ms
 
     with _CLIENT_LOCK:
         _set_patience(timeout_s)
+    disable_progress_bars()
     return huggingface_hub.HfApi(endpoint=url, token=token, library_name="hubsync", library_version=__version__)

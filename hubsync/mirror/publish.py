@@ -13,6 +13,7 @@ import structlog
 
 from hubsync.config.model import Endpoint, Mirror, Target
 from hubsync.errors import MirrorError
+from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Branch, Grafted, Head, MadeAnewError
 from hubsync.mirror.hub import Hub, Visibility
 from hubsync.mirror.remote import HeadMovedError, Remote
@@ -72,7 +73,11 @@ class Publisher:
         self._hub = Hub(endpoint, tokens)
         self._git = store.open_mirror(mirror.name)
         self._refs = self._git.list_refs("refs/mirror")  # only this process moves them
-        self._remote = Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
+        self._remote = (
+            ApiRemote(self._git, store.objects, mirror, self._hub)
+            if mirror.transport == "http"
+            else Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
+        )
         self._branches: dict[str, Branch] = {}
         self._checked = False
         self._folds = False  # whether the backlog goes as one commit, because one of them was refused
@@ -84,8 +89,8 @@ class Publisher:
         return self._refs.get(_PUBLISHED)
 
     def head(self) -> str | None:
-        """Return the head of the mirror's main branch as we left it."""
-        return self._refs.get(_LEFT + self.mirror.branch)
+        """Return the head of the mirror's main branch as we left it, as the mirror names it."""
+        return self._remote.public_id(self._refs.get(_LEFT + self.mirror.branch))
 
     def backlog(self) -> list[Snapshot]:
         """Return the snapshots that the mirror lacks, oldest first."""
@@ -459,7 +464,7 @@ class Publisher:
         for unit, snapshot in units:
             revision = revisions.get(unit)
             log.info("unit.published", unit=unit, repo=self.mirror.repo_id, revision=revision,
-                     commit=grafted[revision].commit if revision else done.commit,
+                     commit=self._remote.public_id(grafted[revision].commit) if revision else done.commit,
                      lag_s=round(max(0.0, now - snapshot.written_at), 3))  # fmt: skip
         for unit in skipped:
             log.info("unit.skipped", unit=unit, repo=self.mirror.repo_id, reason=f"keep_latest = {self.mirror.keep_latest}")

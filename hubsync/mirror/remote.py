@@ -60,6 +60,10 @@ class Remote:
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
         self._found: _Addresses | None = None
 
+    def public_id(self, commit: str | None) -> str | None:
+        """Return the mirror's id of a commit of ours: it is the same."""
+        return commit
+
     def read_heads(self, branches: Iterable[str]) -> dict[str, str | None]:
         """Return the commit that each of *branches* shows on the mirror; ``None`` if there is no such branch (yet).
 

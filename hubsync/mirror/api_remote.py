@@ -1,0 +1,159 @@
+"""Publishes through the Hub's HTTP API, for networks that let nothing else through: the same commits, but not by git.
+
+It has the same face as ``remote``. Commits are made in the mirror's own repository as ever, and replayed on the Hub, each
+as one commit there, on condition that the branch is where we saw it. The Hub gives them ids of its own: which of ours
+each one is, is remembered by a ref. All ids that come and go here are ours, but those of heads that were never fetched.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+
+from hubsync.config.model import Mirror
+from hubsync.errors import MirrorError
+from hubsync.mirror.hub import Hub, HubCommit
+from hubsync.mirror.remote import HeadMovedError
+from hubsync.store.git import REGULAR, Git, TreeEntry
+from hubsync.store.objects import Objects
+from hubsync.store.pointer import Pointer, decode_pointer
+
+_KNOWN = "refs/hub/"  # then the Hub's id; points to ours
+_UNSURE = {"network", "timeout", "server", "unknown", "stalled"}
+_WHO = {f"GIT_{who}_{what}": "hub" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+_WHEN = {f"GIT_{who}_DATE": "@0 +0000" for who in ("AUTHOR", "COMMITTER")}
+
+
+class ApiRemote:
+    """One mirror's repository, spoken to through *hub*."""
+
+    def __init__(self, git: Git, objects: Objects, mirror: Mirror, hub: Hub) -> None:
+        self._git = git
+        self._objects = objects
+        self._mirror = mirror
+        self._hub = hub
+        self._ours = {ref.removeprefix(_KNOWN): commit for ref, commit in git.list_refs(_KNOWN.rstrip("/")).items()}
+        self._shown: dict[str, str] = {}  # branch → the Hub's id, as last seen
+
+    def public_id(self, commit: str | None) -> str | None:
+        """Return the Hub's id of a commit of ours."""
+        return next((theirs for theirs, ours in self._ours.items() if ours == commit), commit)
+
+    def read_heads(self, branches: Iterable[str]) -> dict[str, str | None]:
+        """Return the commit that each of *branches* shows on the mirror."""
+        self._shown = self._hub.list_branches(self._mirror)
+        theirs = {branch: self._shown.get(branch) for branch in branches}
+        return {branch: self._ours.get(commit, commit) if commit else None for branch, commit in theirs.items()}
+
+    def fetch(self, branches: Mapping[str, str]) -> dict[str, str]:
+        """Rebuild the heads of *branches* (branch → local ref) from what the Hub lists; return our commits."""
+        made = {branch: self._rebuild(self._shown[branch]) for branch in branches}
+        self._git.update_refs({ref: made[branch] for branch, ref in branches.items()})
+
+        return made
+
+    def upload_objects(self, oids: Iterable[str]) -> None:
+        """Upload the pinned objects *oids*."""
+        self._hub.upload(self._mirror, {oid: self._objects.path(oid) for oid in oids})
+
+    def push(self, heads: Mapping[str, str]) -> None:
+        """Make *heads* (branch → commit) what the mirror shows, one after the other.
+
+        Raises:
+            HeadMovedError: somebody else committed first.
+        """
+        for branch, commit in heads.items():
+            try:
+                self._replay(branch, commit)
+            except MirrorError as exc:
+                if exc.error_kind == "conflict":
+                    raise HeadMovedError(str(exc)) from exc
+                raise
+
+    # --- commits
+
+    def _replay(self, branch: str, commit: str) -> None:
+        """Make on the Hub each commit that leads from the head of *branch* to *commit*."""
+        theirs = self._shown.get(branch)
+        if theirs is None:
+            self._hub.create_branch(self._mirror, branch)
+            theirs = self._hub.list_branches(self._mirror)[branch]
+        before = self._ours.get(theirs) or self._rebuild(theirs)
+        chain = self._git.text("rev-list", "--first-parent", "--reverse", commit, f"^{before}").split()
+        for each in chain:
+            theirs = self._make(branch, before, each, theirs)
+            before = each
+        self._remember(theirs, commit, instead_of=self._shown.get(branch))
+        self._shown[branch] = theirs
+
+    def _make(self, branch: str, before: str, commit: str, parent: str) -> str:
+        """Make one commit on *parent*; an answer that was lost is recognised by what the branch shows then."""
+        planned = self._plan(before, commit, parent)
+        if not (planned.contents or planned.objects or planned.removed):
+            return parent
+        try:
+            return self._hub.commit(self._mirror, branch, planned)
+        except MirrorError as exc:
+            if exc.error_kind not in _UNSURE:
+                raise
+            theirs = self._hub.list_branches(self._mirror).get(branch)
+            if theirs is None or theirs == parent or not self._is_same(self._rebuild(theirs), commit):
+                raise
+            return theirs
+
+    def _plan(self, before: str, commit: str, parent: str) -> HubCommit:
+        changes = self._git.diff_trees(before, commit)
+        blobs = {change.after.blob for change in changes if change.after}
+        texts = dict(self._git.read_blobs(blobs))
+        pointers = {blob: pointer for blob, text in texts.items() if (pointer := decode_pointer(text))}
+        written = {change.path: change.after.blob for change in changes if change.after}
+        message = self._git.text("log", "-1", "--format=%B", commit)
+
+        return HubCommit(
+            message,
+            parent,
+            {path: texts[blob] for path, blob in written.items() if blob not in pointers},
+            {path: pointers[blob] for path, blob in written.items() if blob in pointers},
+            tuple(change.path for change in changes if change.after is None),
+        )
+
+    def _is_same(self, one: str, other: str) -> bool:
+        """Tell whether two commits have the same files; the API knows no modes."""
+        trees = [{path: entry.blob for path, entry in self._git.list_tree(each).items()} for each in (one, other)]
+        return trees[0] == trees[1]
+
+    # --- what others did
+
+    def _rebuild(self, theirs: str) -> str:
+        """Return a commit of ours with the files of the Hub's commit *theirs*; contents that we lack are read there."""
+        files = self._hub.list_files(self._mirror, theirs)
+        there = self._git.sizes({file.blob for file in files.values()})
+        entries = {}
+        for path, file in files.items():
+            blob = file.blob
+            if blob not in there:
+                blob = self._write(
+                    Pointer(file.oid, file.size).encode() if file.oid else self._hub.read_file(self._mirror, theirs, path)
+                )
+            entries[path] = TreeEntry(REGULAR, blob)
+        tree = self._write_tree(entries)
+        commit = self._git.text("commit-tree", "-m", theirs, tree, environment={**_WHO, **_WHEN})
+        self._remember(theirs, commit)
+
+        return commit
+
+    def _write(self, content: bytes) -> str:
+        return self._git.text("hash-object", "-w", "--stdin", "--no-filters", feed=[content])
+
+    def _write_tree(self, entries: Mapping[str, TreeEntry]) -> str:
+        with tempfile.TemporaryDirectory(dir=self._git.git_dir, prefix="index-") as scratch:
+            environment = {"GIT_INDEX_FILE": f"{scratch}/index"}
+            lines = [f"{e.mode} {e.blob}\t".encode() + os.fsencode(path) + b"\0" for path, e in entries.items()]
+            self._git.run("update-index", "-z", "--index-info", feed=lines, environment=environment)
+            return self._git.text("write-tree", environment=environment)
+
+    def _remember(self, theirs: str, ours: str, instead_of: str | None = None) -> None:
+        self._git.update_refs({_KNOWN + theirs: ours})
+        self._ours[theirs] = ours
+        if instead_of is not None and instead_of != theirs and instead_of in self._ours:
+            self._git.update_refs({_KNOWN + instead_of: None})
+            del self._ours[instead_of]
