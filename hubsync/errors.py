@@ -105,6 +105,7 @@ class MirrorError(HubsyncError):
     Attributes:
         retry_after_s: the wait that the Hub asked for, in seconds; ``None`` if it asked for none.
         paths: the paths in the repository that the Hub refused, if it named any.
+        lacks_object: whether the Hub refused because it does not hold an object that it was thought to hold.
     """
 
     _EXIT_CODES: ClassVar[dict[str, int]] = {"auth": 77, "forbidden": 77, "network": 69, "timeout": 69, "server": 69}
@@ -124,6 +125,7 @@ class MirrorError(HubsyncError):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.paths = paths
+        self.lacks_object = False
 
     @property
     def status(self) -> int:

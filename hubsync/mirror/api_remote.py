@@ -18,7 +18,7 @@ from hubsync.store.objects import Objects
 from hubsync.store.pointer import Pointer, decode_pointer
 
 _KNOWN = "refs/hub/"  # then the Hub's id; points to ours
-_UNSURE = {"network", "timeout", "server", "unknown", "stalled"}
+_UNSURE = {"network", "timeout", "server", "stalled"}
 _WHO = {f"GIT_{who}_{what}": "hub" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 _WHEN = {f"GIT_{who}_DATE": "@0 +0000" for who in ("AUTHOR", "COMMITTER")}
 

@@ -30,13 +30,15 @@ _SIGN_IN_HINT = "check the endpoint's token: it may be wrong, expired or revoked
 _REACH_HINT = "check the endpoint's url, and that this machine reaches it; hubsync tries again by itself"
 _WRITE_HINT = "give the token write access to this repository, or ask its owner"
 
+_LACKS_OBJECT = "LFS pointer pointed to a file that does not exist"
+
 # Precedents: the Hub's pre-receive texts (https://github.com/huggingface/huggingface_hub/issues/138 and /1404), git's
 # transport.c and http.c, git-lfs's lfshttp errors, and RFC 9110's status codes.
 FAILURES: tuple[FailureRow, ...] = (
     _row(r"files larger than \d+ ?Mi?B?", "rejected", _SPLIT_HINT),
     _row(r"contains binary files", "rejected", "add the file's pattern to lfs.patterns"),
     _row(r"YAML metadata verification", "rejected", "mend the metadata at the top of README.md"),
-    _row(r"LFS pointer pointed to a file that does not exist", "missing_object", retryable=True),
+    _row(_LACKS_OBJECT, "rejected", retryable=True),
     _row(r"exceeded the rate limit for repository commits", "commit_quota", retryable=True),
     _row(r"storage (limit|quota)|(?<!disk )quota exceeded|insufficient server storage|bandwidth limit|\b(507|509)\b",
          "quota", "free storage on the Hub or raise its limit"),
@@ -52,7 +54,7 @@ FAILURES: tuple[FailureRow, ...] = (
     _row(r"\b40[48]\b|\b410\b|not found|does not (appear to be a git repository|exist)", "not_found",
          "check the repository's name, and that the token may see it"),
     _row(r"certificate|x509|self.signed", "tls", "check the endpoint's certificate and the clock of this machine"),
-    _row(r"redirect|\b30[1278]\b", "redirected", "the repository or the Hub moved; change its address in the config"),
+    _row(r"redirect|\b30[1278]\b", "not_found", "the repository or the Hub moved; change its address in the config"),
     _row(r"No space left on device|disk quota exceeded", "disk_full", "free space on the state directory", retryable=True),
     _row(r"\b5\d\d\b|server error|internal error", "server", retryable=True),
     _row(r"timed? ?out|too slow|Operation too slow", "timeout", retryable=True),
@@ -74,9 +76,9 @@ def read_failure(doing: str, said: str) -> MirrorError:
     telling = _SAYS_NOTHING.sub("", said)
     row = next((row for row in FAILURES if row.pattern.search(telling)), None)
     if row is None:
-        return MirrorError(f"{doing}: {words}", error_kind="unknown", retryable=True)
+        return MirrorError(f"{doing}: {words}", error_kind="server", retryable=True)
 
-    return MirrorError(
+    failure = MirrorError(
         f"{doing}: {words}",
         error_kind=row.error_kind,
         retryable=row.retryable,
@@ -84,6 +86,9 @@ def read_failure(doing: str, said: str) -> MirrorError:
         retry_after_s=_retry_after_s(said),
         paths=_read_paths(said),
     )
+    failure.lacks_object = row.pattern.pattern == _LACKS_OBJECT
+
+    return failure
 
 
 def _read_paths(said: str) -> tuple[str, ...]:

@@ -187,7 +187,7 @@ class Publisher:
 
     def _note_failure(self, exc: MirrorError) -> None:
         self._checked = False
-        if exc.error_kind == "missing_object":
+        if exc.lacks_object:
             self._store.ledger.forget_uploads(self.mirror.name)
         if exc.error_kind == "conflict" and exc.paths:
             log.warning("mirror.foreign_edit", repo=self.mirror.repo_id, paths=exc.paths, files=len(exc.paths),

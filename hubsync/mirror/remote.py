@@ -107,7 +107,7 @@ class Remote:
             self._push(specs)
         except MirrorError as exc:
             # An answer that was lost, or a request that was sent twice, looks like a refusal: the heads tell.
-            if exc.error_kind in {"conflict", "network", "timeout", "server", "unknown", "stalled"} and self._shows(heads):
+            if exc.error_kind in {"conflict", "network", "timeout", "server", "stalled"} and self._shows(heads):
                 return
             if exc.error_kind == "conflict":
                 raise HeadMovedError(str(exc)) from exc
@@ -146,7 +146,7 @@ class Remote:
                 finished = self._run(doing, addresses, args, options)
             except MirrorError as exc:
                 last = last or exc
-                if exc.error_kind not in {"not_found", "auth", "redirected"}:
+                if exc.error_kind not in {"not_found", "auth"}:
                     raise
             else:
                 self._found = addresses

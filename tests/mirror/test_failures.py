@@ -46,7 +46,7 @@ SAID = {
     BINARY: ("rejected", False),
     YAML: ("rejected", False),
     "remote: error: LFS pointer pointed to a file that does not exist: model.bin\n ! [remote rejected] main -> main"
-    " (pre-receive hook declined)": ("missing_object", True),
+    " (pre-receive hook declined)": ("rejected", True),
     COMMITS: ("commit_quota", True),
     "HTTP 403 Private repository storage limit reached, please upgrade your plan": ("quota", False),
     " ! [rejected] main -> main (fetch first)\nerror: failed to push some refs": ("conflict", True),
@@ -69,7 +69,7 @@ SAID = {
     "error: RPC failed; HTTP 503 curl 22 The requested URL returned error: 503": ("server", True),
     "fatal: unable to access 'https://h/x.git/': server certificate verification failed. CAfile: none": ("tls", False),
     "fatal: unable to access 'https://h/x.git/': SSL certificate problem: certificate has expired": ("tls", False),
-    "fatal: unable to access 'https://h/x.git/': The requested URL returned error: 301": ("redirected", False),
+    "fatal: unable to access 'https://h/x.git/': The requested URL returned error: 301": ("not_found", False),
     "error: RPC failed; curl 92 HTTP/2 stream 403 was not closed cleanly: CANCEL (err 8)": ("network", True),
     "error: file write error: No space left on device": ("disk_full", True),
     "error: file write error: Disk quota exceeded": ("disk_full", True),
@@ -78,8 +78,8 @@ SAID = {
     "batch response: Bandwidth limit exceeded: https://h/acme/x.git/info/lfs/objects/batch": ("quota", False),
     "batch response: Repository or object not found: https://h/x.git/info/lfs\nCheck that it exists": ("not_found", False),
     "LFS: Client error: https://s3.example/ab from HTTP 413": ("too_large", False),
-    "something that nobody has seen before": ("unknown", True),
-    "": ("unknown", True),
+    "something that nobody has seen before": ("server", True),
+    "": ("server", True),
 }  # fmt: skip
 
 
@@ -179,7 +179,7 @@ ANSWERS = [
     (look, REFS, 429, "rate_limited"),
     (look, REFS, 500, "server"),
     (look, REFS, 503, "server"),
-    (look, REFS, 302, "redirected"),
+    (look, REFS, 302, "not_found"),
     (upload, BATCH, 401, "auth"),
     (upload, BATCH, 403, "forbidden"),
     (upload, BATCH, 404, "not_found"),

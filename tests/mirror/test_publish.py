@@ -396,7 +396,7 @@ def test_an_object_that_the_server_lost_is_sent_again(rig: Rig, server: PlainSer
     hook.chmod(0o755)
     with pytest.raises(MirrorError) as caught:
         rig.update()
-    assert ("missing_object", True) == (caught.value.error_kind, caught.value.retryable)
+    assert ("rejected", True, True) == (caught.value.error_kind, caught.value.retryable, caught.value.lacks_object)
     server.objects.clear()
     hook.unlink()
 
