@@ -52,7 +52,7 @@ def open_target(target: Target, config: Config, tokens: Tokens, stop: Event, loc
         MirrorWorker(
             target.name,
             store,
-            Publisher(store, target, mirror, config.endpoints[mirror.endpoint], tokens, stop),
+            Publisher(store, target, mirror, config, tokens, stop),
         )
         for mirror in target.mirrors
     )

@@ -4,6 +4,7 @@ Joins the decisions (``view``, ``graft``) with the adapters (``remote``, ``hub``
 mirrors and never retries by itself, except when somebody else pushed between its fetch and its push.
 """
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from threading import Event
 
 import structlog
 
-from hubsync.config.model import Endpoint, Mirror, Target
+from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Branch, Grafted, Head, MadeAnewError
@@ -63,11 +64,12 @@ class Backlog:
 class Publisher:
     """Keeps one mirror of one target up to date. Not for use by several threads at once."""
 
-    def __init__(
-        self, store: Store, target: Target, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: Event
-    ) -> None:
+    def __init__(self, store: Store, target: Target, mirror: Mirror, config: Config, tokens: Tokens, stop: Event) -> None:
+        endpoints = config.endpoints
+        endpoint = endpoints[mirror.endpoint]
         self.mirror = mirror
         self._store = store
+        self._min_free_bytes = config.service.min_free_bytes
         self._patterns = target.lfs.patterns
         self._view = View(target, mirror, store)
         self._hub = Hub(endpoint, tokens)
@@ -78,6 +80,11 @@ class Publisher:
             if mirror.transport == "http"
             else Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         )
+        self._others = {
+            other.name: Remote(self._git, store.objects, other, endpoints[other.endpoint], tokens, stop)
+            for other in target.mirrors
+            if other.name != mirror.name
+        }
         self._branches: dict[str, Branch] = {}
         self._checked = False
         self._folds = False  # whether the backlog goes as one commit, because one of them was refused
@@ -218,20 +225,32 @@ class Publisher:
         if not self._folds:  # a version that is not the newest one any more may be what was refused
             self._folds = True
             return True
+        steps = self._lacking(None if self._is_new_view() else self.published(), self.backlog(), Ahead())
+        return self._refuse(self._view.sources(exc.paths, steps), str(exc), exc.hint)
+
+    def _hold_back_lost(self, steps: Sequence[Step]) -> bool:
+        """Hold back the files whose content is nowhere any more; tell whether there are such."""
+        pointers = self._store.pointers({change.after.blob for step in steps for change in step.changes if change.after})
+        there = self._store.ledger.uploaded(self.mirror.name, {pointer.oid for pointer in pointers.values()})
+        lost = {blob for blob, pointer in pointers.items() if pointer.oid not in there}
+        newest = {change.path: change.after for step in steps for change in step.changes}
+        paths = [path for path, entry in newest.items() if entry is not None and entry.blob in lost]
+        return self._refuse(paths, "it was changed or deleted here before it was uploaded, and no other mirror has it",
+                            "nothing: its next version is published")  # fmt: skip
+
+    def _refuse(self, paths: Sequence[str], reason: str, hint: str) -> bool:
+        """Leave *paths*, as they are now, out of what is published; tell whether that changes anything."""
         was_new_view = self._is_new_view()
-        steps = self._lacking(None if was_new_view else self.published(), self.backlog(), Ahead())
-        entries = {path: self._store.ledger.in_tree(path) for path in self._view.sources(exc.paths, steps)}
+        entries = {path: self._store.ledger.in_tree(path) for path in paths if path not in self._view.refused}
         refused = {path: entry.blob for path, entry in entries.items() if entry is not None}
-        if refused.keys() <= self._view.refused.keys():
-            return False
         for path in refused:
-            self._refused[path] = str(exc)
-            log.warning("file.rejected", path=path, unit=self._view.unit_of(path), reason=str(exc), hint=exc.hint)
+            self._refused[path] = reason
+            log.warning("file.rejected", path=path, unit=self._view.unit_of(path), reason=reason, hint=hint)
         self._view.refused = {**self._view.refused, **refused}
-        if not was_new_view and self.published() is not None:
+        if refused and not was_new_view and self.published() is not None:
             self._store.ledger.set_meta(self._view_key, self._view.signature)
 
-        return True
+        return bool(refused)
 
     def _publish(self) -> Published | None:
         try:
@@ -260,7 +279,9 @@ class Publisher:
         self._upload_for(steps)
         if steps and self._folds:
             steps = [fold(steps)]
-        if steps := self._publishable(steps):  # else it was said when the spoiled object was noticed
+        if self._hold_back_lost(steps):
+            steps = self._lacking(base, backlog, ahead)
+        if steps := self._publishable(steps):
             lines = self._view.lines(base, steps, ahead)
             grafted = self._push_grafted(lines, is_new_view=is_new_view)
             self._record(grafted, steps[-1].snapshot.commit, ahead)
@@ -285,6 +306,7 @@ class Publisher:
         step = self._view.unit_step(base, newest, ahead)
         self._upload_for([step])
         if not self._publishable([step]):
+            self._hold_back_lost([step])
             return None
         commit = newest.commit
         after = Ahead({**ahead.units, **dict.fromkeys(newest.units, commit)}, ahead.order)
@@ -331,7 +353,45 @@ class Publisher:
     def _upload_for(self, steps: Sequence[Step]) -> None:
         objects = self._objects(steps)
         self._pin_missing(objects)
-        self.upload(objects)
+        downloaded = self._download_missing(objects)
+        try:
+            self.upload(objects)
+        finally:
+            for oid in downloaded:
+                self._store.drop_download(oid)
+
+    def _download_missing(self, objects: Mapping[str, Pointer]) -> list[str]:
+        """Get those of *objects* that are not here any more from other mirrors; return their oids."""
+        ledger = self._store.ledger
+        known = ledger.uploaded(self.mirror.name, objects)
+        missing = {oid: objects[oid] for oid in objects if oid not in known and not self._store.has_intact(oid)}
+        got: list[str] = []
+        for name, remote in self._others.items():
+            there = {oid: missing[oid] for oid in ledger.uploaded(name, missing)}
+            if not there:
+                continue
+            self._expect_room(sum(pointer.size for pointer in there.values()))
+            try:
+                remote.download_objects(there.values())
+            except MirrorError as exc:
+                log.debug("object.missing", source=name, files=len(there), error=str(exc))
+            healed = [oid for oid in there if self._store.keep_download(oid)]
+            got += healed
+            missing = {oid: pointer for oid, pointer in missing.items() if oid not in healed}
+            if healed:
+                log.info("object.healed", source=name, files=len(healed), bytes=sum(there[oid].size for oid in healed))
+
+        return got
+
+    def _expect_room(self, wanted: int) -> None:
+        free = shutil.disk_usage(self._store.directory).free
+        if free < wanted + self._min_free_bytes:
+            raise MirrorError(
+                f"{wanted} bytes must be fetched from another mirror, and {free} are free",
+                error_kind="disk_full",
+                retryable=True,
+                hint="free space on the file system of the store",
+            )
 
     def _pin_missing(self, objects: Mapping[str, Pointer]) -> None:
         known = self._store.ledger.uploaded(self.mirror.name, objects)

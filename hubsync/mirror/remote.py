@@ -12,12 +12,14 @@ from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.token import Tokens, credential_config
-from hubsync.store.git import Git
+from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.objects import Objects
+from hubsync.store.pointer import Pointer
 from hubsync.store.process import ChildStalledError, Finished, Watch, counted_file
 
 _PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _CONNECT_S = 30
+_WANTED = "refs/mirror/wanted"
 _SLOWEST_BYTES_PER_S = 100
 
 
@@ -89,6 +91,24 @@ class Remote:
             self._network(
                 "upload", "lfs", "push", "--object-id", "--stdin", "{url}",
                 feed=[f"{oid}\n".encode() for oid in oids],
+                environment={"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"},
+                progress=count,
+                pass_fds=(fd,),
+            )  # fmt: skip
+
+    def download_objects(self, pointers: Iterable[Pointer]) -> None:
+        """Download the objects of *pointers* to where their pins lie; git-lfs checks their oids."""
+        changes: dict[str, TreeEntry | None] = {}
+        with FastImport(self._git) as writer:
+            for pointer in pointers:
+                content = pointer.encode()
+                writer.blob(content)
+                changes[pointer.oid] = TreeEntry(REGULAR, blob_id(content))
+            header = CommitHeader("hubsync <hubsync@localhost>", "0 +0000", "0 +0000", "wanted")
+            wanted = writer.commit(_WANTED, None, header, changes.items())
+        with counted_file() as (fd, count):
+            self._network(
+                "download", "lfs", "fetch", "{url}", wanted,
                 environment={"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"},
                 progress=count,
                 pass_fds=(fd,),

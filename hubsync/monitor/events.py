@@ -258,6 +258,20 @@ _EVENTS = (
         "A file was rewritten in place while it waited. It is healed from a mirror or by the next snapshot.",
         'Let the writer replace files instead (write, then rename), or set `capture = "copy"` for this target.',
     ),
+    Event(
+        "object.missing",
+        "debug",
+        ("source", "files", "error"),
+        "{source} did not give {files:object} back: {error}",
+        "Objects that are not here any more were asked from another mirror in vain.",
+    ),
+    Event(
+        "object.healed",
+        "info",
+        ("source", "files", "bytes"),
+        "got {files:object}[ ({bytes})] back from {source}",
+        "Objects that are not here any more came from another mirror, for one that lacks them.",
+    ),
     # --- mirrors
     Event(
         "mirror.created",

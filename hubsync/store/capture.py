@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubsync.errors import FileChangedError, FileUnreadableError
-from hubsync.store.git import EXECUTABLE, REGULAR
+from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
 from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
@@ -118,7 +118,7 @@ class Capturer:
         if decode_pointer(content):
             raise FileRefusedError(f"{entry.path} is a git-lfs pointer; its content is not here", hint="git lfs pull")
 
-        return Captured(entry.path, identity, _mode(entry), routing, _git_blob(content), content)
+        return Captured(entry.path, identity, _mode(entry), routing, blob_id(content), content)
 
     def _as_object(
         self, fd: int, entry: Entry, identity: Identity, routing: Routing, on_bytes: Callable[[int], None]
@@ -140,7 +140,7 @@ class Capturer:
         content = pointer.encode()
 
         return Captured(
-            entry.path, after, _mode(entry), routing, _git_blob(content), content, pointer, pin.kind, is_new=is_new
+            entry.path, after, _mode(entry), routing, blob_id(content), content, pointer, pin.kind, is_new=is_new
         )
 
 
@@ -205,10 +205,6 @@ def has_same_content(now: Identity, before: Identity) -> bool:
 def _expect_same_content(now: Identity, before: Identity, path: str) -> None:
     if not has_same_content(now, before):
         raise FileChangedError(f"{path} changed while it was pinned")
-
-
-def _git_blob(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _mode(entry: Entry) -> str:

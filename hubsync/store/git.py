@@ -5,6 +5,7 @@ processes and descriptors alive, and its index bypasses the rules of git-lfs. It
 """
 
 import functools
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -327,6 +328,11 @@ def git_executable() -> str:
             raise ToolMissingError(f"{tool} is not installed", hint=f"install it, e.g. apt-get install {tool}")
 
     return str(found)
+
+
+def blob_id(content: bytes) -> str:
+    """Return the name that git gives to a blob."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def sync_directory(directory: Path) -> None:

@@ -220,6 +220,19 @@ class Store:
 
         return False
 
+    def keep_download(self, oid: str) -> bool:
+        """Take over the object that git-lfs has put, and checked, where its pin belongs; tell whether it is there."""
+        path = self.objects.path(oid)
+        if not path.exists():
+            return False
+        self.ledger.record_pin(oid, PinKind.COPY, Identity.of(path.stat()))
+
+        return True
+
+    def drop_download(self, oid: str) -> None:
+        """Drop the pin of an object that was downloaded for one mirror."""
+        self._unpin(oid)
+
     def _unpin(self, oid: str) -> None:
         """Drop a pin; if it was a link, follow the ctime of the file that it shared its inode with."""
         path = self.objects.path(oid)

@@ -1,0 +1,114 @@
+"""Objects that are not here any more: another mirror gives them back, or what needs them waits alone."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from support.plain_server import PlainServer
+from support.rig import REPO, Rig, safetensors
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[PlainServer]:
+    """Give a second server, with an empty repository."""
+    with PlainServer(tmp_path / "second") as plain:
+        plain.create(REPO)
+        yield plain
+
+
+def add_mirror(rig: Rig, server: PlainServer) -> None:
+    """Restart the target with one mirror more."""
+    rig._servers = (*rig._servers, server)
+    rig.restart_with({})
+
+
+def test_a_mirror_that_is_added_later_is_filled_from_the_other(
+    make_rig: MakeRig, server: PlainServer, second: PlainServer
+) -> None:
+    """What was rotated away here comes back from the mirror that has it; nothing of it stays on this disk."""
+    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+    for step in (1, 2):
+        rig.write(f"checkpoint-{step}/model.safetensors", safetensors(3000 + step))
+        rig.write(f"checkpoint-{step}/DONE", b"")
+        rig.update()
+    rig.work.release()
+    shutil.rmtree(rig.source / "checkpoint-1")
+    add_mirror(rig, second)
+
+    with capture_logs() as entries:
+        rig.update(1)
+
+    assert server.read_all(REPO) == second.read_all(REPO)
+    assert safetensors(3001) == second.read(REPO, "checkpoint-1/model.safetensors")
+    assert ["m0"] == [entry["source"] for entry in entries if entry["event"] == "object.healed"]
+    rig.work.release()
+    assert set() == rig.held_objects()
+
+
+def test_what_nobody_has_any_more_holds_back_itself_only(
+    make_rig: MakeRig, server: PlainServer, second: PlainServer
+) -> None:
+    """The unit that is gone is said, and all else arrives; its next version does too."""
+    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+    for step in (1, 2):
+        rig.write(f"checkpoint-{step}/model.safetensors", safetensors(3000 + step))
+        rig.write(f"checkpoint-{step}/DONE", b"")
+        rig.update()
+    rig.work.release()
+    shutil.rmtree(rig.source / "checkpoint-1")
+    server.objects.clear()
+    add_mirror(rig, second)
+
+    with capture_logs() as entries:
+        rig.update(1)
+
+    told = [(e["path"], e["unit"]) for e in entries if e["event"] == "file.rejected"]
+    assert [("checkpoint-1/model.safetensors", "checkpoint-1")] == told
+    assert {"checkpoint-2/model.safetensors", "checkpoint-2/DONE"} == second.read_all(REPO).keys()
+    rig.write("checkpoint-1/model.safetensors", safetensors(4000))
+    rig.write("checkpoint-1/DONE", b"")
+    rig.update(1)
+    assert safetensors(4000) == second.read(REPO, "checkpoint-1/model.safetensors")
+    assert 4 == len(second.read_all(REPO))
+    assert {} == rig.publisher(1).refused()
+
+
+def test_an_object_that_its_writer_spoiled_comes_from_the_other_mirror(
+    make_rig: MakeRig, server: PlainServer, second: PlainServer
+) -> None:
+    """Rewritten in place while one mirror was away: the bytes that were captured arrive there all the same."""
+    rig = make_rig(server, second, capture="link")
+    file = rig.write("model.safetensors", safetensors(3000))
+    rig.update(0)
+    content = file.read_bytes()
+    with file.open("r+b") as handle:
+        handle.seek(100)
+        handle.write(b"\7" * 50)
+
+    rig.publish(1)
+
+    assert content == second.read(REPO, "model.safetensors")
+
+
+def test_too_little_room_waits(make_rig: MakeRig, server: PlainServer, second: PlainServer) -> None:
+    """Objects are not fetched back onto a disk that has no room for them."""
+    rig = make_rig(server)
+    file = rig.write("model.safetensors", safetensors(3000))
+    rig.update()
+    rig.work.release()
+    file.unlink()
+    add_mirror(rig, second)
+    rig.publisher(1)._min_free_bytes = 1 << 60
+
+    worker = rig.work.workers[1]
+    worker.run(now=True)
+
+    assert worker.trouble is not None
+    assert ("disk_full", True) == (worker.trouble.error.error_kind, worker.trouble.error.retryable)
+    rig.publisher(1)._min_free_bytes = 1
+    worker.run(now=True)
+    assert safetensors(3000) == second.read(REPO, "model.safetensors")
