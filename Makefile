@@ -1,5 +1,5 @@
 # Everything a person or CI runs. Each target sets up what it needs, once.
-.PHONY: setup demo test lint bench lock clean
+.PHONY: setup demo test soak lint bench lock clean
 
 PY := .venv/bin/python
 DIR ?=
@@ -15,6 +15,9 @@ demo: setup  ## watch it work; DIR=/path/to/models takes your own directory
 
 test: setup  ## all tests, under ten minutes on two cores
 	@$(PY) -m pytest -n 2 --dist worksteal -q tests
+
+soak: setup  ## many random histories of saves, faults and foreign commits; HUBSYNC_SEEDS says how many
+	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q tests/mirror/test_any_order.py
 
 lint: setup  ## style, types, and which module may import what
 	@.venv/bin/ruff check .

@@ -7,22 +7,23 @@ from typing import Any
 
 from hubsync.config.model import Best
 
-UnitTimes = dict[str, int]  # unit → when the newest of its files was written, seconds since the epoch
+# unit → (when the newest of its files was written, seconds since the epoch; its place among the snapshots of that second)
+UnitTimes = dict[str, tuple[int, int]]
 
 
-def newest_units(times: Mapping[str, int], count: int | None) -> frozenset[str] | None:
+def newest_units(times: UnitTimes, count: int | None) -> frozenset[str] | None:
     """Return the *count* units that were written last; ``None`` stands for all."""
     if count is None:
         return None
-    return frozenset(sorted(times, key=lambda unit: (times[unit], unit), reverse=True)[:count])
+    return frozenset(sorted(times, key=lambda unit: times[unit], reverse=True)[:count])
 
 
-def choose_latest(times: Mapping[str, int]) -> str | None:
+def choose_latest(times: UnitTimes) -> str | None:
     """Return the unit that was written last."""
-    return max(times, key=lambda unit: (times[unit], unit), default=None)
+    return max(times, key=lambda unit: times[unit], default=None)
 
 
-def choose_best(states: Mapping[str, str], times: Mapping[str, int], best: Best | None) -> str | None:
+def choose_best(states: Mapping[str, str], times: UnitTimes, best: Best | None) -> str | None:
     """Return the best of the units in *times*, or ``None`` if nothing tells.
 
     *states* has the text of each unit's ``trainer_state.json``. Without a metric in *best*, the newest state that names
@@ -33,7 +34,7 @@ def choose_best(states: Mapping[str, str], times: Mapping[str, int], best: Best 
         scores = {unit: score for unit, state in read.items() if (score := _last_score(state, best.metric)) is not None}
         choose = max if best.direction == "max" else min
         return choose(sorted(scores), key=lambda unit: scores[unit], default=None)
-    for unit in sorted(read, key=lambda unit: (times[unit], unit), reverse=True):
+    for unit in sorted(read, key=lambda unit: times[unit], reverse=True):
         named = read[unit].get("best_model_checkpoint")
         if isinstance(named, str) and named:
             beside = str(PurePosixPath(unit).parent / PurePosixPath(named).name)

@@ -252,10 +252,12 @@ class View:
         return newest_units(self._unit_times(steps[-1].snapshot.commit, Ahead()), self._mirror.keep_latest)
 
     def _unit_times(self, commit: str | None, ahead: Ahead) -> UnitTimes:
-        times = {unit: done.written_at for done in self._store.completed(commit) for unit in done.units}
+        completed = enumerate(self._store.completed(commit))
+        times = {unit: (done.written_at, place) for place, done in completed for unit in done.units}
         for unit in ahead.units:
             if (shown := ahead.shown_at(unit, commit or "")) is not None:
-                times[unit] = self._store.completed(shown)[-1].written_at
+                completed_then = self._store.completed(shown)
+                times[unit] = (completed_then[-1].written_at, len(completed_then) - 1)
 
         return times
 

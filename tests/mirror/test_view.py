@@ -454,13 +454,14 @@ def fail_second_push() -> Callable[[Request], None]:
 
 def test_the_latest_unit_is_the_one_written_last() -> None:
     """Not the one that was published last."""
-    assert choose_latest({"checkpoint-9": 30, "checkpoint-10": 20}) == "checkpoint-9"
+    assert choose_latest({"checkpoint-9": (30, 0), "checkpoint-10": (20, 1)}) == "checkpoint-9"
+    assert choose_latest({"checkpoint-9": (30, 0), "checkpoint-10": (30, 1)}) == "checkpoint-10"
     assert choose_latest({}) is None
 
 
 def test_the_newest_units_are_those_written_last() -> None:
     """``None`` keeps all."""
-    times = {"a": 3, "b": 1, "c": 2}
+    times = {"a": (3, 0), "b": (1, 1), "c": (2, 2)}
 
     assert (None, {"a", "c"}) == (newest_units(times, None), newest_units(times, 2))
 
@@ -474,7 +475,7 @@ def test_the_best_unit_has_the_best_score(direction: Any, expected: str) -> None
         for unit, values in scores.items()
     }
     states["checkpoint-4"] = '{"log_history": [{"eval_loss": NaN}]}'
-    times = {unit: number for number, unit in enumerate(states)}
+    times = {unit: (number, number) for number, unit in enumerate(states)}
 
     assert expected == choose_best(states, times, Best(metric="loss", direction=direction))
     assert expected == choose_best(states, times, Best(metric="eval_loss", direction=direction))
@@ -483,4 +484,4 @@ def test_the_best_unit_has_the_best_score(direction: Any, expected: str) -> None
 @pytest.mark.parametrize("state", ["", "[]", "{", '{"best_model_checkpoint": null}', '{"best_model_checkpoint": "gone-7"}'])
 def test_without_a_word_of_the_trainer_there_is_no_best(state: str) -> None:
     """A state that cannot be read, or names no unit that is there, decides nothing."""
-    assert choose_best({"checkpoint-1": state}, {"checkpoint-1": 1}, None) is None
+    assert choose_best({"checkpoint-1": state}, {"checkpoint-1": (1, 0)}, None) is None
