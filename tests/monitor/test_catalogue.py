@@ -27,6 +27,8 @@ BINDERS = {"bind", "new", "bound", "bound_contextvars", "bind_contextvars"}
 # The embedded Hub is a server of its own and logs free text, as a library does.
 STDLIB_LOG = re.compile(r"^log = logging\.getLogger", re.MULTILINE)
 PLUMBING = {"exc_info", "stack_info"}
+OPTIONAL = re.compile(r"\[[^\[\]]*\]")
+FIELD = re.compile(r"\{(\w+)[}:]")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,30 @@ def test_what_is_listed_is_logged() -> None:
     listed = {event.name for event in CATALOGUE.values() if event.level != "any"}
 
     assert set() == listed - {call.name for call in all_calls()}
+
+
+def test_a_sentence_finds_its_fields() -> None:
+    """What a sentence must name is given by each call; what it may name, and what is listed, by at least one."""
+    bound = {str(field) for path in SOURCES for _, field in read_bound(path.read_text("utf-8"), path.name)}
+    calls = all_calls()
+    unnamed = [
+        (call.place, call.name, field)
+        for call in calls
+        for field in needed_fields(str(call.name)) - bound - {str(field) for field in call.fields}
+    ]
+    never = [
+        (event.name, field)
+        for event in CATALOGUE.values()
+        for field in (mentioned_fields(event.name) | set(event.fields)) - bound
+        if event.level != "any" and not any(field in call.fields for call in calls if call.name == event.name)
+    ]
+
+    assert ([], []) == (unnamed, never)
+
+
+def needed_fields(name: str) -> frozenset[str]:
+    """Return the fields outside of a sentence's optional parts: without one of them it shows a question mark."""
+    return frozenset(FIELD.findall(OPTIONAL.sub("", CATALOGUE[name].message))) if name in CATALOGUE else frozenset()
 
 
 def test_bound_fields_are_common() -> None:
