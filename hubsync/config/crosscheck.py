@@ -91,7 +91,7 @@ def _check_endpoints(documents: Iterable[Document], urls: dict[str, str]) -> Ite
                 urls[name] = read_shape(EndpointSettings, table, document.context).url
             except ValidationError:
                 urls[name] = ""
-            if isinstance(table, dict) and "url" not in table:
+            if isinstance(table, dict) and not get_close_matches("url", table):  # nor misspelt, which is said already
                 yield document.problem((*spot.loc, "url"), 'is missing; write e.g. url = "https://hub.example.com"')
 
 

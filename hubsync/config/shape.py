@@ -54,9 +54,11 @@ def check_shape(kind: type[IncludedFile], document: Document) -> Iterator[Proble
     try:
         read_shape(kind, document.data, document.context)
     except ValidationError as exc:
-        for error in exc.errors(include_url=False):
-            loc = _locate(error, document.data)
-            yield document.problem(loc, _explain(error, loc))
+        errors = [(_locate(error, document.data), error) for error in exc.errors(include_url=False)]
+        misspelt = {(*loc[:-1], meant) for loc, error in errors if (meant := _meant(error, loc))}
+        for loc, error in errors:
+            if error["type"] != "missing" or loc not in misspelt:
+                yield document.problem(loc, _explain(error, loc))
 
 
 def _locate(error: ErrorDetails, data: object) -> Loc:
@@ -92,13 +94,29 @@ def _explain(error: ErrorDetails, loc: Loc) -> str:
 
 
 def _explain_unknown(loc: Loc) -> str:
-    key, known = str(loc[-1]), list(_describe(loc[:-1]).get("properties", ()))
-    belongs = next((table for table, place in _TABLES.items() if key in _describe(place)["properties"]), None)
-    if belongs:
+    if belongs := _find_home(loc):
         return f"is unknown here; it belongs in {belongs}"
+    if meant := _find_close(loc):
+        return f"is an unknown key; did you mean {meant}?"
 
-    close = get_close_matches(key.lower(), known, n=1)
-    return f"is an unknown key; did you mean {close[0]}?" if close else f"is an unknown key; known are {', '.join(known)}"
+    return f"is an unknown key; known are {', '.join(_known_beside(loc))}"
+
+
+def _meant(error: ErrorDetails, loc: Loc) -> str | None:
+    """Return the key that a misspelt one stands for."""
+    return _find_close(loc) if error["type"] == "extra_forbidden" and not _find_home(loc) else None
+
+
+def _find_home(loc: Loc) -> str | None:
+    return next((table for table, place in _TABLES.items() if loc[-1] in _describe(place)["properties"]), None)
+
+
+def _find_close(loc: Loc) -> str | None:
+    return next(iter(get_close_matches(str(loc[-1]).lower(), _known_beside(loc), n=1)), None)
+
+
+def _known_beside(loc: Loc) -> list[str]:
+    return list(_describe(loc[:-1]).get("properties", ()))
 
 
 def _explain_choice(error: ErrorDetails) -> str:

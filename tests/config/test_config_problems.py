@@ -42,6 +42,21 @@ def test_five_mistakes_are_five_lines(report: Report) -> None:
     assert 'target[0].deletes: must be "keep" or "propagate"; did you mean "keep"?' in lines[4]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL.replace("mirrors", "mirors"), "target[0].mirors: is an unknown key; did you mean mirrors?"),
+        (MINIMAL.replace("source", "sorce"), "target[0].sorce: is an unknown key; did you mean source?"),
+        ('[endpoint.x]\nulr = "https://a.b"\n' + MINIMAL, "endpoint.x.ulr: is an unknown key; did you mean url?"),
+    ],
+)
+def test_a_misspelt_key_is_not_missing_as_well(report: Report, text: str, said: str) -> None:
+    """The key that was meant is not called missing: one slip, one line."""
+    (line,) = report(text)
+
+    assert line.endswith(said)
+
+
 def test_a_mistake_in_the_defaults_is_reported_once(report: Report) -> None:
     """However many targets take it over."""
     lines = report(
