@@ -3,6 +3,7 @@
 
 PY := .venv/bin/python
 DIR ?=
+export DIR  # so that the shell, not make, puts it into the command: it may hold spaces and quotes
 
 setup: .venv/.ready
 
@@ -11,7 +12,7 @@ setup: .venv/.ready
 	@touch $@
 
 demo: setup  ## watch it work; DIR=/path/to/models takes your own directory
-	@$(PY) -m hubsync demo $(DIR)
+	@$(PY) -m hubsync demo $${DIR:+"$$DIR"}
 
 test: setup  ## all tests, under ten minutes on two cores
 	@$(PY) -m pytest -n 2 --dist worksteal -q tests

@@ -96,6 +96,15 @@ def test_schema_and_events_are_for_machines() -> None:
     assert "mirror.published" in run("events").stdout
 
 
+@pytest.mark.parametrize("directory", ["", "plain", "a b", "it's", 'a "b" *'])
+def test_make_demo_takes_any_directory(directory: str) -> None:
+    """DIR reaches the demo as one argument, whatever characters are in it; without it there is none."""
+    argv = ["make", "-s", "-C", str(ROOT), "-o", "setup", "demo", "PY=printf '<%s>'", f"DIR={directory}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+
+    assert "<-m><hubsync><demo>" + (f"<{directory}>" if directory else "") == done.stdout
+
+
 # --- the config
 
 
