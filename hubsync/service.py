@@ -83,17 +83,29 @@ def hold_state(state_dir: Path) -> Iterator[int]:
 
 
 def is_locked(state_dir: Path) -> bool:
-    """Tell whether a hubsync runs on *state_dir*."""
+    """Tell whether a hubsync runs on *state_dir*: whether the process that the lock names is there and has it open.
+
+    Nothing is locked or opened for it: a hubsync that is just starting would take us for another one.
+    """
+    lock = state_dir / "lock"
     try:
-        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        owner = lock.read_text("ascii").strip()
+        return owner.isdecimal() and _has_open(owner, lock.stat())
+    except (OSError, UnicodeDecodeError):
         return False
+
+
+def _has_open(pid: str, file: os.stat_result) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return Path("/proc", _read_owner(fd)).exists()  # else it is a child that outlived a killed one
-    finally:
-        os.close(fd)
+        opened = list(Path("/proc", pid, "fd").iterdir())
+    except PermissionError:
+        return True  # it has rights that we lack, and may not be looked into
+    return any(_is_same_file(path, file) for path in opened)
+
+
+def _is_same_file(path: Path, file: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.stat(), file)
 
     return False
 
@@ -127,13 +139,8 @@ def _try_lock(fd: int) -> bool:
 
 def find_holders(lock: Path) -> set[str]:
     """Return the process ids, other than our own, that have *lock* open."""
-    identity = (lock.stat().st_dev, lock.stat().st_ino)
-    holders = set()
-    for path in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            if (status.st_dev, status.st_ino) == identity:
-                holders.add(path.parts[2])
+    file = lock.stat()
+    holders = {path.parts[2] for path in Path("/proc").glob("[0-9]*/fd/*") if _is_same_file(path, file)}
 
     return holders - {str(os.getpid())}
 

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from support.running import (
 )
 
 from hubsync.localhub import LocalHub
+from hubsync.service import hold_state, is_locked
 
 
 @pytest.fixture
@@ -81,6 +83,31 @@ def test_a_second_hubsync_is_told_who_is_at_work(config: Path) -> None:
             assert 75 == done.returncode
             assert str(daemon.process.pid) in done.stderr
         assert 0 == daemon.stop()
+
+
+def test_a_look_at_the_status_locks_nothing(config: Path, tmp_path: Path) -> None:
+    """A daemon that is just starting must not take `status` for another one."""
+    trace = tmp_path / "trace"
+    argv = ["strace", "-f", "-e", "trace=flock,fcntl", "-o", trace, sys.executable, "-m", "hubsync", "status", "-c", config]
+    with Daemon(config) as daemon:
+        daemon.wait_for("heartbeat")
+        assert 0 == subprocess.run(argv, capture_output=True, check=False).returncode
+        assert 0 == daemon.stop()
+
+    assert not [line for line in trace.read_text().splitlines() if "flock(" in line or "LK" in line]
+
+
+def test_a_lock_without_its_owner_is_no_running_hubsync(tmp_path: Path) -> None:
+    """Neither a dead process, nor one that got its number, nor a damaged file counts; one that has it open does."""
+    lock = tmp_path / "lock"
+    assert not is_locked(tmp_path)
+    for owner in ("", "999999999\n", "1 2\n", "-1\n", f"{os.getppid()}\n", f"{os.getpid()}\n", "\xb2"):
+        lock.write_text(owner)
+        assert not is_locked(tmp_path), owner
+
+    with hold_state(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_commands_need_a_daemon(config: Path) -> None:
