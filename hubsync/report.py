@@ -17,8 +17,6 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
         state = "halted"
     elif is_paused:
         state = "paused"
-    elif any(mirror.state in {"failing", "parked"} for mirror in mirrors):
-        state = "failing"
     held = pipeline.held()
 
     return TargetStatus(

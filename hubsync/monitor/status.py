@@ -43,7 +43,7 @@ _STATE_STYLES = {
 }
 
 DaemonState = Literal["starting", "running", "stopping", "stopped"]
-TargetState = Literal["ok", "failing", "halted", "paused"]
+TargetState = Literal["ok", "halted", "paused"]
 MirrorState = Literal["ok", "publishing", "failing", "parked"]
 
 
@@ -165,11 +165,11 @@ def encode_status(status: Status) -> str:
 def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:
     """Yield what needs attention, by name, with its error."""
     for target in status.targets:
-        if target.state in {"failing", "halted"} or target.last_error:
+        if target.state == "halted" or target.last_error:
             yield target.name, target.last_error or LastError(target.state)
         for mirror in target.mirrors:
-            if mirror.state in {"failing", "parked"} or mirror.last_error:
-                yield f"{target.name} → {mirror.name}", mirror.last_error or LastError(mirror.state)
+            if mirror.last_error:
+                yield f"{target.name} → {mirror.name}", mirror.last_error
 
 
 def choose_exit_code(status: Status, now: datetime, *, running: bool) -> int:

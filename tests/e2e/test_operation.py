@@ -200,6 +200,10 @@ def test_a_wrong_token_parks_until_it_is_replaced(config: Path, source: Path, hu
         parked = daemon.wait_for("mirror.parked")
         assert ("auth", "token" in parked["hint"]) == (parked["error_kind"], True)
         daemon.wait_for("heartbeat", mirrors_failing=1)
+        shown = hubsync(config, "status", "--json")
+        (target,) = json.loads(shown.stdout)["targets"]
+        assert (1, "ok", None) == (shown.returncode, target["state"], target["last_error"])
+        assert ("parked", "auth") == (target["mirrors"][0]["state"], target["mirrors"][0]["last_error"]["error_kind"])
         assert 1 == sum(entry["event"] == "mirror.parked" for entry in daemon.events)
         token.write_text(hub.token)
         hubsync(config, "flush")
