@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubsync import __version__
-from hubsync.errors import HubsyncError, StateError
+from hubsync.errors import ConfigError, HubsyncError, StateError
 
 if TYPE_CHECKING:
     from hubsync.config.model import Config
@@ -49,12 +49,23 @@ class Session:
 
     path: Path | None
     environment: dict[str, str]
+    as_json: bool = False
 
     def load(self) -> "Config":
         """Load the config and send the log where it says."""
         from hubsync.config.load import load_config
 
         return load_config(self.path, self.environment)
+
+    def find_state_dir(self) -> Path:
+        """Return the running daemon's state directory; it runs on while the config is being edited.
+
+        Raises:
+            ConfigError: the config does not say it.
+        """
+        from hubsync.config.load import find_state_dir
+
+        return find_state_dir(self.path, self.environment) or self.load().service.state_dir
 
     def log(self, config: "Config", *, level: str | None = None, log_format: str | None = None) -> None:
         """Send the log where the config says."""
@@ -75,7 +86,11 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except HubsyncError as exc:
-            click.echo(str(exc) if type(exc).__name__ == "ConfigError" else f"error: {exc}", err=True)
+            session = ctx.find_object(Session)
+            if session is not None and session.as_json:
+                problems = getattr(exc, "problems", ()) or [{"message": str(exc)}]
+                _print_json(ok=False, **_error_document(exc), problems=problems)
+            click.echo(str(exc) if isinstance(exc, ConfigError) else f"error: {exc}", err=True)
             if exc.hint:
                 click.echo(f"  → {exc.hint}", err=True)
             ctx.exit(getattr(exc, "status", exc.exit_code))
@@ -104,7 +119,16 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let --json make the result, or the error, one document on standard output."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click's
+        ctx.find_object(Session).as_json = value  # type: ignore[union-attr]
+        return value
+
+    return click.option("--json", "as_json", is_flag=True, callback=remember, help="Print one JSON document.")(command)
+
+
 pass_session = click.pass_obj
 
 
@@ -180,10 +204,14 @@ def status(session: Session, target: str | None, *, watch: bool, as_json: bool) 
     """Show how targets and mirrors are; exits with 1 if something is wrong, 3 if no daemon runs."""
     from hubsync.status_view import show_status
 
-    config = session.load()
-    if target is not None:
+    try:
+        config, rejected = session.load(), None
+    except ConfigError as exc:  # the daemon runs on with the former one
+        config, rejected = None, exc
+    if config is not None and target is not None:
         config.target(target)
-    sys.exit(show_status(config, target, watch=watch, as_json=as_json))
+    state_dir = session.find_state_dir() if config is None else config.service.state_dir
+    sys.exit(show_status(state_dir, target, rejected, watch=watch, as_json=as_json))
 
 
 def _command(name: str, doc: str) -> None:
@@ -194,8 +222,7 @@ def _command(name: str, doc: str) -> None:
     def send(session: Session, targets: tuple[str, ...]) -> None:
         from hubsync.control import send_command
 
-        config = session.load()
-        answer = send_command(config.service.state_dir / "control.sock", name, targets)
+        answer = send_command(session.find_state_dir() / "control.sock", name, targets)
         click.echo(f"{name}: {', '.join(answer['targets'])}" if answer["targets"] else name)
 
 
@@ -326,11 +353,12 @@ def _need_extra(name: str) -> None:
 
 
 def _outcome_document(outcome: "Outcome") -> dict[str, Any]:
-    failed = {
-        name: {"error": str(error), "error_kind": error.error_kind, "hint": error.hint}
-        for name, error in outcome.failed.items()
-    }
+    failed = {name: _error_document(error) for name, error in outcome.failed.items()}
     return {"target": outcome.target, "commits": outcome.commits, "held": outcome.held, "failed": failed}
+
+
+def _error_document(error: HubsyncError) -> dict[str, Any]:
+    return {"error": str(error), "error_kind": error.error_kind, "hint": error.hint}
 
 
 def _print_outcome(outcome: "Outcome") -> None:

@@ -5,6 +5,7 @@ of the log), and whether it may succeed later with nothing changed here (``retry
 ``cli.py`` turns ``exit_code`` into the process's status.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -21,10 +22,14 @@ class HubsyncError(Exception):
 
 
 class ConfigError(HubsyncError):
-    """The config cannot be used; the message holds every problem, one per line."""
+    """The config cannot be used; the message holds every problem, one per line, and ``problems`` each as a document."""
 
     error_kind = "config"
     exit_code = 78
+
+    def __init__(self, message: str, *, hint: str = "", problems: Sequence[Mapping[str, object]] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
 
 
 class UsageError(HubsyncError):

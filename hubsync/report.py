@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime, timedelta
 
+from hubsync.errors import ConfigError
 from hubsync.mirror.worker import MirrorWorker, Trouble
 from hubsync.monitor.status import LastError, MirrorState, MirrorStatus, Status, TargetState, TargetStatus
 from hubsync.service import TargetWork
@@ -35,6 +36,13 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
     )  # fmt: skip
 
 
+def describe_rejected(error: ConfigError) -> LastError:
+    """Return how a config is shown that a running daemon does not take over."""
+    return LastError(
+        str(error), error.error_kind, error.hint or "correct it, then run `hubsync reload`; the former one is in force"
+    )
+
+
 def summarize(status: Status) -> str:
     """Return one line for ``systemctl status``."""
     well = sum(target.state == "ok" for target in status.targets)
@@ -46,7 +54,9 @@ def summarize(status: Status) -> str:
     ]
     halted = [f"{target.name} halted" for target in status.targets if target.state == "halted"]
 
-    return "; ".join([f"{well}/{len(status.targets)} targets ok", *halted, *troubles])
+    rejected = ["config rejected"] if status.daemon.config_error else []
+
+    return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *halted, *troubles])
 
 
 def _describe_mirror(worker: MirrorWorker) -> MirrorStatus:

@@ -188,6 +188,24 @@ def test_an_unknown_log_level_is_2(config: Path) -> None:
     assert "debug" in done.stderr
 
 
+def test_machines_get_one_document_of_mistakes_too(config: Path) -> None:
+    """With --json each mistake is an object with its file, line, column and key; the same lines stand on stderr."""
+    assert "usage" == document(hubsync(config, "once", "--json", "nobody"), 2)["error_kind"]
+    edit(config, 'quiet = "300ms"', "quiet = 300")
+    edit(config, "[service]", "[servise]")
+
+    for command in ("check", "once", "plan", "status"):
+        done = hubsync(config, command, "--json")
+        printed = document(done, 78)
+        assert (False, "config") == (printed["ok"], printed["error_kind"])
+        assert ["servise", "target[0].quiet"] == [problem["key"] for problem in printed["problems"]]
+        assert all(problem["line"] and problem["column"] and problem["message"] for problem in printed["problems"])
+        assert {str(config)} == {problem["file"] for problem in printed["problems"]}
+        assert 2 == done.stderr.count(f"{config}:")
+    nowhere = document(run("check", "--json", "-c", "/nonexistent.toml"), 78)
+    assert "cannot be read" in nowhere["problems"][0]["message"]
+
+
 # --- check --online
 
 
@@ -410,6 +428,23 @@ def test_status_tells_how_the_daemon_is(online: Path, source: Path) -> None:
     assert max(map(len, shown.stdout.splitlines())) <= 80
     assert "halted" == halted["targets"][0]["state"]
     assert "stopped" == after["daemon"]["state"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"daemon": {}}', b"\xff"])
+def test_a_status_that_cannot_be_read_is_one_document(config: Path, tmp_path: Path, content: bytes | None) -> None:
+    """Missing or damaged, and no daemon runs: 3, one document, one sentence that says what to do, no parser's words."""
+    (tmp_path / "state").mkdir()
+    if content is not None:
+        (tmp_path / "state" / "status.json").write_bytes(content)
+
+    done = hubsync(config, "status", "--json")
+
+    printed = document(done, 3)
+    assert ("not_running", False) == (printed["error_kind"], printed["ok"])
+    assert printed["problems"] == [{"message": printed["error"]}]
+    assert "hubsync run" in printed["hint"]
+    said = done.stdout + done.stderr
+    assert [] == [word for word in ("pydantic", "validation", "Traceback", "Field", "JSON") if word in said]
 
 
 @pytest.mark.parametrize("command", ["flush", "pause", "resume", "reload"])

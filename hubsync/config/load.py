@@ -27,7 +27,7 @@ from hubsync.config.repo import DEFAULT_ENDPOINT
 from hubsync.config.shape import check_shape, read_shape
 from hubsync.config.tables import ConfigFile, IncludedFile, MirrorTable, TargetTable, json_schema
 
-__all__ = ["example_text", "find_config", "json_schema", "load_config"]
+__all__ = ["example_text", "find_config", "find_state_dir", "json_schema", "load_config"]
 
 DEFAULT_URL = "https://huggingface.co"
 
@@ -52,6 +52,18 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
     raise_problems(problems, (document.path for document in documents))
 
     return _build(documents)
+
+
+def find_state_dir(path: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """Return where the config keeps its state whatever else is wrong in it; ``None`` if that cannot be known."""
+    main = read_document(find_config(path, environment), environment.get("HOME"))
+    if isinstance(main, Problem):
+        return None
+    declared = _add_environment([main], environment)[0].table("service").get("state_dir")
+    try:
+        return main.context.locate(declared) if isinstance(declared, str) else None
+    except ValueError:
+        return None
 
 
 def example_text() -> str:

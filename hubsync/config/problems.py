@@ -28,6 +28,16 @@ class Problem:
         said = f"{spell_key(self.key)}: {self.message}" if self.key else self.message
         return escape_unsafe(f"{self.file}:{self.place.line}:{self.place.column}: error: {redact(said)}")
 
+    def as_document(self) -> dict[str, object]:
+        """Return the same for machines."""
+        return {
+            "file": escape_unsafe(str(self.file)),
+            "line": self.place.line,
+            "column": self.place.column,
+            "key": escape_unsafe(redact(spell_key(self.key))),
+            "message": escape_unsafe(redact(self.message)),
+        }
+
 
 def spell_key(loc: Loc) -> str:
     """Return *loc* as people write it: ``target[0].mirrors[1].repo``."""
@@ -51,4 +61,4 @@ def raise_problems(problems: Iterable[Problem], files: Iterable[Path]) -> None:
 
     order = {file: index for index, file in enumerate(files)}
     ordered = sorted(first_of_key.values(), key=lambda problem: (order.get(problem.file, len(order)), problem.place))
-    raise ConfigError("\n".join(map(str, ordered)))
+    raise ConfigError("\n".join(map(str, ordered)), problems=[problem.as_document() for problem in ordered])

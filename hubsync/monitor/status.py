@@ -94,13 +94,14 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """Which daemon wrote the document, and when."""
+    """Which daemon wrote the document, and when; ``config_error`` says why a newer config is not in force."""
 
     pid: int
     version: str
     started_at: datetime
     updated_at: datetime
     state: DaemonState = "running"
+    config_error: LastError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +153,13 @@ def read_status(path: Path) -> Status:
         return TypeAdapter(Status).validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise NotRunningError(f"no daemon has run here: {path} is missing", hint="start it: hubsync run") from error
-    except (OSError, ValidationError) as error:
-        hint = "a running daemon of this version writes it anew within a second"
-        raise StateError(f"cannot read {path}: {error}", hint=hint) from error
+    except OSError as error:
+        raise StateError(
+            f"cannot read {path}: {error.strerror}", hint="see who owns it: hubsync runs as another user"
+        ) from error
+    except ValidationError as error:
+        hint = "a running daemon of this version writes it anew at its next heartbeat"
+        raise StateError(f"cannot read {path}: it is damaged, or of another version", hint=hint) from error
 
 
 def encode_status(status: Status) -> str:
@@ -164,6 +169,8 @@ def encode_status(status: Status) -> str:
 
 def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:
     """Yield what needs attention, by name, with its error."""
+    if status.daemon.config_error:
+        yield "config", status.daemon.config_error
     for target in status.targets:
         if target.state == "halted" or target.last_error:
             yield target.name, target.last_error or LastError(target.state)
@@ -254,7 +261,8 @@ def _error_lines(name: str, error: LastError, now: datetime) -> "Iterator[Text]"
     if error.next_try_at:
         retry = f", next try in {format_duration(max(0.0, (error.next_try_at - now).total_seconds()))}"
 
-    yield Text(escape_unsafe(f"{name}: {error.error}"), style="red")
+    for line in error.error.splitlines() or [""]:
+        yield Text(escape_unsafe(f"{name}: {line}"), style="red")
     yield Text(escape_unsafe(f"    {error.error_kind}{since}{attempts}{retry}"), style="dim")
     if error.hint:
         yield Text(escape_unsafe(f"    → {error.hint}"))
