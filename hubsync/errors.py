@@ -82,14 +82,23 @@ class SourceError(HubsyncError):
     retryable = True
 
 
-class FileChangedError(HubsyncError):
+class FileError(HubsyncError):
+    """Something is wrong with one file; the message names it, ``reason`` does not."""
+
+    def __init__(self, path: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{path}: {reason}" if path else reason, hint=hint)
+        self.path = path
+        self.reason = reason
+
+
+class FileChangedError(FileError):
     """A file changed while it was read; it is held and taken when it is quiet again."""
 
     error_kind = "changed"
     retryable = True
 
 
-class FileUnreadableError(HubsyncError):
+class FileUnreadableError(FileError):
     """A file could not be opened or read."""
 
     error_kind = "local_io"

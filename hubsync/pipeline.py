@@ -19,11 +19,13 @@ from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.batch import BatchLimits, split_batches
-from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefusedError
+from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefusedError, has_same_content
 from hubsync.store.git import TreeEntry
 from hubsync.store.pointer import Pointer
 from hubsync.store.process import StoppedError
 from hubsync.store.route import RouteRules
+from hubsync.store.secrets import HINT as SECRET_HINT
+from hubsync.store.secrets import Secret, SecretRules
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.units import age_s as age_of
 from hubsync.units import check_file, read_facts, unit_of
@@ -90,12 +92,14 @@ class Pipeline:
         self._stop = stop
         self._rules = PathRules(target.include, target.exclude)
         routes = RouteRules(target.lfs.patterns, target.lfs.threshold_bytes)
-        self._capturer = Capturer(target.source, store.objects, routes, target.capture)
+        secrets = SecretRules(target.secrets, target.secrets_allow)
+        self._capturer = Capturer(target.source, store.objects, routes, target.capture, secrets)
         self._settler = Settler(target.quiet_s)
         self._settled: dict[str, Identity] = {}
         self._refused: dict[str, Identity] = {}
         self._removed: set[str] = set()
         self._early: set[str] = set()
+        self._looked_at: set[str] = set()  # captured by this process: under the present rules for secrets
         self._units: dict[str, _Unit] = {}
         self._held = _Held()
         self._paused = False
@@ -138,6 +142,8 @@ class Pipeline:
                 return
             if entry is None:
                 self._forget(path)
+                if (unit := self.unit_of(path)) in self._units:
+                    self._judge(unit)
                 self._wake_units_beside(path)
                 return
             self._feed(entry, age_s=0.0)
@@ -259,7 +265,8 @@ class Pipeline:
 
     def _note_removed(self, inventory: Inventory, under: str) -> int:
         prefix = f"{under}/" if under else ""
-        pending = [path for path in [*self._settled, *self._settler.waiting(float("-inf"))] if path.startswith(prefix)]
+        seen = [*self._settled, *self._refused, *self._settler.waiting(float("-inf"))]
+        pending = [path for path in seen if path.startswith(prefix)]
         known = [path for path, _ in self.store.ledger.all_files(under)]
         if self.target.deletes == "propagate":  # also what was seen to be gone before a restart
             known += [path for path in self.store.ledger.tree_paths() if path.startswith(prefix)]
@@ -275,6 +282,7 @@ class Pipeline:
         self._settled.pop(path, None)
         self._refused.pop(path, None)
         self._early.discard(path)
+        self._looked_at.discard(path)
         self._held.forget(path)
         if self.store.ledger.known(path) is not None:
             self.store.ledger.forget_files([path])
@@ -288,9 +296,9 @@ class Pipeline:
     def _report_skipped(self, inventory: Inventory) -> None:
         for path, skip in inventory.skipped.items():
             if skip.kind is Kind.REJECTED:
-                self._tell_rejected(path, skip.reason)
+                self._tell_rejected(path, skip.reason, skip.hint)
             elif skip.kind is Kind.UNREADABLE:
-                self._tell_unreadable(path, skip.reason)
+                self._tell_unreadable(path, skip.reason, skip.hint)
         for path in [p for p in self._held.reasons if p not in inventory.skipped and not self._is_pending(p)]:
             if look(self.target.source, path) is None and not inventory.hides(path):
                 self._held.forget(path)
@@ -309,7 +317,9 @@ class Pipeline:
 
     def _judge(self, unit: str) -> None:
         state = self._units.setdefault(unit, _Unit(time.monotonic()))
-        state.completion = judge(read_facts(self.target, self._rules, unit, self._settler.waiting(time.monotonic())))
+        held = dict.fromkeys(self._settler.waiting(time.monotonic()), "still being written")
+        held |= {path: self._held.reasons.get(path, "refused") for path in self._refused}
+        state.completion = judge(read_facts(self.target, self._rules, unit, held))
 
     def _abandon_late_units(self) -> None:
         now = time.monotonic()
@@ -336,6 +346,9 @@ class Pipeline:
         try:
             captured = self._capture_all(entries)
             self._expect_still(unit, inventory)
+        except FileRefusedError:
+            self._judge(unit)  # published whole or not at all
+            return []
         except (FileChangedError, FileUnreadableError) as exc:
             state.completion = Completion(False, str(exc), state.completion.layout)
             self._tell_held(f"{unit}/", str(exc))
@@ -363,11 +376,11 @@ class Pipeline:
         now = take_inventory(self.target.source, self._rules, unit)
         if now.entries.keys() != before.entries.keys():
             changed = sorted(now.entries.keys() ^ before.entries.keys())
-            raise FileChangedError(f"{changed[0]} came or went while the unit was captured")
+            raise FileChangedError(changed[0], "came or went while the unit was captured")
         for path, entry in now.entries.items():
             known = self.store.ledger.known(path)
             if entry.identity not in {before.entries[path].identity, known.identity if known else None}:
-                raise FileChangedError(f"{path} changed while the unit was captured")
+                raise FileChangedError(path, "changed while the unit was captured")
 
     def _is_settled(self, entry: Entry) -> bool:
         path, known = entry.path, self.store.ledger.known(entry.path)
@@ -401,13 +414,31 @@ class Pipeline:
         return any(one is not None for one in captured)
 
     def _capture_all(self, entries: list[Entry]) -> list[Captured]:
-        """Capture *entries*, objects on a few threads; raise the first failure."""
+        """Capture *entries*, objects on a few threads; raise the first failure, but tell of all that are refused."""
         large = [entry for entry in entries if self._capturer.is_early(entry.path, entry.identity.size)]
         names = {entry.path for entry in large}
         with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hubsync-hash") as pool:
-            captured = list(pool.map(self._capture, large))
+            tried = list(pool.map(self._capture_or_refuse, large))
+        tried += [self._capture_or_refuse(entry) for entry in entries if entry.path not in names]
+        if refused := next((one for one in tried if isinstance(one, FileRefusedError)), None):
+            raise refused
 
-        return captured + [self._capture(entry) for entry in entries if entry.path not in names]
+        return [one for one in tried if isinstance(one, Captured)]
+
+    def _capture_or_refuse(self, entry: Entry) -> Captured | FileRefusedError:
+        try:
+            return self._capture(entry)
+        except FileRefusedError as exc:
+            self._refuse(entry, exc)
+            return exc
+
+    def _refuse(self, entry: Entry, exc: FileRefusedError) -> None:
+        """Take *entry* no more until it changes."""
+        now = look(self.target.source, entry.path)  # a pin that was dropped again has moved the ctime
+        same = now is not None and has_same_content(now.identity, entry.identity)
+        self._refused[entry.path] = now.identity if now is not None and same else entry.identity
+        self._settled.pop(entry.path, None)
+        self._tell_rejected(entry.path, exc.reason, exc.hint, exc.secret)
 
     def _capture(self, entry: Entry) -> Captured:
         """Capture *entry*, or return what was captured of just this state before."""
@@ -415,11 +446,16 @@ class Pipeline:
         if known is not None and known.oid is not None and known.identity == entry.identity:
             pointer = Pointer(known.oid, known.identity.size)
             if self.store.has_intact(known.oid) or self._is_committed(entry.path, known.mode, known.blob):
+                if entry.path not in self._looked_at:
+                    self._capturer.check_again(entry)
                 return self._capturer.recall(entry, pointer, known.mode, known.blob)
         started = time.monotonic()
         captured = self._capturer.capture(entry, self._check_stop)
         if captured.pointer is not None:
             self.store.ledger.record(captured)
+            self._looked_at.add(entry.path)
+        if captured.secret is not None:
+            self._tell_secret(entry.path, captured.secret)
         self._log.debug(
             "file.captured", path=entry.path, oid=captured.pointer.oid if captured.pointer else None,
             bytes=captured.identity.size, route=captured.routing.route.value, reason=captured.routing.reason,
@@ -437,15 +473,13 @@ class Pipeline:
         try:
             captured = self._capture(entry)
         except FileHeldError as exc:
-            self._tell_held(entry.path, str(exc))
+            self._tell_held(entry.path, exc.reason, exc.hint)
         except FileChangedError:
             self._feed_again([entry])
         except FileRefusedError as exc:
-            self._refused[entry.path] = entry.identity
-            self._settled.pop(entry.path, None)
-            self._tell_rejected(entry.path, str(exc), exc.hint)
+            self._refuse(entry, exc)
         except FileUnreadableError as exc:
-            self._tell_unreadable(entry.path, str(exc), exc.hint)
+            self._tell_unreadable(entry.path, exc.reason, exc.hint)
         else:
             self._held.forget(entry.path)
             return captured
@@ -508,7 +542,6 @@ class Pipeline:
         directory = PurePosixPath(entry.path).parent
         members = [str(directory / member) for member in named or ()]
         held = self._held.reasons
-        held = self._held.reasons
         missing = [m for m in members if m in waiting or m in held or look(self.target.source, m) is None]
         if missing:
             reason = f"shard {PurePosixPath(missing[0]).name} is missing or still being written"
@@ -567,6 +600,7 @@ class Pipeline:
         for path in paths:
             self._settled.pop(path, None)
             self._early.discard(path)
+            self._looked_at.discard(path)
             self._held.forget(path)
 
     # --- guards
@@ -609,13 +643,23 @@ class Pipeline:
 
     # --- what is said
 
-    def _tell_held(self, path: str, reason: str) -> None:
+    def _tell_held(self, path: str, reason: str, hint: str = "") -> None:
         if self._held.is_news(path, reason):
-            self._log.info("file.held", path=path, reason=reason)
+            self._log.info("file.held", path=path, reason=reason, hint=hint)
 
-    def _tell_rejected(self, path: str, reason: str, hint: str = "") -> None:
-        if self._held.is_news(path, reason):
-            self._log.warning("file.rejected", path=path, reason=reason, hint=hint)
+    def _tell_rejected(self, path: str, reason: str, hint: str, secret: Secret | None = None) -> None:
+        if not self._held.is_news(path, reason):
+            return
+        unit = self.unit_of(path)
+        if unit:
+            hint = f"{hint}; until then {unit} is not published" if hint else ""
+        rule, line, member, offset = (secret.rule, secret.line, secret.member, secret.offset) if secret else (None,) * 4
+        self._log.warning("file.rejected", path=path, unit=unit, reason=reason, rule=rule, line=line, member=member,
+                          offset=offset, hint=hint)  # fmt: skip
+
+    def _tell_secret(self, path: str, secret: Secret) -> None:
+        self._log.warning("secret.found", path=path, rule=secret.rule, line=secret.line, member=secret.member,
+                          offset=secret.offset, hint=SECRET_HINT)  # fmt: skip
 
     def _tell_unreadable(self, path: str, reason: str, hint: str = "") -> None:
         if self._held.is_news(path, reason):

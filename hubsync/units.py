@@ -3,13 +3,13 @@
 import functools
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from pathspec import GitIgnoreSpec
 
 from hubsync.config.model import Target
-from hubsync.errors import HubsyncError
+from hubsync.errors import FileError, SourceError
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure, index_members
@@ -27,12 +27,12 @@ def unit_of(target: Target, path: str) -> str | None:
     return _unit_of_directory(target.units, path.rpartition("/")[0]) if target.units else None
 
 
-def read_facts(target: Target, rules: PathRules, unit: str, waiting: Collection[str]) -> UnitFacts:
-    """Return what is known of *unit*; *waiting* are the paths of the source that are not quiet yet."""
+def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, str]) -> UnitFacts:
+    """Return what is known of *unit*; *known* says of paths of the source why they are held already."""
     source = target.source
     inventory = take_inventory(source, rules, unit)
     inside = len(unit) + 1
-    held = {path[inside:]: "still being written" for path in waiting if path.startswith(f"{unit}/")}
+    held = {path[inside:]: reason for path, reason in known.items() if path.startswith(f"{unit}/")}
     indexes: dict[str, tuple[str, ...]] = {}
     for path, entry in inventory.entries.items():
         name = path[inside:]
@@ -62,7 +62,9 @@ def check_file(source: Path, entry: Entry) -> tuple[str, tuple[str, ...] | None]
     """Return (why *entry* is not whole: empty if it is, the files that it names if it is an index)."""
     try:
         fd = open_entry(source, entry)
-    except HubsyncError as exc:
+    except FileError as exc:
+        return exc.reason, None
+    except SourceError as exc:
         return str(exc), None
     try:
         verdict = check_structure(fd, entry.path, os.fstat(fd).st_size)

@@ -105,6 +105,15 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
+def _check_allowed(item: str) -> str:
+    if not item.startswith("sha256:"):
+        return _check_pattern(item)
+    if not re.fullmatch("sha256:[0-9a-f]{64}", item):
+        raise ValueError('is no hash of a file; write "sha256:" and the 64 digits that sha256sum prints')
+
+    return item
+
+
 def _check_glob(pattern: str) -> str:
     _check_pattern(pattern)
     if pattern.startswith("!") or ".." in pattern.split("/"):
@@ -186,6 +195,7 @@ OneOrMany = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 Patterns = Annotated[tuple[Annotated[str, AfterValidator(_check_pattern)], ...], Field(strict=False)]
+Allowed = Annotated[tuple[Annotated[str, AfterValidator(_check_allowed)], ...], Field(strict=False)]
 Globs = Annotated[tuple[Annotated[str, AfterValidator(_check_glob)], ...], Field(strict=False)]
 Policies = Annotated[
     dict[str, Policy],

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hubsync.config.fields import (
+    Allowed,
     Bytes,
     Credential,
     DiskPath,
@@ -207,6 +208,11 @@ class TargetSettings(Frozen):
     deletes: Literal["keep", "propagate"] = Field("keep", description="Whether a local deletion reaches the mirrors.")
     capture: Literal["auto", "reflink", "link", "copy"] = Field("auto", description="How content is kept until sent.")
     secrets: Literal["block", "warn", "off"] = Field("block", description="What to do with a file that holds a key.")
+    secrets_allow: Allowed = Field(
+        (),
+        description='Files that are let through all the same: gitignore patterns, or "sha256:" and the hash of a file.',
+        examples=[["tests/keys/"]],
+    )
     on_foreign_edit: Policies = Field(
         default_factory=FOREIGN_EDIT_DEFAULTS.copy,
         description="Whose version of a path of ours wins if somebody else committed one. One word means all paths.",

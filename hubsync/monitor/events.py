@@ -174,7 +174,7 @@ _EVENTS = (
     Event(
         "file.held",
         "info",
-        ("path", "reason"),
+        ("path", "reason", "hint"),
         "held {path}: {reason}",
         "The file is quiet but not whole, or changed while it was read. It is looked at again when it changes.",
         "If the writer is done, the file is damaged: see `reason`, and `hubsync explain PATH`.",
@@ -190,10 +190,18 @@ _EVENTS = (
     Event(
         "file.rejected",
         "warning",
-        ("path", "reason", "hint"),
+        ("path", "reason", "rule", "line", "member", "offset", "hint"),
         "not published: {path}: {reason}",
-        "The file will not be published as it is: it holds a secret, or has a name or size that no mirror takes.",
+        "The file will not be published as it is: it holds a secret, or has a name that no mirror takes. Its unit waits.",
         "Take the secret out, rename the file, or exclude it; `hubsync explain PATH` names the rule.",
+    ),
+    Event(
+        "secret.found",
+        "warning",
+        ("path", "rule", "line", "member", "offset", "hint"),
+        "published although it holds {rule}: {path}",
+        'The file looks as if it held a secret, and `secrets = "warn"` lets it through.',
+        "Take the secret out and revoke it; what was published stays in the history of the mirrors.",
     ),
     Event(
         "capture.paused",

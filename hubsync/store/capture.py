@@ -6,7 +6,7 @@ It must never know why a file is captured or what becomes of it. The source is o
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubsync.errors import FileChangedError, FileUnreadableError
@@ -14,12 +14,16 @@ from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
 from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
-from hubsync.watch.beneath import open_entry
+from hubsync.store.scan import Scanner, scan_content, scan_file
+from hubsync.store.secrets import HINT, Secret, SecretRules, judge_name
+from hubsync.watch.beneath import open_entry, words
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure
 
 _CHUNK = 1 << 20
 _EXECUTABLE_BITS = 0o111
+_POINTER_HINT = "fetch its content (git lfs pull), or exclude it"
+_HELD_HINT = "nothing if its writer is still at work; else it is damaged: write it again, or exclude it"
 
 
 class FileHeldError(FileChangedError):
@@ -33,6 +37,15 @@ class FileRefusedError(FileUnreadableError):
 
     error_kind = "rejected"
     retryable = False
+    secret: Secret | None = None
+
+
+class SecretFoundError(FileRefusedError):
+    """A file holds a secret, or is one."""
+
+    def __init__(self, path: str, secret: Secret, *, hint: str) -> None:
+        super().__init__(path, f"{secret.rule} ({secret.place})", hint=hint)
+        self.secret = secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,7 @@ class Captured:
         content: the bytes of that blob; they go to git at once and are not kept.
         kind: how the object is pinned; ``None`` for a git blob.
         is_new: whether the object was not pinned before.
+        secret: what was found in it, where secrets are let through with a warning.
     """
 
     path: str
@@ -56,16 +70,23 @@ class Captured:
     pointer: Pointer | None = None
     kind: PinKind | None = None
     is_new: bool = False
+    secret: Secret | None = None
+
+
+_NO_SECRETS = SecretRules()
 
 
 class Capturer:
     """Captures files of one source into one store."""
 
-    def __init__(self, source: Path, objects: Objects, rules: RouteRules, capture: str) -> None:
+    def __init__(
+        self, source: Path, objects: Objects, rules: RouteRules, capture: str, secrets: SecretRules = _NO_SECRETS
+    ) -> None:
         self._source = source
         self._objects = objects
         self._rules = rules
         self._capture = capture
+        self._secrets = secrets
 
     def is_early(self, path: str, size: int) -> bool:
         """Tell whether *path* is an object whatever its content, so that it may be captured before its commit."""
@@ -78,14 +99,24 @@ class Capturer:
         Raises:
             FileChangedError: it is not what *entry* says any more, or changed while it was read.
             FileHeldError: it is not whole.
-            FileRefusedError: it is an LFS pointer without its content.
+            FileRefusedError: it is an LFS pointer without its content, or holds a secret.
             FileUnreadableError: it cannot be opened or read.
         """
         fd = open_entry(self._source, entry)
         try:
             return self._capture_open(fd, entry, on_bytes)
         except OSError as exc:
-            raise FileUnreadableError(f"{entry.path}: {exc.strerror}") from exc
+            raise FileUnreadableError(entry.path, words(exc)) from exc
+        finally:
+            os.close(fd)
+
+    def check_again(self, entry: Entry) -> None:
+        """Look for secrets in a file that was captured before, perhaps under other rules; raises as ``capture`` does."""
+        fd = open_entry(self._source, entry)
+        try:
+            self._find_secret(fd, entry)
+        except OSError as exc:
+            raise FileUnreadableError(entry.path, words(exc)) from exc
         finally:
             os.close(fd)
 
@@ -98,11 +129,12 @@ class Capturer:
     def _capture_open(self, fd: int, entry: Entry, on_bytes: Callable[[int], None]) -> Captured:
         identity = Identity.of(os.fstat(fd))
         if identity != entry.identity:
-            raise FileChangedError(f"{entry.path} changed since it was settled")
+            raise FileChangedError(entry.path, "changed since it was settled")
         verdict = check_structure(fd, entry.path, identity.size)
         if not verdict.whole:
-            kind = FileRefusedError if verdict.rejected else FileHeldError
-            raise kind(f"{entry.path}: {verdict.reason}")
+            if verdict.rejected:
+                raise FileRefusedError(entry.path, verdict.reason, hint=_POINTER_HINT)
+            raise FileHeldError(entry.path, verdict.reason, hint=_HELD_HINT)
 
         routing = choose_route(entry.path, identity.size, self._rules)
         if routing is None or routing.route is Route.GIT:
@@ -110,24 +142,59 @@ class Capturer:
             _expect_unchanged(fd, identity, entry.path)
             routing = routing or choose_route_by_content(content)
             if routing.route is Route.GIT:
-                return self._as_blob(entry, identity, routing, content)
+                found = self._find_secret(fd, entry, content)
+                return replace(self._as_blob(entry, identity, routing, content), secret=found)
 
         return self._as_object(fd, entry, identity, routing, on_bytes)
 
+    def _find_secret(self, fd: int, entry: Entry, content: bytes | None = None) -> Secret | None:
+        """Return the secret in *entry* if it is to be let through with a warning; raises as ``_judge_secret`` does."""
+        if not self._is_looked_at(entry.path):
+            return None
+        found = judge_name(entry.path)
+        found = found or (scan_file(fd, entry.identity.size) if content is None else scan_content(content))
+
+        return self._judge_secret(entry.path, found, lambda: _digest(fd, None, lambda _: None))
+
+    def _is_looked_at(self, path: str) -> bool:
+        return self._secrets.mode != "off" and not self._secrets.allows_path(path)
+
+    def _judge_secret(self, path: str, found: Secret | None, oid: Callable[[], str]) -> Secret | None:
+        """Return *found* if it is to be let through with a warning, ``None`` if there is nothing to say.
+
+        Raises:
+            SecretFoundError: it is not to be let through.
+        """
+        if found is None or (self._secrets.asks_for_hash and self._secrets.allows_hash(oid())):
+            return None
+        if self._secrets.mode == "block":
+            raise SecretFoundError(path, found, hint=HINT)
+
+        return found
+
     def _as_blob(self, entry: Entry, identity: Identity, routing: Routing, content: bytes) -> Captured:
         if decode_pointer(content):
-            raise FileRefusedError(f"{entry.path} is a git-lfs pointer; its content is not here", hint="git lfs pull")
+            raise FileRefusedError(entry.path, "is a git-lfs pointer; its content is not here", hint=_POINTER_HINT)
 
         return Captured(entry.path, identity, _mode(entry), routing, blob_id(content), content)
 
     def _as_object(
         self, fd: int, entry: Entry, identity: Identity, routing: Routing, on_bytes: Callable[[int], None]
     ) -> Captured:
+        scanner = Scanner(identity.size) if self._is_looked_at(entry.path) else None
+
+        def take(piece: memoryview) -> None:
+            on_bytes(len(piece))
+            if scanner is not None:
+                scanner.feed(piece)
+
         pin = self._objects.pin(fd, self._capture)
         try:
             linked = Identity.of(os.fstat(fd))
             _expect_same_content(linked, identity, entry.path)
-            oid = _hash_pin(fd, pin, on_bytes)
+            oid = _hash_pin(fd, pin, take)
+            found = None if scanner is None else judge_name(entry.path) or scanner.finish(fd)
+            secret = self._judge_secret(entry.path, found, lambda: oid)
             _expect_unchanged(fd, linked, entry.path)
             is_new = self._objects.keep(pin, oid)
         except BaseException:
@@ -140,25 +207,25 @@ class Capturer:
         content = pointer.encode()
 
         return Captured(
-            entry.path, after, _mode(entry), routing, blob_id(content), content, pointer, pin.kind, is_new=is_new
+            entry.path, after, _mode(entry), routing, blob_id(content), content, pointer, pin.kind, is_new, secret
         )
 
 
-def _hash_pin(fd: int, pin: Pin, on_bytes: Callable[[int], None]) -> str:
+def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> str:
     """Return the SHA-256 of the pinned bytes; a copy is written on the way, so that the source is read once."""
     if pin.kind is PinKind.REFLINK:
         with pin.path.open("rb", buffering=0) as clone:
-            return _digest(clone.fileno(), None, on_bytes)
+            return _digest(clone.fileno(), None, take)
     if pin.kind is PinKind.LINK:
-        return _digest(fd, None, on_bytes)
+        return _digest(fd, None, take)
     with pin.path.open("r+b", buffering=0) as copy:
-        oid = _digest(fd, copy.fileno(), on_bytes)
+        oid = _digest(fd, copy.fileno(), take)
         os.fsync(copy.fileno())
 
     return oid
 
 
-def _digest(fd: int, copy_fd: int | None, on_bytes: Callable[[int], None]) -> str:
+def _digest(fd: int, copy_fd: int | None, take: Callable[[memoryview], None]) -> str:
     sha = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
@@ -168,7 +235,7 @@ def _digest(fd: int, copy_fd: int | None, on_bytes: Callable[[int], None]) -> st
         if copy_fd is not None:
             _write_all(copy_fd, view[:count])
         at += count
-        on_bytes(count)
+        take(view[:count])
 
     return sha.hexdigest()
 
@@ -194,7 +261,7 @@ def _read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
 
 def _expect_unchanged(fd: int, before: Identity, path: str) -> None:
     if Identity.of(os.fstat(fd)) != before:
-        raise FileChangedError(f"{path} changed while it was read")
+        raise FileChangedError(path, "changed while it was read")
 
 
 def has_same_content(now: Identity, before: Identity) -> bool:
@@ -204,7 +271,7 @@ def has_same_content(now: Identity, before: Identity) -> bool:
 
 def _expect_same_content(now: Identity, before: Identity, path: str) -> None:
     if not has_same_content(now, before):
-        raise FileChangedError(f"{path} changed while it was pinned")
+        raise FileChangedError(path, "changed while it was pinned")
 
 
 def _mode(entry: Entry) -> str:

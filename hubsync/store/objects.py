@@ -158,5 +158,5 @@ def _state_errors() -> Iterator[None]:
         if exc.errno in _FULL:
             raise DiskFullError(str(exc), hint="free space on the file system of the state directory") from exc
         if exc.errno == errno.EIO:
-            raise FileUnreadableError(str(exc), hint="the disk reports an error; look at the kernel's log") from exc
+            raise FileUnreadableError("", str(exc), hint="the disk reports an error; look at the kernel's log") from exc
         raise StateError(str(exc)) from exc

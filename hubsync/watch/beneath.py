@@ -109,7 +109,7 @@ def open_entry(source: Path, entry: Entry) -> int:
     except OSError as exc:
         raise _open_error(entry.path, exc) from exc
     if not target:
-        raise FileChangedError(f"{entry.path}: the symlink now leads out of the source")
+        raise FileChangedError(entry.path, "the symlink now leads out of the source")
 
     return open_beneath(source, target)
 
@@ -150,11 +150,11 @@ def _plain(part: str) -> str:
 
 def _require_regular(path: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise FileChangedError(f"{path}: is {kind_of_file(status.st_mode)}")
+        raise FileChangedError(path, f"is {kind_of_file(status.st_mode)}")
 
 
 def _open_error(path: str, exc: OSError) -> FileChangedError | FileUnreadableError:
     if exc.errno in GONE or exc.errno == errno.ENXIO:
-        return FileChangedError(f"{path}: {words(exc)}")
+        return FileChangedError(path, words(exc))
 
-    return FileUnreadableError(f"{path}: {words(exc)}", hint=_READ_HINT)
+    return FileUnreadableError(path, words(exc), hint=_READ_HINT)

@@ -18,6 +18,28 @@ def check_zip(fd: int, size: int) -> Verdict:
     """Judge by the central directory."""
     if not os.pread(fd, 4, 0).startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return Verdict(False, "zip: does not begin with a zip header")
+    directory = _find_directory(fd, size)
+    if isinstance(directory, Verdict):
+        return directory
+    entries, length, start, end = directory
+    if start + length > end or (entries and read_exactly(fd, 4, start) != b"PK\x01\x02"):
+        return Verdict(False, "zip: the central directory is not where the end record says")
+
+    return Verdict(True, "zip: the central directory is in place")
+
+
+def directory_bytes(fd: int, size: int) -> int:
+    """Return the length of the central directory; 0 if there is none."""
+    try:
+        directory = _find_directory(fd, size)
+    except EOFError:
+        return 0
+
+    return 0 if isinstance(directory, Verdict) else directory[1]
+
+
+def _find_directory(fd: int, size: int) -> tuple[int, int, int, int] | Verdict:
+    """Return entries, length and start of the central directory, and its bound; or what is wrong with it."""
     tail_at = max(0, size - _END.size - 0xFFFF)
     tail = read_exactly(fd, size - tail_at, tail_at)
     found = _find_end(tail)
@@ -27,13 +49,9 @@ def check_zip(fd: int, size: int) -> Verdict:
     end = tail_at + found
     if entries == _MANY or _FAR in {length, start}:
         wide = _read_end64(fd, end)
-        if wide is None:
-            return Verdict(False, "zip: the zip64 end record is missing")
-        entries, length, start, end = wide
-    if start + length > end or (entries and read_exactly(fd, 4, start) != b"PK\x01\x02"):
-        return Verdict(False, "zip: the central directory is not where the end record says")
+        return Verdict(False, "zip: the zip64 end record is missing") if wide is None else wide
 
-    return Verdict(True, "zip: the central directory is in place")
+    return entries, length, start, end
 
 
 def _find_end(tail: bytes) -> int | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from hubsync.errors import FileUnreadableError
+from hubsync.watch.beneath import words
 from hubsync.watch.format_arrays import check_hdf5, check_npy, check_parquet
 from hubsync.watch.format_gguf import check_gguf
 from hubsync.watch.format_json import check_json, weight_map_members
@@ -43,7 +44,7 @@ def check_structure(fd: int, name: str, size: int) -> Verdict:
     except EOFError:
         return Verdict(False, "it was cut short while it was looked at")
     except OSError as exc:
-        raise FileUnreadableError(f"{name}: {exc.strerror}") from exc
+        raise FileUnreadableError(name, words(exc)) from exc
 
 
 def index_members(fd: int, name: str) -> tuple[str, ...] | None:
@@ -57,7 +58,7 @@ def index_members(fd: int, name: str) -> tuple[str, ...] | None:
     try:
         return distcp_members(fd) if name.rpartition("/")[2] == ".metadata" else weight_map_members(fd, name)
     except OSError as exc:
-        raise FileUnreadableError(f"{name}: {exc.strerror}") from exc
+        raise FileUnreadableError(name, words(exc)) from exc
 
 
 def _accept(_fd: int, _size: int) -> Verdict:

@@ -38,6 +38,7 @@ class Skip:
 
     reason: str
     kind: Kind
+    hint: str = ""
 
 
 def judge_name(name: str) -> Skip | None:

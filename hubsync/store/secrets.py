@@ -1,0 +1,200 @@
+"""Decides whether a file holds a token or a key: by its name, and by what stands in its bytes.
+
+A table of rules, each with words to look for first, since that is quick and nearly all content has none of them.
+Patterns follow what the issuers document; their ends are open, since in a pickle the next opcode may be a letter.
+Knows names and bytes only. It must never return the secret itself, nor any part of it.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from pathspec import GitIgnoreSpec
+
+HINT = "take it out (and revoke it), exclude the file, or name its path or sha256 in `secrets_allow`"
+
+_HASH_PREFIX = "sha256:"
+_SPARED = frozenset((".env.example", ".env.sample", ".env.template", ".env.dist", ".env.defaults"))
+_NAMES = (  # lower case; one with a slash is the end of a path
+    ("a dotenv file", (".env", ".env.*", ".envrc")),
+    ("a netrc file", (".netrc", "_netrc")),
+    ("a private SSH key", ("id_rsa", "id_dsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "*.ppk")),
+    ("a key store", ("*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx")),
+    ("a file of passwords", (".git-credentials", ".pgpass", ".htpasswd", ".pypirc")),
+    ("a file of cloud credentials", (".aws/credentials", "gcloud/application_default_credentials.json", ".kube/config")),
+    ("a Hub token file", ("huggingface/token", "huggingface/stored_tokens", ".huggingface/token")),
+)
+
+
+class Rule(NamedTuple):
+    """One kind of secret: *words* that it begins with, and a pattern from there on whose named group is the secret."""
+
+    name: str
+    words: tuple[bytes, ...]
+    pattern: re.Pattern[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Where a secret stands, and the rule that says so; ``line`` counts from 1 and is for text, ``offset`` from 0.
+
+    A file that is one by its name has neither.
+    """
+
+    rule: str
+    offset: int | None = None
+    line: int | None = None
+    member: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The place as a person would say it."""
+        inside = f" of {self.member}" if self.member else ""
+        if self.offset is None:
+            return "its name says so"
+
+        return f"line {self.line}{inside}" if self.line is not None else f"byte {self.offset}{inside}"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRules:
+    """What a target does with secrets, and the files (patterns, or hashes) that it lets through."""
+
+    mode: Literal["block", "warn", "off"] = "block"
+    allow: tuple[str, ...] = ()
+
+    def allows_path(self, path: str) -> bool:
+        """Tell whether a pattern lets *path* through."""
+        patterns = [item for item in self.allow if not item.startswith(_HASH_PREFIX)]
+        return bool(patterns) and GitIgnoreSpec.from_lines(patterns).match_file(path)
+
+    def allows_hash(self, sha256: str) -> bool:
+        """Tell whether the file with this hash (in hex) is let through."""
+        return f"{_HASH_PREFIX}{sha256}" in self.allow
+
+    @property
+    def asks_for_hash(self) -> bool:
+        """Whether any file is let through by its hash."""
+        return any(item.startswith(_HASH_PREFIX) for item in self.allow)
+
+
+def judge_name(path: str) -> Secret | None:
+    """Return the secret that a file at *path* is, whatever it holds."""
+    folded = f"/{path.casefold()}"
+    name = folded.rpartition("/")[2]
+    if name in _SPARED:
+        return None
+    for rule, globs in _NAMES:
+        for glob in globs:
+            if folded.endswith(f"/{glob}") if "/" in glob else fnmatch.fnmatchcase(name, glob):
+                return Secret(rule)
+
+    return None
+
+
+def find_secret(content: bytes) -> Secret | None:
+    """Return the first secret in *content*, with its offset."""
+    found = [(offset, rule.name) for rule in RULES for word in rule.words for offset in _offsets(rule, word, content)]
+    if not found:
+        return None
+    offset, name = min(found)
+
+    return Secret(name, offset)
+
+
+def _offsets(rule: Rule, word: bytes, content: bytes) -> Iterator[int]:
+    """Yield where the first secret of *rule* is that begins with *word*, if there is one."""
+    at = content.find(word)
+    while at >= 0:
+        found = rule.pattern.match(content, at)
+        if found is not None:
+            group = found.lastgroup or 0
+            if not _is_placeholder(found[group]):
+                yield found.start(group)
+                return
+        at = content.find(word, at + 1)
+
+
+def _is_placeholder(secret: bytes) -> bool:
+    """Tell whether *secret* is what documents put in its place: ``hf_xxxxxxxx``, ``sk-proj-********``."""
+    return len(set(secret[-16:].lower()) - set(b"x*.0_-")) == 0
+
+
+# What stands before a token: nothing that could belong to it, an escaped line break, or what a pickle puts before a string.
+_START = rb"(?:(?<![A-Za-z0-9_\-+])|(?<=\\[nrt])|(?<=\x8c.)|(?<=\nV))"
+_VALUE = rb"[\"']?\s*[:=]\s*[\"']?"
+
+
+def _rule(name: str, words: tuple[bytes, ...], pattern: bytes) -> Rule:
+    return Rule(name, words, re.compile(pattern, re.DOTALL))
+
+
+RULES = (
+    _rule(
+        "a Hugging Face token",  # https://huggingface.co/docs/hub/security-tokens
+        (b"hf_", b"api_org_"),
+        _START + rb"(?P<s>(?:hf_|api_org_)[A-Za-z0-9]{30,}|hf_(?:oauth|jwt)_[A-Za-z0-9_.\-]{20,})",
+    ),
+    _rule(
+        "a Hub token among training arguments",  # of a Hub whose tokens look otherwise; in a pickle, and in text
+        (b"hub_token",),
+        rb"hub_token(?:(?:q.|r.{4}|\x94|\np\d+\n)?(?:X.{4}|\x8c.|V)(?P<s>(?!<)[!-~]{8})|[\"']?\s*[:=]\s*[\"'](?P<t>[\w\-]{16,})[\"'])",
+    ),
+    _rule(
+        "an AWS access key",  # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
+        (b"AKIA", b"ASIA"),
+        _START + rb"(?P<s>(?:AKIA|ASIA)[A-Z0-9]{16})(?![A-Z0-9])",
+    ),
+    _rule(
+        "an AWS secret key",
+        (b"secret_access_key", b"SECRET_ACCESS_KEY", b"SecretAccessKey", b"secretAccessKey"),
+        rb"(?i)secret_?access_?key" + _VALUE + rb"(?P<s>[A-Za-z0-9/+=]{40})",
+    ),
+    _rule(
+        "a GitHub token",  # https://github.blog/engineering/behind-githubs-new-authentication-token-formats/
+        (b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_"),
+        _START + rb"(?P<s>gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})",
+    ),
+    _rule("a GitLab token", (b"glpat-",), _START + rb"(?P<s>glpat-[A-Za-z0-9_\-]{20,})"),
+    _rule(
+        "an OpenAI or Anthropic key",
+        (b"sk-",),
+        _START
+        + rb"(?P<s>sk-(?:(?:proj|svcacct|admin|ant-[a-z0-9]+)-[A-Za-z0-9_\-]{20,}|or-v1-[0-9a-f]{64}|[A-Za-z0-9]{48}))",
+    ),
+    _rule(
+        "a Slack token",  # https://api.slack.com/concepts/token-types
+        (b"xox", b"xapp-", b"hooks.slack.com"),
+        _START
+        + rb"(?P<s>xox[abeoprs]-[0-9]{6,}-[A-Za-z0-9\-]{10,}|xapp-[0-9]-[A-Z0-9]{6,}-[0-9]+-[a-z0-9]{10,}"
+        + rb"|hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/]{20,})",
+    ),
+    _rule("a GCP service account", (b"private_key_id",), rb"private_key_id[\"']\s*:\s*[\"'](?P<s>[0-9a-f]{40})"),
+    _rule("a Google API key", (b"AIza",), _START + rb"(?P<s>AIza[A-Za-z0-9_\-]{35})"),
+    _rule(
+        "a private key",  # PEM, also as one line of JSON; with what follows, since tokenizers know the mere words
+        (b"-----BEGIN ",),
+        rb"(?P<s>-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:\\r|\\n|\s)+[A-Za-z0-9+/]{4})",
+    ),
+    _rule(
+        "a Weights & Biases key",
+        (b"wandb_api_key", b"WANDB_API_KEY", b"wandb_v1_"),
+        rb"(?i)(?:wandb_api_key" + _VALUE + rb"(?P<s>[0-9a-z_]{40,})|(?P<t>wandb_v1_[A-Za-z0-9_]{40,}))",
+    ),
+    _rule(
+        "a netrc entry",
+        (b"machine",),
+        rb"machine\s+\S{1,253}\s+login\s+\S{1,253}\s+password\s+(?P<s>[!-~]{16,})",
+    ),
+    _rule(
+        "a token of a package registry",
+        (b"npm_", b"pypi-AgE", b"_authToken"),
+        _START + rb"(?P<s>npm_[A-Za-z0-9]{36}|pypi-AgE[A-Za-z0-9_\-]{50,}|_authToken=[A-Za-z0-9_\-]{20,})",
+    ),
+    _rule("a Stripe key", (b"sk_live_", b"rk_live_"), _START + rb"(?P<s>[sr]k_live_[A-Za-z0-9]{20,})"),
+    _rule("an Azure storage key", (b"AccountKey=",), rb"AccountKey=(?P<s>[A-Za-z0-9+/]{86}==)"),
+    _rule("a Databricks token", (b"dapi",), _START + rb"(?P<s>dapi[0-9a-f]{32})"),
+    _rule("a Replicate token", (b"r8_",), _START + rb"(?P<s>r8_[A-Za-z0-9]{37})"),
+)
