@@ -241,12 +241,17 @@ def test_a_directory_of_the_reader_is_only_read(
     for path in ("a/config.json", "a/b c/[ü].txt", "weights.bin", "empty"):
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         (source / path).write_bytes(b"{}" if path.endswith("json") else path.encode() * (path != "empty"))
+    for name in ("a:b.txt", "x" * 250, "back\\slash", os.fsdecode(b"latin-\xe9"), ".gitmodules"):
+        (source / name).write_bytes(b"left out")
+    (source / "new\nline\x1b[31m.txt").write_bytes(b"odd")
     before = {path: digest(path) for path in source.rglob("*") if path.is_file()}
     code = run_demo(source)
     said = capsys.readouterr().out
 
     assert 0 == code, said
-    assert "Everything matched: 4 files" in said
+    assert "Everything matched: 5 files" in said
+    assert "left out" in said
+    assert "\x1b[31m" not in said
     assert before == {path: digest(path) for path in source.rglob("*") if path.is_file()}
     assert [source] == list(tmp_path.iterdir())
 

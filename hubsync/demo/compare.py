@@ -14,6 +14,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from hubsync.demo.record import Record, digest
+from hubsync.errors import HubsyncError
 
 _OWN_DIRECTORY = ".cache"  # where huggingface_hub keeps notes in a local_dir
 
@@ -73,6 +74,9 @@ class Repository:
         disable_progress_bars()
         try:
             snapshot_download(self._repo_id, endpoint=self._url, token=self._token, local_dir=into)
+        except (HfHubHTTPError, OSError, ValueError) as exc:
+            raise HubsyncError(f"the download from {self._url} failed: {exc}") from exc
+        else:
             return {path.relative_to(into).as_posix(): digest(path) for path in _files(into)}
         finally:
             shutil.rmtree(into, ignore_errors=True)

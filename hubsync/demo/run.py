@@ -103,7 +103,14 @@ class Demo:
         size = format_bytes(sum(entry.identity.size for entry in inventory.entries.values()))
         self._screen.say_text(f"Reading {target.source}: {format_count(len(inventory.entries), 'file')}, {size} ...")
 
-        return {path: digest(target.source / path) for path in sorted(inventory.entries)}
+        records = {}
+        for path in sorted(inventory.entries):
+            try:
+                records[path] = digest(target.source / path)
+            except OSError as exc:  # gone, or not to be read
+                self._left_out[path] = exc.strerror or str(exc)
+
+        return records
 
     def _introduce(self, target: Target) -> None:
         facts = {"source": _short(target.source)}

@@ -17,7 +17,7 @@ from hubsync.watch.entry import Entry
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # what opening says of a path that is there no more
 SOURCE_HINT = "create the directory, mount it, or correct `source`; nothing is deleted on any mirror meanwhile"
-_READ_HINT = "run hubsync as the user that writes the files; safetensors 0.8 and later lets only that user read"
+READ_HINT = "run hubsync as the user that writes the files; safetensors 0.8 and later lets only that user read"
 
 _SOURCE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # may be a symbolic link itself: the operator named it
 _PASSAGE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # needs no right to list
@@ -157,4 +157,4 @@ def _open_error(path: str, exc: OSError) -> FileChangedError | FileUnreadableErr
     if exc.errno in GONE or exc.errno == errno.ENXIO:
         return FileChangedError(path, words(exc))
 
-    return FileUnreadableError(path, words(exc), hint=_READ_HINT)
+    return FileUnreadableError(path, words(exc), hint=READ_HINT)

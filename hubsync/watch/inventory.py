@@ -13,6 +13,7 @@ from pathlib import Path
 from hubsync.errors import SourceError
 from hubsync.watch.beneath import (
     GONE,
+    READ_HINT,
     SOURCE_HINT,
     kind_of_file,
     open_beneath,
@@ -42,7 +43,8 @@ __all__ = [
     "take_inventory",
 ]
 
-_LINKED_DIRECTORY = Skip("symlink to a directory is not followed", Kind.REJECTED)
+_COPY_HINT = "put what it leads to in its place, or exclude it"
+_LINKED_DIRECTORY = Skip("symlink to a directory is not followed", Kind.REJECTED, _COPY_HINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def take_inventory(source: Path, rules: PathRules, under: str = "") -> Inventory
     with opened_source(source) as root:
         if not under:
             walk.list_directory(root, "", ".")
-        elif not judge_names(under) and rules.verdict(under, is_dir=True).taken:
+        elif not judge_names(under, is_dir=True) and rules.verdict(under, is_dir=True).taken:
             try:
                 with opened_parent(root, under) as (parent, name):
                     walk.list_directory(parent, under, name)
@@ -124,7 +126,9 @@ class _Walk:
                 if depth < DEEPEST:
                     self.list_directory(opened, below, below_name, depth + 1)
                 else:
-                    self._inventory.skipped[below] = Skip(f"deeper than {DEEPEST} directories", Kind.REJECTED)
+                    self._inventory.skipped[below] = Skip(
+                        f"deeper than {DEEPEST} directories", Kind.REJECTED, "move it up, or exclude it"
+                    )
         except OSError as exc:
             self.note_failure(path, exc)
         finally:
@@ -140,7 +144,7 @@ class _Walk:
             raise SourceError(f"{self._source}: cannot be listed: {words(exc)}", hint=SOURCE_HINT) from exc
         if exc.errno in GONE:
             return
-        self._inventory.skipped[path] = Skip(f"unreadable: {words(exc)}", Kind.UNREADABLE)
+        self._inventory.skipped[path] = Skip(f"unreadable: {words(exc)}", Kind.UNREADABLE, READ_HINT)
         self._inventory.unreadable.add(path)
 
     def _list_files(self, opened: int, prefix: str) -> list[tuple[str, str]]:
@@ -154,7 +158,7 @@ class _Walk:
                 if not self._rules.verdict_below_taken(path, name, is_dir=is_dir).taken:
                     if not is_dir:
                         self._note_temporary(path, item)
-                elif skip := judge_name(name):
+                elif skip := judge_name(name, is_dir=is_dir):
                     self._inventory.skipped[path] = skip
                 elif is_dir:
                     directories.append((path, name))
@@ -193,7 +197,7 @@ def _judge_status(source: Path, path: str, status: os.stat_result) -> Entry | Sk
     if stat.S_ISLNK(status.st_mode):
         return _follow_link(source, path)
 
-    return Skip(f"{kind_of_file(status.st_mode)} holds no content to publish", Kind.REJECTED)
+    return Skip(f"{kind_of_file(status.st_mode)} holds no content to publish", Kind.REJECTED, "exclude it")
 
 
 def _follow_link(source: Path, path: str) -> Entry | Skip:
@@ -202,14 +206,14 @@ def _follow_link(source: Path, path: str) -> Entry | Skip:
         target = resolve_link(source, path)
     except OSError as exc:
         if exc.errno in GONE:
-            return Skip(f"symlink that leads nowhere: {words(exc)}", Kind.REJECTED)
+            return Skip(f"symlink that leads nowhere: {words(exc)}", Kind.REJECTED, _COPY_HINT)
         raise
     if target is None:
-        return Skip("symlink leaves the source", Kind.REJECTED)
+        return Skip("symlink leaves the source", Kind.REJECTED, _COPY_HINT)
     if not target:
         return _LINKED_DIRECTORY
     if judge_names(target):
-        return Skip("symlink to a reserved name", Kind.REJECTED)
+        return Skip("symlink to a reserved name", Kind.REJECTED, _COPY_HINT)
     with opened_source(source) as root:
         status = stat_beneath(root, target)
     if stat.S_ISREG(status.st_mode):
@@ -218,7 +222,7 @@ def _follow_link(source: Path, path: str) -> Entry | Skip:
     return (
         _LINKED_DIRECTORY
         if stat.S_ISDIR(status.st_mode)
-        else Skip(f"symlink to {kind_of_file(status.st_mode)}", Kind.REJECTED)
+        else Skip(f"symlink to {kind_of_file(status.st_mode)}", Kind.REJECTED, "exclude it")
     )
 
 

@@ -2,13 +2,17 @@
 
 git refuses ``.git`` in every spelling that some file system folds to it (git's ``is_ntfs_dotgit`` and ``is_hfs_dotgit``,
 https://github.com/git/git/blob/master/path.c), and a Hub rejects the push. ``.gitattributes`` and the like are git's
-own orders: hubsync writes those that its mirrors need and obeys none that lies in a source. Knows names only.
+own orders: hubsync writes those that its mirrors need and obeys none that lies in a source. A name that huggingface_hub
+refuses makes the whole repository impossible to download, so it counts as well (``_validate_relative_filename`` in
+https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/_local_folder.py). Knows names only.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+_UNUSUAL = re.compile(r"[\\:]")
 _HFS_IGNORABLE = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 _SHORT_NAMES = {  # NTFS keeps an 8.3 alias, whose number is 1 to 4; the second form has a hash of the name
     ".git": re.compile(r"git~1"),
@@ -22,6 +26,13 @@ _WHY = {
     ".gitmodules": "a Hub repository has no submodules of ours",
     ".lfsconfig": "it would send those who download to another server",
 }
+_IGNORED = {
+    ".git": "git's own directory is never published",
+    ".gitattributes": _WHY[".gitattributes"],  # every clone of a Hub repository has one
+}
+LONGEST_BYTES = 246  # huggingface_hub keeps a file ``NAME.metadata`` for each; 255 is what most file systems take
+
+_RENAME = "rename it, or exclude it"
 
 
 class Kind(Enum):
@@ -34,41 +45,58 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Why a path is not taken."""
+    """Why a path is not taken, and what the operator can do about it."""
 
     reason: str
     kind: Kind
     hint: str = ""
 
 
-def judge_name(name: str) -> Skip | None:
-    """Return why no path may have *name* as a part; ``None`` if it may."""
-    if name.isascii() and name and name[0] not in ".gGlL" and "\\" not in name:
+def judge_name(name: str, *, is_dir: bool = False) -> Skip | None:
+    """Return why no path may have *name* as a part (of a directory if *is_dir*); ``None`` if it may."""
+    if name.isascii() and name and name[0] not in ".gGlL" and not _UNUSUAL.search(name) and len(name) <= LONGEST_BYTES:
         return None  # nearly every name
 
-    return _judge_unusual_name(name)
+    return _judge_unusual_name(name, is_dir=is_dir)
 
 
-def judge_names(path: str) -> Skip | None:
+def judge_names(path: str, *, is_dir: bool = False) -> Skip | None:
     """Return what :func:`judge_name` says of the first refused part of *path*."""
-    return next((skip for name in path.split("/") if (skip := judge_name(name))), None)
+    *parents, last = path.split("/")
+    above = (skip for name in parents if (skip := judge_name(name, is_dir=True)))
+
+    return next(above, None) or judge_name(last, is_dir=is_dir)
 
 
-def _judge_unusual_name(name: str) -> Skip | None:
-    if name in {"", ".", ".."}:
-        return Skip("not a name", Kind.REJECTED)
-    if name == ".git":
-        return Skip("git's own directory is never published", Kind.IGNORED)
-    if name == ".gitattributes":  # every clone of a Hub repository has one
-        return Skip(_WHY[name], Kind.IGNORED)
+def _judge_unusual_name(name: str, *, is_dir: bool) -> Skip | None:
+    if reason := _IGNORED.get(name):
+        return Skip(reason, Kind.IGNORED)
+    if reason := _find_refusal(name, is_dir=is_dir):
+        return Skip(reason, Kind.REJECTED, _RENAME)
+
+    return None
+
+
+def _find_refusal(name: str, *, is_dir: bool) -> str:
+    """Return why *name* is refused, or an empty string."""
     if not _is_utf8(name):
-        return Skip("the name is not valid UTF-8, which a Hub requires", Kind.REJECTED)
-    if "\\" in name:
-        return Skip("the name has a backslash, which Windows reads as a directory", Kind.REJECTED)
+        return "the name is not valid UTF-8, which a Hub requires"
+    refused = (why for is_so, why in _REFUSALS if is_so(name))
+    if reason := next(refused, ""):
+        return reason
+    if not is_dir and len(name.encode()) > LONGEST_BYTES:
+        return f"the name is longer than {LONGEST_BYTES} bytes, and nobody could download the repository"
     reserved = _reserved_name(name)
     spelt = "" if reserved == name else f" (read as {reserved})"
 
-    return Skip(f"reserved name{spelt}: {_WHY[reserved]}", Kind.REJECTED) if reserved else None
+    return f"reserved name{spelt}: {_WHY[reserved]}" if reserved else ""
+
+
+_REFUSALS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda name: name in {"", ".", ".."}, "not a name"),
+    (lambda name: "\\" in name, "the name has a backslash, which Windows reads as a directory"),
+    (lambda name: name[1:2] == ":", "the name begins as a Windows drive does, and nobody could download the repository"),
+)
 
 
 def _is_utf8(name: str) -> bool:

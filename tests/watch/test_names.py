@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from huggingface_hub._local_folder import get_local_download_paths
 
 from hubsync.watch.names import Kind, judge_name, judge_names
 
@@ -9,6 +12,7 @@ from hubsync.watch.names import Kind, judge_name, judge_names
         ".GIT", ".Git", "git~1", "GIT~1", ".git.", ".git ", ".git. .", ".git::$INDEX_ALLOCATION", ".g\u200cit",
         "\ufeff.git",
         ".GitAttributes", "gitatt~1", "GI7D29~2", ".gitmodules", "GITMOD~3", ".lfsconfig", ".lfsConfig ",
+        "a:b.txt", "C:", "é:x", " :x", "x" * 247, "é" * 124,
         "a\\b", "..\\.git\\config", "bad\udcff", ".", "..", "",
     ],
 )  # fmt: skip
@@ -42,6 +46,9 @@ def test_what_every_clone_has_is_ignored_quietly(name: str) -> None:
         "-rf",
         ".gitkeep",
         "gi7d29",
+        "ab:c",
+        "x" * 246,
+        "é" * 123,
     ],
 )
 def test_other_names_are_fine(name: str) -> None:
@@ -54,3 +61,25 @@ def test_any_part_of_a_path_counts() -> None:
     assert judge_names("a/.git/config") is not None
     assert judge_names("a/b/config.json") is None
     assert judge_names("a//b") is not None
+
+
+@pytest.mark.parametrize(
+    "path", ["a:b.txt", "d/C:x", "d:/x", "x" * 247, "a/../b", "ab:c", "::x", "aux", "x" * 246, "é" * 123]
+)
+def test_what_is_taken_can_be_downloaded(tmp_path: Path, path: str) -> None:
+    """huggingface_hub, which refuses a whole repository for one name, refuses none that we take."""
+    try:
+        get_local_download_paths(tmp_path, path).metadata_path.touch()
+    except (ValueError, OSError):
+        assert judge_names(path) is not None
+
+
+def test_a_long_name_of_a_directory_is_fine() -> None:
+    """Only files get a longer name beside them."""
+    assert judge_names("x" * 250 + "/a") is None
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\\b", ".gitmodules", "x" * 250, "\udcff"])
+def test_a_refused_name_has_a_cure(name: str) -> None:
+    """The operator learns what to do, not only that it is refused."""
+    assert "rename" in judge_name(name).hint
