@@ -19,7 +19,7 @@ from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.batch import BatchLimits, split_batches
-from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefusedError, has_same_content
+from hubsync.store.capture import HELD_HINT, Captured, Capturer, FileHeldError, FileRefusedError, has_same_content
 from hubsync.store.git import TreeEntry
 from hubsync.store.pointer import Pointer
 from hubsync.store.process import StoppedError
@@ -351,7 +351,7 @@ class Pipeline:
             return []
         except (FileChangedError, FileUnreadableError) as exc:
             state.completion = Completion(False, str(exc), state.completion.layout)
-            self._tell_held(f"{unit}/", str(exc))
+            self._tell_held(f"{unit}/", str(exc), exc.hint or HELD_HINT)
             self._feed_again(entries)
             return []
         size = sum(entry.identity.size for entry in inventory.entries.values())
@@ -546,7 +546,7 @@ class Pipeline:
         if missing:
             reason = f"shard {PurePosixPath(missing[0]).name} is missing or still being written"
         if reason:
-            self._tell_held(entry.path, reason)
+            self._tell_held(entry.path, reason, HELD_HINT)
 
         return bool(reason)
 

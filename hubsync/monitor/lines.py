@@ -65,7 +65,8 @@ def format_console(entry: Entry, *, colour: bool) -> str:
     fields = _clean_fields(entry, *_BOUNDS[0])
     level, event = str(fields["level"]), str(fields["event"])
     said = {*_HEAD, "exception", *mentioned_fields(event)}
-    rest = "".join(f" {name}={_quote(format_field(name, value))}" for name, value in fields.items() if name not in said)
+    told = {name: value for name, value in fields.items() if name not in said and value is not None}
+    rest = "".join(f" {name}={_quote(format_field(name, value))}" for name, value in told.items())
     when = datetime.fromisoformat(str(fields["timestamp"])).astimezone().strftime("%H:%M:%S")
     sentence, tail = escape_unsafe(str(fields["message"])), escape_unsafe(event + rest)
     if colour:

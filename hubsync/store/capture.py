@@ -23,7 +23,7 @@ from hubsync.watch.formats import check_structure
 _CHUNK = 1 << 20
 _EXECUTABLE_BITS = 0o111
 _POINTER_HINT = "fetch its content (git lfs pull), or exclude it"
-_HELD_HINT = "nothing if its writer is still at work; else it is damaged: write it again, or exclude it"
+HELD_HINT = "nothing if its writer is still at work; else it is damaged: write it again, or exclude it"
 
 
 class FileHeldError(FileChangedError):
@@ -134,7 +134,7 @@ class Capturer:
         if not verdict.whole:
             if verdict.rejected:
                 raise FileRefusedError(entry.path, verdict.reason, hint=_POINTER_HINT)
-            raise FileHeldError(entry.path, verdict.reason, hint=_HELD_HINT)
+            raise FileHeldError(entry.path, verdict.reason, hint=HELD_HINT)
 
         routing = choose_route(entry.path, identity.size, self._rules)
         if routing is None or routing.route is Route.GIT:

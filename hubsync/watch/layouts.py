@@ -57,7 +57,7 @@ def _all_lacks(layout: Layout, unit: UnitFacts) -> Iterator[Lack]:
         yield Lack(f"still being written: {shown(unit.writing)}")
     if unit.held:
         path = min(unit.held)
-        yield Lack(f"{len(unit.held)} held, first {path!r}: {unit.held[path]}")
+        yield Lack(f"{len(unit.held)} held, first {path}: {unit.held[path]}")
 
 
 _UNFINISHED = re.compile(r".*[-_.](?:tmp|incomplete|unfinished)|.*\.orbax-checkpoint-tmp.*", re.DOTALL)

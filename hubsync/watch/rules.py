@@ -106,7 +106,7 @@ class PathRules:
             return refused
         ruling = self.verdict_below_taken(directory, name, is_dir=True)
 
-        return None if ruling.taken else Ruling(False, f"{ruling.reason} (on {directory + '/'!r})")
+        return None if ruling.taken else Ruling(False, f"{ruling.reason} (on {directory}/)")
 
 
 class Prefilter:

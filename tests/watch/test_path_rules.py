@@ -65,7 +65,7 @@ def test_what_a_staging_directory_holds_is_not_taken() -> None:
     """A temporary directory name counts for all below it."""
     ruling = PathRules().verdict("tmp-checkpoint-500/deep/model.safetensors")
 
-    assert Ruling(False, "temporary name 'tmp-checkpoint-*' (on 'tmp-checkpoint-500/')") == ruling
+    assert Ruling(False, "temporary name 'tmp-checkpoint-*' (on tmp-checkpoint-500/)") == ruling
     assert not PathRules().verdict(".cache/huggingface/x.json").taken
     assert PathRules().verdict(".cache").taken  # a file of that name
 
@@ -75,7 +75,7 @@ def test_the_reason_names_the_exclude_pattern() -> None:
     rules = PathRules(exclude=("*.log", "wandb/"))
 
     assert Ruling(False, "exclude pattern '*.log'") == rules.verdict("a/b.log")
-    assert Ruling(False, "exclude pattern 'wandb/' (on 'wandb/')") == rules.verdict("wandb/run/x.json")
+    assert Ruling(False, "exclude pattern 'wandb/' (on wandb/)") == rules.verdict("wandb/run/x.json")
     assert Ruling(False, "exclude pattern 'wandb/'") == rules.verdict("wandb", is_dir=True)
     assert rules.verdict("wandb").taken
 
