@@ -188,7 +188,11 @@ class Pipeline:
                 return []
             if not self._has_room():
                 return []
-            commits = [commit for unit in list(self._units) for commit in self._commit_unit(unit)]
+            commits = [
+                commit
+                for unit in sorted(self._units, key=lambda unit: (step_of(unit), unit))
+                for commit in self._commit_unit(unit)
+            ]
             if not units_only:
                 commits += self._commit_settled()
                 commits += self._commit_removed(confirmed=confirm_deletes)
