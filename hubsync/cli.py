@@ -233,6 +233,37 @@ _command("reload", "Ask the running daemon to read its config again.")
 
 
 @cli.command()
+@click.argument("target")
+@click.option("--unit", help="The unit, such as checkpoint-500 (default: all that is there now).")
+@click.option("--mirror", help="The mirror (default: all that are required).")
+@click.option("--timeout", help="How long to wait, such as 10m (default: until it is done).")
+@json_option
+@config_option
+@pass_session
+def wait(
+    session: Session, target: str, unit: str | None, mirror: str | None, timeout: str | None, *, as_json: bool
+) -> None:
+    """Wait until a unit, or all that is there now, is published.
+
+    Exits with 1, and why, if it is not published in time or cannot be, and with 3 if no daemon runs. Without --unit it
+    does not wait for the schedule: files are committed as they settle. A unit never waits for it.
+    """
+    from hubsync.wait import Wish
+    from hubsync.wait_client import wait_for
+
+    config = session.load()
+    wish = Wish(config.target(target).name, unit.rstrip("/") if unit else None, mirror)
+    answer = wait_for(config, wish, None if timeout is None else _seconds(timeout))
+    if as_json:
+        _print_json(**asdict(wish), **asdict(answer))
+    else:
+        click.echo(answer.reason, err=not answer.published)
+        if answer.hint:
+            click.echo(f"  → {answer.hint}", err=True)
+    sys.exit(0 if answer.published else 1)
+
+
+@cli.command()
 @click.option("--online", is_flag=True, help="Also try git, git-lfs, tokens, repositories, limits, links and disk.")
 @json_option
 @config_option

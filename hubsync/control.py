@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,25 @@ log = structlog.get_logger()
 Obey = Callable[[str, tuple[str, ...]], dict[str, object]]
 
 
-class ControlServer:
-    """Listens at *path* and hands commands to *obey*."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked over the socket; *options* are those of ``wait``."""
 
-    def __init__(self, path: Path, obey: Obey) -> None:
+    command: str
+    targets: tuple[str, ...]
+    options: dict[str, Any]
+
+
+Await = Callable[[Request, Callable[[], bool]], dict[str, object]]  # the second says whether nobody waits any more
+
+
+class ControlServer:
+    """Listens at *path* and hands commands to *obey*, one at a time; each ``wait`` has a thread and ends with *answer*."""
+
+    def __init__(self, path: Path, obey: Obey, answer: Await | None = None) -> None:
         self._path = path
         self._obey = obey
+        self._await = answer
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
@@ -66,23 +80,34 @@ class ControlServer:
         if uid not in {0, os.geteuid()}:
             return
         try:
-            command, targets = _parse(_read_line(connection))
-            log.info("control.received", command=command, targets=list(targets), uid=uid, pid=pid)
-            answer = {"ok": True, **self._obey(command, targets)}
+            request = _parse(_read_line(connection))
         except HubsyncError as exc:
-            answer = {"ok": False, "error": str(exc), "hint": exc.hint}
-        except Exception as exc:  # a bug in one command must not leave the daemon deaf
-            log.exception("schedule.failed", job="control", error=f"{type(exc).__name__}: {exc}", error_kind="internal",
-                          retryable=True)  # fmt: skip
-            answer = {"ok": False, "error": "it failed; the daemon's log says more"}
-        connection.sendall(json.dumps(answer).encode() + b"\n")
+            _reply(connection, _refusal(exc))
+            return
+        log.info("control.received", command=request.command, targets=list(request.targets), uid=uid, pid=pid)
+        if request.command == "wait" and self._await is not None:
+            held = connection.dup()  # the caller closes its own
+            held.setblocking(False)  # an answer fits into the socket's buffer
+            threading.Thread(target=self._hold, args=(held, request), name="hubsync-wait", daemon=True).start()
+        else:
+            _reply(connection, _answer_safely(lambda: self._obey(request.command, request.targets)))
+
+    def _hold(self, connection: socket.socket, request: Request) -> None:
+        """Answer a ``wait`` when it is over; nobody is told if the sender has gone."""
+        assert self._await is not None  # noqa: S101 - asked before
+        answer = self._await
+        with contextlib.suppress(OSError), connection:
+            _reply(connection, _answer_safely(lambda: answer(request, lambda: _is_gone(connection))))
 
 
-def send_command(path: Path, command: str, targets: tuple[str, ...]) -> dict[str, Any]:
-    """Send a command to the daemon that listens at *path* and return its answer.
+def send_command(
+    path: Path, command: str, targets: tuple[str, ...], *, timeout_s: float | None = _TIMEOUT_S, **options: object
+) -> dict[str, Any]:
+    """Send a command to the daemon that listens at *path* and return its answer, for which ``None`` waits for ever.
 
     Raises:
-        NotRunningError: no daemon listens there.
+        NotRunningError: no daemon listens there, or it ended before it could answer.
+        TimeoutError: it did not answer in time.
         UsageError: it refused.
     """
     try:
@@ -90,12 +115,16 @@ def send_command(path: Path, command: str, targets: tuple[str, ...]) -> dict[str
             connection.settimeout(_TIMEOUT_S)
             with _in_directory(path) as name:
                 connection.connect(name)
-            connection.sendall(json.dumps({"command": command, "targets": targets}).encode() + b"\n")
-            answer: dict[str, Any] = json.loads(_read_line(connection) or b"{}")
+            connection.sendall(json.dumps({"command": command, "targets": targets, "options": options}).encode() + b"\n")
+            connection.settimeout(timeout_s)
+            answer: dict[str, Any] = json.loads(_read_line(connection))
+    except TimeoutError:
+        raise
     except (OSError, ValueError) as exc:
         raise NotRunningError("no hubsync is running here", hint="start it: hubsync run") from exc
     if not answer.get("ok"):
-        raise UsageError(str(answer.get("error", "no answer")), hint=str(answer.get("hint", "")))
+        kind = NotRunningError if answer.get("error_kind") == NotRunningError.error_kind else UsageError
+        raise kind(str(answer.get("error", "no answer")), hint=str(answer.get("hint", "")))
 
     return answer
 
@@ -110,10 +139,40 @@ def _in_directory(path: Path) -> Any:  # noqa: ANN401 - a context manager
         os.close(fd)
 
 
-def _parse(line: bytes) -> tuple[str, tuple[str, ...]]:
+def _answer_safely(work: Callable[[], dict[str, object]]) -> dict[str, object]:
+    try:
+        return {"ok": True, **work()}
+    except HubsyncError as exc:
+        return _refusal(exc)
+    except Exception as exc:  # a bug in one command must not leave the daemon deaf
+        log.exception("schedule.failed", job="control", error=f"{type(exc).__name__}: {exc}", error_kind="internal",
+                      retryable=True)  # fmt: skip
+        return {"ok": False, "error": "it failed; the daemon's log says more"}
+
+
+def _refusal(exc: HubsyncError) -> dict[str, object]:
+    return {"ok": False, "error": str(exc), "error_kind": exc.error_kind, "hint": exc.hint}
+
+
+def _reply(connection: socket.socket, answer: dict[str, object]) -> None:
+    connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    """Tell whether the sender hung up; it says nothing more after its command."""
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _parse(line: bytes) -> Request:
     try:
         asked = json.loads(line)
-        return str(asked["command"]), tuple(str(name) for name in asked.get("targets", ()))
+        targets = tuple(str(name) for name in asked.get("targets", ()))
+        return Request(str(asked["command"]), targets, dict(asked.get("options", {})))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise UsageError("not a command") from exc
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,8 +18,8 @@ import structlog
 from hubsync import __version__
 from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
-from hubsync.control import ControlServer
-from hubsync.errors import ConfigError, DiskFullError, HubsyncError, UsageError
+from hubsync.control import ControlServer, Request
+from hubsync.errors import ConfigError, DiskFullError, HubsyncError, NotRunningError, UsageError
 from hubsync.jobs import Jobs, every, make_trigger
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
@@ -29,6 +30,7 @@ from hubsync.report import describe_target, summarize
 from hubsync.service import TargetWork, hold_state, open_target, select_targets
 from hubsync.signals import Bell
 from hubsync.store.process import StoppedError
+from hubsync.wait import Answer, News, Wait, Wish
 from hubsync.watch.mounts import network_file_system
 from hubsync.watch.observer import SourceObserver
 
@@ -36,6 +38,8 @@ _PARKED_TRY_S = 3600.0
 _CHECK_S = 10.0  # how often an observer is asked whether it lives
 _STATUS_DELAY_S = 1.0
 _STOP_S = 20.0
+_LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
+_LEAST_LOOK_S = 0.05
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
 log = structlog.get_logger()
@@ -210,6 +214,7 @@ class TargetRun:
         self.is_paused = False
         self._jobs = jobs
         self._on_change = on_change
+        self._looking = threading.Lock()  # held while a wait looks: the store must not be closed meanwhile
 
     @property
     def target(self) -> Target:
@@ -235,6 +240,38 @@ class TargetRun:
             self._jobs.remove(self._push_name(worker))
         self.watcher.stop()
 
+    def close(self) -> None:
+        """Close the store, after ``stop``."""
+        with self._looking:
+            self.work.close()
+
+    def begin_wait(self, wish: Wish) -> Wait | None:
+        """Begin a wait with what is there now; return ``None`` if this run has ended. Backoffs end, as by ``flush``."""
+        with self._looking:
+            if self.interrupted.is_set():
+                return None
+            wait = Wait(self.work, wish)
+            wait.begin()
+        self.watcher.look_again()
+        self._end_backoff()
+        self.wake_mirrors()
+
+        return wait
+
+    def look(self, wait: Wait) -> tuple[Answer, float] | None:
+        """Return how far *wait* is, and for how many seconds that holds without news; ``None`` if this run has ended."""
+        with self._looking:
+            if self.interrupted.is_set():
+                return None
+            answer = wait.look()
+            due = self.work.pipeline.next_due()
+        if self.is_paused and not answer.final:
+            answer = Answer(False, f"{self.target.name} is paused", f"hubsync resume {self.target.name}", final=True)
+        if answer.hasten:
+            self._jobs.wake(f"commit:{self.target.name}")
+
+        return answer, _LOOK_S if due is None else max(_LEAST_LOOK_S, min(_LOOK_S, due - time.monotonic()))
+
     def commit(self) -> None:
         """Commit what is settled, then let the mirrors go."""
         if self.is_paused:
@@ -246,10 +283,13 @@ class TargetRun:
 
     def flush(self) -> None:
         """Commit and publish now, whatever wait is on."""
+        self._end_backoff()
+        self._jobs.wake(f"commit:{self.target.name}")
+
+    def _end_backoff(self) -> None:
         for worker in self.work.workers:
             if worker.trouble is not None:
                 worker.trouble.next_try = 0.0
-        self._jobs.wake(f"commit:{self.target.name}")
 
     def wake_mirrors(self) -> None:
         """Let every mirror see whether there is something to publish."""
@@ -281,6 +321,7 @@ class Daemon:
         self._tokens = Tokens(environment)
         self._stop = threading.Event()
         self._bell = Bell()
+        self._news = News()
         self._jobs = Jobs(_MOST_THREADS)
         self._runs: dict[str, TargetRun] = {}
         self._lock_fd = -1
@@ -299,7 +340,7 @@ class Daemon:
             log.info("daemon.started", version=__version__, config=str(self._config.path), pid=os.getpid(),
                      targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
                      python=platform.python_version())  # fmt: skip
-            control = ControlServer(self._config.service.state_dir / "control.sock", self._obey)
+            control = ControlServer(self._config.service.state_dir / "control.sock", self._obey, self._await)
             control.start()
             stack.callback(control.stop)
             self._jobs.add("status", self._write_status, None)
@@ -355,13 +396,14 @@ class Daemon:
         log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s)
         for run in self._runs.values():
             run.interrupted.set()
+        self._news.tell()
         for run in self._runs.values():
             run.stop()
         clean = self._jobs.stop(self._config.service.shutdown_grace_s)
         self._state = "stopped"
         self._write_status(force=True)
         for run in self._runs.values():
-            run.work.close()
+            run.close()
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
                  clean=clean, took_s=round(time.monotonic() - began, 3))  # fmt: skip
 
@@ -411,7 +453,7 @@ class Daemon:
         users = (f"push:{name}/", f"commit:{name}", "status", "heartbeat")
         while any(job.startswith(users) for job in self._jobs.running()):
             time.sleep(0.02)
-        run.work.close()
+        run.close()
 
     def _obey(self, command: str, names: tuple[str, ...]) -> dict[str, object]:
         """Carry out what came over the control socket."""
@@ -433,10 +475,32 @@ class Daemon:
 
         return {"targets": targets}
 
+    def _await(self, request: Request, is_gone: Callable[[], bool]) -> dict[str, object]:
+        """Answer a ``wait`` when what it asks for is published, cannot be, or its time is over."""
+        wish = Wish(request.targets[0], request.options.get("unit"), request.options.get("mirror"))
+        limit_s = request.options.get("limit_s")
+        deadline = float("inf") if limit_s is None else time.monotonic() + float(limit_s)
+        wait, owner = None, None
+        while not self._stop.is_set() and not is_gone():
+            seen = self._news.count()
+            self._config.target(wish.target)  # a reload may have dropped it
+            run = self._runs.get(wish.target)
+            if run is not None and run is not owner:
+                wait, owner = run.begin_wait(wish), run
+            looked = run.look(wait) if run is not None and wait is not None else None
+            answer, holds_s = looked or (Answer(False, f"{wish.target} is not open; the log says why"), _LOOK_S)
+            left_s = deadline - time.monotonic()
+            if answer.final or left_s <= 0:
+                return asdict(answer)
+            self._news.wait_after(seen, min(left_s, holds_s))
+
+        raise NotRunningError("hubsync is stopping")
+
     # --- what it says of itself
 
     def _note_change(self) -> None:
-        """Have the status written soon; changes until then are in it."""
+        """Tell who waits, and have the status written soon; changes until then are in it."""
+        self._news.tell()
         if not self._status_is_due:
             self._status_is_due = True
             self._jobs.wake("status", after_s=_STATUS_DELAY_S)

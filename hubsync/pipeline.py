@@ -51,6 +51,15 @@ class Settled:
     early: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Why a file or unit is not committed as it stands. *settled*: the next commit takes it. *final*: waiting is no use."""
+
+    reason: str
+    settled: bool = False
+    final: bool = False
+
+
 @dataclass(slots=True)
 class _Unit:
     """What is known of a unit that is not published as it stands."""
@@ -224,6 +233,16 @@ class Pipeline:
         with self.lock:
             units = {f"{name}/": unit.completion.reason for name, unit in self._units.items()}
             return {**self._held.reasons, **units}
+
+    def pending(self) -> dict[str, Pending]:
+        """Return what is not committed as it stands: files outside of units, and units (with a trailing slash)."""
+        with self.lock:
+            held, unquiet = self._held.reasons, self._settler.waiting(float("-inf"))
+            files = {path: Pending(reason, final=True) for path, reason in held.items()}
+            files |= {path: Pending(held.get(path, "waits for the schedule"), settled=True) for path in self._settled}
+            files |= dict.fromkeys(unquiet, Pending("is not quiet yet"))
+            loose = {path: one for path, one in files.items() if self.unit_of(path) is None and not path.endswith("/")}
+            return loose | {f"{n}/": Pending(u.completion.reason, final=u.abandoned) for n, u in self._units.items()}
 
     def count_settled(self) -> int:
         """Return how many settled files wait for a commit."""

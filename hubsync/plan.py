@@ -46,7 +46,7 @@ def make_plan(config: Config, target: Target) -> Plan:
         SourceError: the source is missing or no directory.
     """
     inventory = take_inventory(target.source, PathRules(target.include, target.exclude))
-    known = _read_known(_directory(config, target) / "ledger.sqlite")
+    known = _read_known(store_directory(config, target) / "ledger.sqlite")
     routes = RouteRules(target.lfs.patterns, target.lfs.threshold_bytes)
     changed = [entry for path, entry in inventory.entries.items() if known.get(path) != entry.identity]
     steps = [_plan_entry(target, entry, routes) for entry in sorted(changed)]
@@ -91,5 +91,6 @@ def _read_known(path: Path) -> dict[str, object]:
             ledger.close()
 
 
-def _directory(config: Config, target: Target) -> Path:
+def store_directory(config: Config, target: Target) -> Path:
+    """Return where the store of *target* lies."""
     return (target.store_dir or config.service.state_dir / "targets") / target.name

@@ -21,7 +21,7 @@ from hubsync.mirror.remote import HeadMovedError, Remote
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.view import Ahead, Line, Step, View, fold
-from hubsync.store.git import TreeChange
+from hubsync.store.git import Git, TreeChange
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.watch.rules import PathRules
@@ -61,6 +61,12 @@ class Backlog:
     since: int | None = None
 
 
+def read_published(store: Store, mirror: str) -> str | None:
+    """Return the snapshot that *mirror* is known to hold, without opening anything for writing."""
+    directory = store.mirror_directory(mirror)
+    return Git(directory).resolve(_PUBLISHED) if directory.exists() else None
+
+
 class Publisher:
     """Keeps one mirror of one target up to date. Not for use by several threads at once."""
 
@@ -94,6 +100,15 @@ class Publisher:
     def published(self) -> str | None:
         """Return the newest snapshot that the mirror is known to hold."""
         return self._refs.get(_PUBLISHED)
+
+    def holds(self, snapshot: str, unit: str | None) -> bool:
+        """Tell whether the mirror shows *unit*, or with ``None`` everything, as it is at *snapshot* or later."""
+        if unit is None:
+            return not self._refused and self._store.is_ancestor(snapshot, self.published())
+        if self._view.refuses_unit(unit):
+            return False
+        shown = [self.published(), self._ahead(self._store.backlog(self.published())).units.get(unit)]
+        return any(self._store.is_ancestor(snapshot, commit) for commit in shown if commit)
 
     def head(self) -> str | None:
         """Return the head of the mirror's main branch as we left it, as the mirror names it."""

@@ -108,6 +108,10 @@ class View:
         """Tell whether the mirror gets *path* of the source."""
         return self._is_whole or self._rules.verdict(path).taken
 
+    def refuses_unit(self, unit: str) -> bool:
+        """Tell whether the mirror refuses a file of *unit*."""
+        return unit in self._frozen()
+
     def unit_of(self, path: str) -> str | None:
         """Return the unit that *path* of the source belongs to."""
         return unit_of(self._target, path)

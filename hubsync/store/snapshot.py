@@ -92,12 +92,15 @@ class Store:
 
         Each mirror has its own, so that a slow fetch for one holds no lock (of refs, of the shallow file) for another.
         """
-        directory = self.directory / "mirrors" / f"{quote(name, safe='')}.git"
-        git = Git(directory, inherit=self._inherit)
+        git = Git(self.mirror_directory(name), inherit=self._inherit)
         git.open(borrow=self.git.git_dir)
         git.repack()
 
         return git
+
+    def mirror_directory(self, name: str) -> Path:
+        """Return where the repository of one mirror lies."""
+        return self.directory / "mirrors" / f"{quote(name, safe='')}.git"
 
     def write(self) -> "SnapshotWriter":
         """Return a writer of new snapshots; use it as a context manager."""
@@ -123,6 +126,19 @@ class Store:
         """Return the unit that was completed last in the history of *snapshot*."""
         completed = self.completed(snapshot)
         return completed[-1].units[-1] if completed else None
+
+    def find_unit(self, unit: str) -> str | None:
+        """Return the newest snapshot that completes *unit*."""
+        named = ("--fixed-strings", f"--grep={_UNIT_TRAILER}{unit}")  # a longer name matches as well
+        raw = self.git.text("log", "--first-parent", "-z", *named, "--format=%H %at %ct %B", "--all")
+        found = (_read_snapshot(record) for record in raw.split("\0") if record)
+        return next((snapshot.commit for snapshot in found if unit in snapshot.units), None)
+
+    def is_ancestor(self, commit: str, published: str | None) -> bool:
+        """Tell whether what is *published* holds the snapshot *commit*."""
+        if published is None:
+            return False
+        return self.git.run("merge-base", "--is-ancestor", commit, published, check=False).returncode == 0
 
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
         """Return those of *blobs* that are pointers."""

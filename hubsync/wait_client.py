@@ -1,0 +1,50 @@
+"""Waits for a publication from outside: asks the daemon, and if none runs, sees whether it has happened already."""
+
+from hubsync.config.model import Config, Target
+from hubsync.control import send_command
+from hubsync.errors import NotRunningError
+from hubsync.mirror.publish import read_published
+from hubsync.plan import make_plan, store_directory
+from hubsync.store.snapshot import SNAPSHOTS, Store
+from hubsync.wait import Answer, Wish, choose_mirrors
+
+_GRACE_S = 5.0  # a daemon that captures a large file answers late
+
+
+def wait_for(config: Config, wish: Wish, timeout_s: float | None) -> Answer:
+    """Return when what *wish* asks for is published, cannot be, or *timeout_s* is over. The daemon watches, nobody polls.
+
+    Raises:
+        NotRunningError: no daemon runs, and it is not published already.
+        UsageError: there is no such target or mirror.
+    """
+    target = config.target(wish.target)
+    choose_mirrors(target, wish.mirror)
+    try:
+        answer = send_command(
+            config.service.state_dir / "control.sock", "wait", (wish.target,), unit=wish.unit, mirror=wish.mirror,
+            timeout_s=None if timeout_s is None else timeout_s + _GRACE_S, limit_s=timeout_s,
+        )  # fmt: skip
+    except NotRunningError as exc:
+        if _is_published_already(config, target, wish):
+            return Answer(True, f"{wish.unit or 'everything'} was published before; no hubsync is running", final=True)
+        raise NotRunningError(f"{exc}, and {wish.unit or f'all of {target.name}'} is not published", hint=exc.hint) from exc
+    except TimeoutError:
+        return Answer(False, "hubsync is busy and has not answered in time", "see `hubsync status`")
+    del answer["ok"]
+
+    return Answer(**answer)
+
+
+def _is_published_already(config: Config, target: Target, wish: Wish) -> bool:
+    steps = [step for step in make_plan(config, target).steps if step.action in {"capture", "hold"}]
+    if any(wish.unit in {None, step.unit} for step in steps):
+        return False
+    store = Store(store_directory(config, target), target.source)
+    if not (store.git.git_dir / "HEAD").exists():
+        return not steps and wish.unit is None
+    goal = store.find_unit(wish.unit) if wish.unit else store.git.resolve(SNAPSHOTS)
+    if goal is None:
+        return False
+
+    return all(store.is_ancestor(goal, read_published(store, name)) for name in choose_mirrors(target, wish.mirror))
