@@ -36,6 +36,7 @@ from hubsync.watch.layouts import Completion, judge
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
 from hubsync.watch.settle import Settler
+from hubsync.watch.unit_facts import MARK
 
 _HASH_THREADS = 2
 _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
@@ -142,7 +143,10 @@ class Pipeline:
     def note(self, path: str) -> None:
         """Look at *path*, of which an event said that it changed."""
         with self.lock:
-            if self.halted is not None or not self._rules.verdict(path).taken:
+            if self.halted is not None:
+                return
+            if not self._rules.verdict(path).taken:
+                self._judge_marked(path)
                 return
             try:
                 entry = look(self.target.source, path)
@@ -337,6 +341,12 @@ class Pipeline:
         for unit in list(self._units):
             if str(PurePosixPath(unit).parent) == parent:
                 self._judge(unit)
+
+    def _judge_marked(self, path: str) -> None:
+        """Judge the unit in which a callback has put its mark."""
+        unit, _, name = path.rpartition("/")
+        if name == MARK and unit in self._units:
+            self._judge(unit)
 
     def _judge(self, unit: str) -> None:
         state = self._units.setdefault(unit, _Unit(time.monotonic()))

@@ -26,7 +26,7 @@ from hubsync.watch.layout_words import (
     unless_patient,
     weights,
 )
-from hubsync.watch.unit_facts import Lack, UnitFacts
+from hubsync.watch.unit_facts import MARK, Lack, UnitFacts
 
 
 def lacks_signal(unit: UnitFacts) -> Iterator[Lack]:
@@ -84,6 +84,21 @@ def lacks_checkpoint_or_time(unit: UnitFacts) -> Iterator[Lack]:
     yield from unless_patient(unit, needs(unit, awaited))
     if is_model(unit):
         yield from lacks_model(unit)
+
+
+# --- our own callbacks: the training program says that it is done, whatever it wrote
+
+
+def is_marked(unit: UnitFacts) -> bool:
+    """Return whether a callback has marked the unit."""
+    return MARK in unit.markers
+
+
+def lacks_marked(unit: UnitFacts) -> Iterator[Lack]:
+    """Only a unit that is saved again in place outruns its mark; one that was copied may be in that order as well."""
+    if SENTINEL in unit.files:
+        yield Lack(f"{SENTINEL} says so")
+    yield from unless_patient(unit, needs_newer(unit, MARK, weights(unit), CLOCKS_NS))
 
 
 # --- DeepSpeed, Megatron-LM: a small file beside the unit names the last one that is whole

@@ -16,7 +16,7 @@ from hubsync.watch import layout_models as models
 from hubsync.watch import layout_rows as rows
 from hubsync.watch.layout_names import missing_members, missing_ranks, missing_shards, shown
 from hubsync.watch.layout_words import below, needs_latest_inside, needs_metadata
-from hubsync.watch.unit_facts import LINKS, MARKERS, Completion, FileFact, Lack, UnitFacts
+from hubsync.watch.unit_facts import LINKS, MARK, MARKERS, Completion, FileFact, Lack, UnitFacts
 
 __all__ = ["LAYOUTS", "LINKS", "MARKERS", "Completion", "FileFact", "Layout", "UnitFacts", "judge"]
 
@@ -91,6 +91,13 @@ LAYOUTS = (
         "the config",
         lambda unit: bool(unit.complete_when),
         rows.lacks_signal,
+    ),
+    Layout(
+        "marked by its writer",
+        f"{MARK} is there and no older than the weights",
+        "hubsync.integrations",
+        rows.is_marked,
+        rows.lacks_marked,
     ),
     Layout(
         "transformers Trainer",

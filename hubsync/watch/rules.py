@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pathspec
 
+from hubsync.watch.unit_facts import MARK
+
 # Names of files that a writer has not finished, and what other programs leave beside them. Never taken, by any rule.
 TEMPORARY_NAMES = (
     ".tmp*",  # safetensors >= 0.8: .tmpXXXXXX, full size from the start (huggingface/safetensors, pull request 764)
@@ -55,6 +57,7 @@ class Ruling(NamedTuple):
     reason: str
 
 
+_OWN_MARK = Ruling(False, "it is for hubsync alone")
 _TAKEN = Ruling(True, "no rule excludes it")
 _TOO_DEEP = Ruling(False, f"deeper than {DEEPEST} directories")
 
@@ -86,6 +89,8 @@ class PathRules:
             return Ruling(False, reason)
         if reason := temporary_reason(name, is_dir=is_dir):
             return Ruling(False, reason)
+        if name == MARK:
+            return _OWN_MARK
         if not is_dir and self._included is not None and not self._included.match_file(path):
             return Ruling(False, "no include pattern matches")
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+MARK = ".hubsync-complete"  # an empty file that our own callbacks put into a unit when it is complete; never published
+
 # Small files whose text the caller puts into UnitFacts.markers, and whose time into marker_times, if they exist.
 MARKERS = (
     "latest",  # DeepSpeed, in a directory of tags
@@ -11,6 +13,7 @@ MARKERS = (
     "../latest_checkpointed_iteration.txt",  # Megatron-LM, verl
     "model_index.json",  # diffusers
     "_CHECKPOINT_METADATA",  # Orbax
+    MARK,
 )
 LINKS = ("../last",)  # symbolic links of which the caller puts where they lead into UnitFacts.markers: LeRobot
 

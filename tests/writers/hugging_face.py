@@ -3,7 +3,7 @@
 Each repeats the order of operations of the original, which ``hubsync.watch.layouts`` names as the source of its row.
 """
 
-from disk import Disk, Done, Early, Step, Steps, archive, distcp, plain, safetensors, torch_save, weight_map
+from disk import Disk, Done, Early, Step, Steps, archive, distcp, plain, renamed, safetensors, torch_save, weight_map
 
 CHECKPOINT = "checkpoint-500"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -51,6 +51,13 @@ def trainer_weights_only(disk: Disk) -> Steps:
     yield from save_pretrained(disk, CHECKPOINT)
     yield from torch_save(disk, f"{CHECKPOINT}/training_args.bin")
     yield from plain(disk, f"{CHECKPOINT}/trainer_state.json", {"global_step": 500}, Done)
+
+
+def marked(disk: Disk) -> Steps:
+    """A training loop of somebody's own, with hubsync's callback."""
+    yield from save_pretrained(disk, CHECKPOINT)
+    yield from _training_states(disk, CHECKPOINT)
+    yield from renamed(disk, f"{CHECKPOINT}/.hubsync-complete", b"", ".hubsync-complete.tmp", Done)
 
 
 def trainer_adapter(disk: Disk) -> Steps:

@@ -36,6 +36,7 @@ WRITERS = {
     for writer in (
         Writer(hf.trainer, (hf.CHECKPOINT,), again=True),
         Writer(hf.trainer_weights_only, (hf.CHECKPOINT,), again=True),
+        Writer(hf.marked, (hf.CHECKPOINT,), again=True),
         Writer(hf.trainer_adapter, (hf.CHECKPOINT,), again=True),
         Writer(hf.trainer_ranks, (hf.CHECKPOINT,), again=True),
         Writer(hf.trainer_fsdp, (hf.CHECKPOINT,), again=True),
