@@ -316,9 +316,9 @@ class Pipeline:
             self._release_due = True
         if self.store.ledger.in_tree(path) is not None:
             self._removed.add(path)
-        unit = self.unit_of(path)
-        if unit in self._units and not (self.target.source / unit).is_dir():
-            del self._units[unit]
+        for unit in {path, self.unit_of(path)} & self._units.keys():
+            if not (self.target.source / unit).is_dir():
+                del self._units[unit]
 
     def _report_skipped(self, inventory: Inventory) -> None:
         for path, skip in inventory.skipped.items():
@@ -349,6 +349,9 @@ class Pipeline:
             self._judge(unit)
 
     def _judge(self, unit: str) -> None:
+        if not (self.target.source / unit).is_dir():
+            self._units.pop(unit, None)  # with a directory above it, or no event has told
+            return
         state = self._units.setdefault(unit, _Unit(time.monotonic()))
         held = dict.fromkeys(self._settler.waiting(time.monotonic()), "still being written")
         held |= {path: self._held.reasons.get(path, "refused") for path in self._refused}

@@ -210,6 +210,26 @@ def test_a_unit_that_vanishes_is_held_no_longer(local: Rig) -> None:
     assert set() == local.held_objects()
 
 
+@pytest.mark.parametrize("told", ["checkpoint-1", "elsewhere", None])
+def test_a_unit_that_goes_file_by_file_leaves_nothing_behind(local: Rig, told: str | None) -> None:
+    """A trainer that rotates empties a directory before it removes it: either event, or an inventory, ends the wait."""
+    write_unit(local, "checkpoint-1")
+    (local.source / "checkpoint-1" / "trainer_state.json").unlink()
+    local.settle()
+    for path in (local.source / "checkpoint-1").iterdir():
+        path.unlink()
+        local.pipeline.note(f"checkpoint-1/{path.name}")
+    assert local.pipeline.pending()
+
+    (local.source / "checkpoint-1").rmdir()
+    if told is None:
+        local.pipeline.take_inventory()
+    else:
+        local.pipeline.note(told)
+
+    assert {} == local.pipeline.pending()
+
+
 def test_a_unit_that_stays_incomplete_is_reported(make_rig: MakeRig) -> None:
     """After its time a unit is said to be abandoned, once, with what is missing; it may still be completed."""
     rig = make_rig(units=UNITS, unit_timeout_s=0.05)
