@@ -1,5 +1,5 @@
 # Everything a person or CI runs. Each target sets up what it needs, once.
-.PHONY: setup demo test soak lint bench lock clean
+.PHONY: setup demo test test-writers soak lint bench lock clean
 
 PY := .venv/bin/python
 DIR ?=
@@ -16,6 +16,16 @@ demo: setup  ## watch it work; DIR=/path/to/models takes your own directory
 
 test: setup  ## all tests, under ten minutes on two cores
 	@$(PY) -m pytest -n 2 --dist worksteal -q tests
+
+test-writers: setup .venv-writers/.ready  ## real torch, transformers, Lightning ... train and save; every commit is loaded
+	@$(PY) -m pytest -q -n 2 --timeout 600 tests/writers_real/every_commit.py $(ONLY)
+
+.venv-writers/.ready: tests/writers_real/requirements.txt pyproject.toml  # pip, where it takes torch's smaller build for CPUs
+	@python3 -m venv .venv-writers
+	@.venv-writers/bin/pip install --quiet --requirement tests/writers_real/requirements.txt --editable .
+	@for version in 0.3.3 0.4.5 0.5.3 0.7.0; do \
+	  .venv-writers/bin/pip install --quiet --no-deps --target .venv-writers/safetensors-$$version safetensors==$$version; done
+	@touch $@
 
 soak: setup  ## many random histories of saves, faults and foreign commits; HUBSYNC_SEEDS says how many
 	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q tests/mirror/test_any_order.py
@@ -34,4 +44,4 @@ lock:  ## pin the newest versions that pyproject.toml allows
 	  --all-extras --group dev pyproject.toml --output-file requirements.lock --upgrade
 
 clean:
-	rm -rf .venv .demo .bench dist
+	rm -rf .venv .venv-writers .demo .bench dist
