@@ -316,8 +316,8 @@ class Pipeline:
             self._release_due = True
         if self.store.ledger.in_tree(path) is not None:
             self._removed.add(path)
-        for unit in {path, self.unit_of(path)} & self._units.keys():
-            if not (self.target.source / unit).is_dir():
+        for unit in (path, self.unit_of(path)):
+            if unit in self._units and not (self.target.source / unit).is_dir():
                 del self._units[unit]
 
     def _report_skipped(self, inventory: Inventory) -> None:
