@@ -223,7 +223,12 @@ def _command(name: str, doc: str) -> None:
         from hubsync.control import send_command
 
         answer = send_command(session.find_state_dir() / "control.sock", name, targets)
-        click.echo(f"{name}: {', '.join(answer['targets'])}" if answer["targets"] else name)
+        if done := ", ".join(answer["targets"]) or answer.get("done"):
+            click.echo(f"{name}: {done}")
+        for target, why in answer.get("idle", {}).items():
+            click.echo(f"{target} is {why}", err=True)
+        if answer.get("idle") and (targets or not answer["targets"]):
+            sys.exit(1)
 
 
 _command("flush", "Ask the running daemon to commit and publish now.")

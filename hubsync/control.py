@@ -13,11 +13,12 @@ from typing import Any
 
 import structlog
 
-from hubsync.errors import HubsyncError, NotRunningError, UsageError
+from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
 
 _MOST_BYTES = 65536
 _TIMEOUT_S = 5.0
 _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+_REFUSALS = {error.error_kind: error for error in (ConfigError, NotRunningError, StateError, UsageError)}
 
 log = structlog.get_logger()
 
@@ -108,7 +109,7 @@ def send_command(
     Raises:
         NotRunningError: no daemon listens there, or it ended before it could answer.
         TimeoutError: it did not answer in time.
-        UsageError: it refused.
+        HubsyncError: it refused; of the class that it raised, where the exit code depends on that.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -123,8 +124,8 @@ def send_command(
     except (OSError, ValueError) as exc:
         raise NotRunningError("no hubsync is running here", hint="start it: hubsync run") from exc
     if not answer.get("ok"):
-        kind = NotRunningError if answer.get("error_kind") == NotRunningError.error_kind else UsageError
-        raise kind(str(answer.get("error", "no answer")), hint=str(answer.get("hint", "")))
+        refusal = _REFUSALS.get(str(answer.get("error_kind")), HubsyncError)
+        raise refusal(str(answer.get("error", "no answer")), hint=str(answer.get("hint", "")))
 
     return answer
 

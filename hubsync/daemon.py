@@ -7,11 +7,10 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 
@@ -26,7 +25,8 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
-from hubsync.report import describe_target, summarize
+from hubsync.pauses import Pauses
+from hubsync.report import describe_rejected, describe_target, describe_unopened, summarize
 from hubsync.service import TargetWork, hold_state, open_target, select_targets
 from hubsync.signals import Bell
 from hubsync.store.process import StoppedError
@@ -40,6 +40,8 @@ _STATUS_DELAY_S = 1.0
 _STOP_S = 20.0
 _LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _LEAST_LOOK_S = 0.05
+_TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
+_POLL_S = 0.02
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
 log = structlog.get_logger()
@@ -207,11 +209,13 @@ class Watcher(threading.Thread):
 class TargetRun:
     """A target that runs: its watcher and its jobs."""
 
-    def __init__(self, work: TargetWork, stop: threading.Event, jobs: Jobs, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, work: TargetWork, stop: threading.Event, jobs: Jobs, pauses: Pauses, on_change: Callable[[], None]
+    ) -> None:
         self.work = work
         self.interrupted = stop
         self.watcher = Watcher(work, self.wake_mirrors)
-        self.is_paused = False
+        self._pauses = pauses
         self._jobs = jobs
         self._on_change = on_change
         self._looking = threading.Lock()  # held while a wait looks: the store must not be closed meanwhile
@@ -221,9 +225,25 @@ class TargetRun:
         """The target's declaration."""
         return self.work.target
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is committed or published until ``resume``."""
+        return self.target.name in self._pauses
+
+    def is_well(self) -> bool:
+        """Tell whether the watch goes on, or was told to stop."""
+        return self.watcher.is_alive() or self.interrupted.is_set()
+
+    def is_busy(self) -> bool:
+        """Tell whether a commit or a publication runs."""
+        name = self.target.name
+        return any(job == f"commit:{name}" or job.startswith(f"push:{name}/") for job in self._jobs.running())
+
     def start(self) -> None:
         """Watch, and run by schedule."""
         name = self.target.name
+        if self.is_paused:
+            self._tell_paused()
         self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
         self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
         for worker in self.work.workers:
@@ -291,6 +311,30 @@ class TargetRun:
             if worker.trouble is not None:
                 worker.trouble.next_try = 0.0
 
+    def pause(self) -> None:
+        """Commit and publish nothing until ``resume``, also after a restart."""
+        self._pauses.add(self.target.name)
+        self._tell_paused()
+        self._on_change()
+
+    def resume(self) -> None:
+        """Go on, with all that waits."""
+        if self.is_paused:
+            self._pauses.discard(self.target.name)
+            log.info("target.resumed", target=self.target.name, source=str(self.target.source))
+        self.flush()
+        self._on_change()
+
+    def wake_mended(self) -> None:
+        """Let mirrors try again whose token was replaced since they failed."""
+        for worker in self.work.workers:
+            if worker.has_new_token() and not worker.is_running:
+                self._jobs.wake(self._push_name(worker))
+
+    def _tell_paused(self) -> None:
+        log.warning("target.paused", target=self.target.name, source=str(self.target.source),
+                    hint=f"hubsync resume {self.target.name}")  # fmt: skip
+
     def wake_mirrors(self) -> None:
         """Let every mirror see whether there is something to publish."""
         for worker in self.work.workers:
@@ -323,7 +367,11 @@ class Daemon:
         self._bell = Bell()
         self._news = News()
         self._jobs = Jobs(_MOST_THREADS)
+        self._pauses = Pauses(config.service.state_dir / "paused")
         self._runs: dict[str, TargetRun] = {}
+        self._unopened: dict[str, HubsyncError] = {}
+        self._rejected: HubsyncError | None = None
+        self._opening = threading.Lock()  # nothing is opened once the daemon is told to stop
         self._lock_fd = -1
         self._started = datetime.now(UTC)
         self._state: DaemonState = "starting"
@@ -348,6 +396,8 @@ class Daemon:
             self._jobs.start()
             for target in self._config.targets:
                 self._open(target)
+            self._jobs.add("reload", self._reload, None)
+            self._jobs.add("tokens", self._wake_mended, every(_TOKENS_S))
             self._state = "running"
             self._notifier.ready()
             log.info("daemon.ready", targets=len(self._runs), mirrors=sum(len(r.work.workers) for r in self._runs.values()),
@@ -360,25 +410,29 @@ class Daemon:
 
         return 0
 
-    def _open(self, target: Target, *, is_paused: bool = False) -> None:
+    def _open(self, target: Target) -> None:
         """Open one target; one that cannot be opened stops no other."""
         stop = threading.Event()
-        try:
-            work = open_target(target, self._config, self._tokens, stop, self._lock_fd)
-        except HubsyncError as exc:
-            _tell_halted(target, exc)
-            return
-        run = TargetRun(work, stop, self._jobs, self._note_change)
-        run.is_paused = is_paused
-        self._runs[target.name] = run
-        run.start()
+        with self._opening:
+            if self._stop.is_set():
+                return
+            self._unopened.pop(target.name, None)
+            try:
+                work = open_target(target, self._config, self._tokens, stop, self._lock_fd)
+            except HubsyncError as exc:
+                self._unopened[target.name] = exc
+                _tell_halted(target, exc)
+                return
+            run = TargetRun(work, stop, self._jobs, self._pauses, self._note_change)
+            self._runs[target.name] = run
+            run.start()
 
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
         while not self._stop.is_set():
             for number in self._bell.wait(self._notifier.watchdog_interval_s):
                 if number == signal.SIGHUP:
-                    self._reload()
+                    self._jobs.wake("reload")
                 else:
                     self._reason = signal.Signals(number).name
                     self._stop.set()
@@ -386,7 +440,7 @@ class Daemon:
                 self._notifier.watchdog()
 
     def _is_healthy(self) -> bool:
-        return self._jobs.is_alive() and all(run.watcher.is_alive() for run in self._runs.values())
+        return self._jobs.is_alive() and all(run.is_well() for run in list(self._runs.values()))
 
     def _shut_down(self) -> bool:
         """End all parts; return whether all of them ended in time."""
@@ -394,15 +448,14 @@ class Daemon:
         self._state = "stopping"
         self._notifier.stopping()
         log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s)
-        for run in self._runs.values():
-            run.interrupted.set()
+        with self._opening:  # a reload that opens one at this moment
+            runs = list(self._runs.values())
         self._news.tell()
-        for run in self._runs.values():
-            run.stop()
+        _stop_all(runs)
         clean = self._jobs.stop(self._config.service.shutdown_grace_s)
         self._state = "stopped"
         self._write_status(force=True)
-        for run in self._runs.values():
+        for run in runs:
             run.close()
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
                  clean=clean, took_s=round(time.monotonic() - began, 3))  # fmt: skip
@@ -412,68 +465,110 @@ class Daemon:
     # --- signals and control
 
     def _reload(self) -> None:
-        """Take over a changed config; a bad one is rejected whole and the old one stays."""
+        """Take over a changed config; a bad one is rejected whole and the old one stays.
+
+        It is a job of its own: to close a target may take as long as a request that nobody answers.
+        """
         self._notifier.reloading()
         began = time.monotonic()
         try:
-            new = load_config(self._config.path, self._environment)
-            _expect_same_state(self._config, new)
-        except ConfigError as exc:
-            _tell_rejected(self._config.path, exc)
+            new = self._read_config()
+            configure_logging(level=new.log.level, log_format=new.log.format, file=new.log.file,
+                              environment=self._environment)  # fmt: skip
+        except HubsyncError as exc:
+            self._reject(exc)
         else:
             self._take_over(new, began)
-        self._notifier.ready()
+        if not self._stop.is_set():
+            self._notifier.ready()
+
+    def _read_config(self) -> Config:
+        """Return the config on disk. Raises ConfigError if it cannot be taken over."""
+        new = load_config(self._config.path, self._environment)
+        _expect_same_state(self._config, new)
+
+        return new
+
+    def _reject(self, exc: HubsyncError) -> None:
+        self._rejected = exc
+        log.error("config.rejected", config=str(self._config.path), error=str(exc), error_kind=exc.error_kind,
+                  hint=exc.hint or "the old config stays in force")  # fmt: skip
+        self._note_change()
 
     def _take_over(self, new: Config, began: float) -> None:
-        old, self._config = self._config, new
-        configure_logging(level=new.log.level, log_format=new.log.format, file=new.log.file,
-                          environment=self._environment)  # fmt: skip
+        old, self._config, self._rejected = self._config, new, None
         before = {target.name: _relevant(target, old) for target in old.targets}
         after = {target.name: _relevant(target, new) for target in new.targets}
         removed = sorted(before.keys() - after.keys())
         added = sorted(after.keys() - before.keys())
         changed = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
-        paused = {name for name, run in self._runs.items() if run.is_paused}
-        for name in (*removed, *changed):
-            self._close(name)
-        for name in (*added, *changed):
-            self._open(new.target(name), is_paused=name in paused)
-        for run in self._runs.values():
+        self._close((*removed, *changed))
+        for name in dict.fromkeys((*added, *changed, *self._unopened)):
+            self._open(new.target(name))
+        for run in list(self._runs.values()):
             run.flush()  # a repaired token or a new limit takes effect at once
         if new.log.heartbeat_s != old.log.heartbeat_s:
             self._jobs.add("heartbeat", self._beat, every(new.log.heartbeat_s))
         log.info("daemon.reloaded", config=str(new.path), added=added, removed=removed, changed=changed,
                  took_s=round(time.monotonic() - began, 3))  # fmt: skip
+        self._note_change()
 
-    def _close(self, name: str) -> None:
-        run = self._runs.pop(name, None)
-        if run is None:
-            return
-        run.stop()
-        users = (f"push:{name}/", f"commit:{name}", "status", "heartbeat")
-        while any(job.startswith(users) for job in self._jobs.running()):
-            time.sleep(0.02)
-        run.close()
+    def _close(self, names: Collection[str]) -> None:
+        """End the targets called *names*; meanwhile they are shown as they are, and the others go on."""
+        for name in names:
+            self._unopened.pop(name, None)
+        runs = [run for name in names if (run := self._runs.get(name))]
+        _stop_all(runs)
+        while any(run.is_busy() for run in runs):
+            if self._stop.wait(_POLL_S):
+                return
+        for run in runs:
+            del self._runs[run.target.name]
+        while self._jobs.running().keys() & {"status", "heartbeat"}:  # they may look into the stores
+            time.sleep(_POLL_S)
+        for run in runs:
+            run.close()
+
+    def _wake_mended(self) -> None:
+        for run in list(self._runs.values()):
+            run.wake_mended()
 
     def _obey(self, command: str, names: tuple[str, ...]) -> dict[str, object]:
         """Carry out what came over the control socket."""
         if command == "reload":
-            self._bell.ring(signal.SIGHUP)
-            return {"targets": []}
+            return self._obey_reload()
+        act = _COMMANDS.get(command)
+        if act is None:
+            raise UsageError(f"unknown command {command!r}")
         targets = [target.name for target in select_targets(self._config, names)]
+        idle = {name: why for name in targets if (why := self._why_idle(name))} if command == "flush" else {}
         for name in targets:
             run = self._runs.get(name)
-            if run is None:
-                continue
-            if command == "flush":
-                run.flush()
-            elif command in {"pause", "resume"}:
-                run.is_paused = command == "pause"
-                run.flush()
-            else:
-                raise UsageError(f"unknown command {command!r}")
+            if run is not None:
+                act(run)
 
-        return {"targets": targets}
+        return {"targets": [name for name in targets if name not in idle], "idle": idle}
+
+    def _obey_reload(self) -> dict[str, object]:
+        """Say at once what is wrong with the config; what takes its time is done by the job."""
+        try:
+            self._read_config()
+        except ConfigError as exc:
+            self._reject(exc)
+            raise
+        self._bell.ring(signal.SIGHUP)
+
+        return {"targets": [], "done": "the config is valid and is being taken over"}
+
+    def _why_idle(self, name: str) -> str:
+        """Return why the target called *name* commits nothing now; nothing if it does."""
+        run = self._runs.get(name)
+        if name in self._unopened or (run is not None and run.work.pipeline.halted is not None):
+            return f"halted: `hubsync status {name}` says why"
+        if run is not None and run.is_paused:
+            return f"paused: nothing is published until `hubsync resume {name}`"
+
+        return ""
 
     def _await(self, request: Request, is_gone: Callable[[], bool]) -> dict[str, object]:
         """Answer a ``wait`` when what it asks for is published, cannot be, or its time is over."""
@@ -507,9 +602,14 @@ class Daemon:
 
     def _describe(self) -> Status:
         now = datetime.now(UTC)
-        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state)
+        rejected = describe_rejected(self._rejected) if self._rejected else None
+        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected)
         targets = tuple(
             describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused) for run in list(self._runs.values())
+        ) + tuple(
+            describe_unopened(target, exc)
+            for target in self._config.targets
+            if (exc := self._unopened.get(target.name)) is not None
         )
         return Status(daemon, targets, sum(target.disk_held_bytes for target in targets))
 
@@ -538,14 +638,23 @@ class Daemon:
         self._status_file.write(status)
 
 
+_COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {
+    "flush": TargetRun.flush,
+    "pause": TargetRun.pause,
+    "resume": TargetRun.resume,
+}
+
+
 def _expect_same_state(old: Config, new: Config) -> None:
     if new.service.state_dir != old.service.state_dir:
         raise ConfigError("service.state_dir cannot change while hubsync runs", hint="restart hubsync instead")
 
 
-def _tell_rejected(path: Path, exc: ConfigError) -> None:
-    log.error("config.rejected", config=str(path), error=str(exc), error_kind=exc.error_kind,
-              hint=exc.hint or "the old config stays in force")  # fmt: skip
+def _stop_all(runs: Collection[TargetRun]) -> None:
+    for run in runs:
+        run.interrupted.set()
+    for run in runs:
+        run.stop()
 
 
 def _tell_halted(target: Target, exc: HubsyncError) -> None:
@@ -566,8 +675,3 @@ def _topmost(directories: list[str]) -> list[str]:
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:
     """Return what a target's work depends on: if it changes, the target starts anew."""
     return (target, config.service, *(config.endpoints[mirror.endpoint] for mirror in target.mirrors))
-
-
-def socket_path(config: Config) -> Path:
-    """Return where the daemon listens for commands."""
-    return config.service.state_dir / "control.sock"

@@ -3,7 +3,8 @@
 import time
 from datetime import UTC, datetime, timedelta
 
-from hubsync.errors import ConfigError
+from hubsync.config.model import Target
+from hubsync.errors import HubsyncError
 from hubsync.mirror.worker import MirrorWorker, Trouble
 from hubsync.monitor.status import LastError, MirrorState, MirrorStatus, Status, TargetState, TargetStatus
 from hubsync.service import TargetWork
@@ -36,7 +37,14 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
     )  # fmt: skip
 
 
-def describe_rejected(error: ConfigError) -> LastError:
+def describe_unopened(target: Target, error: HubsyncError) -> TargetStatus:
+    """Return the status of a target whose store could not be opened."""
+    return TargetStatus(
+        target.name, str(target.source), "halted", last_error=LastError(str(error), error.error_kind, error.hint)
+    )
+
+
+def describe_rejected(error: HubsyncError) -> LastError:
     """Return how a config is shown that a running daemon does not take over."""
     return LastError(
         str(error), error.error_kind, error.hint or "correct it, then run `hubsync reload`; the former one is in force"
@@ -85,6 +93,6 @@ def _describe_trouble(trouble: Trouble | None) -> LastError | None:
         return None
     wait = timedelta(seconds=max(0.0, trouble.next_try - time.monotonic()))
     return LastError(
-        str(trouble.error), trouble.error.error_kind, trouble.error.hint, trouble.since_utc, trouble.failures,
+        str(trouble.error), trouble.error.error_kind, trouble.hint, trouble.since_utc, trouble.failures,
         datetime.now(UTC) + wait,
     )  # fmt: skip

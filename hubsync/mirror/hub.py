@@ -74,9 +74,10 @@ class Hub:
         """
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError  # noqa: PLC0415 - 200 ms
 
+        api = self._api()  # what is wrong with the token is no failure of the network
         try:
             # Without a timeout of its own this call waits for ever, whatever the client's is.
-            info = self._api().repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s)
+            info = api.repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s)
         except RepositoryNotFoundError:
             return Visibility.MISSING
         except HfHubHTTPError as exc:
@@ -93,8 +94,9 @@ class Hub:
         from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - 200 ms
 
         sdk = "static" if mirror.repo_type == "space" else None
+        api = self._api()
         try:
-            self._api().create_repo(
+            api.create_repo(
                 mirror.repo_id, repo_type=mirror.repo_type, private=mirror.private, exist_ok=True, space_sdk=sdk
             )
         except HfHubHTTPError as exc:

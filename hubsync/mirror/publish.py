@@ -24,6 +24,7 @@ from hubsync.mirror.view import Ahead, Line, Step, View, fold
 from hubsync.store.git import Git, TreeChange
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
+from hubsync.watch.entry import Identity
 from hubsync.watch.rules import PathRules
 
 _LOST_RACES = 20
@@ -113,6 +114,10 @@ class Publisher:
     def head(self) -> str | None:
         """Return the head of the mirror's main branch as we left it, as the mirror names it."""
         return self._remote.public_id(self._refs.get(_LEFT + self.mirror.branch))
+
+    def token_identity(self) -> Identity | None:
+        """Return what changes when the mirror's token is replaced or mended."""
+        return self._hub.tokens.identity(self._hub.endpoint)
 
     def backlog(self) -> list[Snapshot]:
         """Return the snapshots that the mirror lacks, oldest first."""

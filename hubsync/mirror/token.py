@@ -10,6 +10,7 @@ from hubsync.config.model import Endpoint, TokenSource
 from hubsync.errors import MirrorError
 from hubsync.monitor.log import register_secret
 from hubsync.store.process import read_command
+from hubsync.watch.entry import Identity
 
 _COMMAND_TIMEOUT_S = 30.0
 _USER = "hf_user"  # the name that huggingface_hub gives to git; the Hub looks at the token only
@@ -34,6 +35,17 @@ class Tokens:
 
         return token
 
+    def identity(self, endpoint: Endpoint) -> Identity | None:
+        """Return the identity of the file that holds the endpoint's token; ``None`` if none can be seen.
+
+        It costs no more than a ``stat``; what the environment or a command gives changes unseen.
+        """
+        path = self._default_path() if endpoint.token is None else self._path(endpoint.token)
+        try:
+            return None if path is None else Identity.of(path.stat())
+        except OSError:
+            return None
+
     def _declared(self, endpoint: Endpoint, source: TokenSource) -> str:
         try:
             token = self._fetch(source).strip()
@@ -45,31 +57,39 @@ class Tokens:
         return token
 
     def _fetch(self, source: TokenSource) -> str:
-        if source.file is not None:
-            return Path(source.file).expanduser().read_text()
+        path = self._path(source)
+        if path is not None:
+            return path.read_text()
         if source.env is not None:
             return self._environment.get(source.env, "")
-        if source.credential is not None:
-            directory = self._environment.get("CREDENTIALS_DIRECTORY", "/nonexistent")
-            return (Path(directory) / source.credential).read_text()
         finished = read_command(tuple(source.command or ()), self._environment, timeout_s=_COMMAND_TIMEOUT_S)
         if finished.returncode != 0:
             raise OSError(f"the token command exited with {finished.returncode}")
 
         return finished.stdout.decode()
 
+    def _path(self, source: TokenSource) -> Path | None:
+        if source.file is not None:
+            return Path(source.file).expanduser()
+        if source.credential is not None:
+            return Path(self._environment.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / source.credential
+
+        return None
+
     def _default(self) -> str | None:
         """Return what ``hf auth login`` or the environment gives."""
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             if token := self._environment.get(name, "").strip():
                 return token
-        cache = self._environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - a string
-        home = self._environment.get("HF_HOME") or f"{cache}/huggingface"
-        path = Path(self._environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
         try:
-            return path.read_text().strip() or None
+            return self._default_path().read_text().strip() or None
         except OSError:
             return None
+
+    def _default_path(self) -> Path:
+        cache = self._environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - a string
+        home = self._environment.get("HF_HOME") or f"{cache}/huggingface"
+        return Path(self._environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
 
 
 @contextlib.contextmanager
@@ -102,5 +122,5 @@ def _unreadable(endpoint: Endpoint, why: str) -> MirrorError:
         f"the token of endpoint {endpoint.name!r} cannot be read: {why}",
         error_kind="auth",
         retryable=False,
-        hint=f"mend [endpoint.{endpoint.name}] token, then it is read again by itself",
+        hint=f"mend [endpoint.{endpoint.name}] token",
     )

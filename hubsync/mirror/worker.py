@@ -13,15 +13,17 @@ from hubsync.mirror.publish import Published, Publisher
 from hubsync.mirror.retry import next_try_s
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
+from hubsync.watch.entry import Identity
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Trouble:
-    """A row of failures that has not ended yet; ``next_try`` is a monotonic time."""
+    """A row of failures that has not ended yet; ``next_try`` is a monotonic time, ``token`` the one that failed."""
 
     error: HubsyncError
+    token: Identity | None = None
     since: float = field(default_factory=time.monotonic)
     since_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
     failures: int = 0
@@ -31,6 +33,13 @@ class Trouble:
     def is_parked(self) -> bool:
         """Whether waiting does not help."""
         return not self.error.retryable
+
+    @property
+    def hint(self) -> str:
+        """What the operator can do, and how it takes effect."""
+        if not self.is_parked:
+            return self.error.hint
+        return f"{self.error.hint or 'mend it'}, then run `hubsync flush`; a replaced token file is noticed without"
 
 
 class MirrorWorker:
@@ -62,6 +71,7 @@ class MirrorWorker:
         self.is_running = True
         if now:
             self.publisher.try_refused_again()
+        token = self.publisher.token_identity()  # before it is read: what is replaced later is new
         try:
             with structlog.contextvars.bound_contextvars(target=self.target, mirror=self.mirror.name):
                 published = self.publisher.publish()
@@ -69,7 +79,7 @@ class MirrorWorker:
         except StoppedError:
             raise
         except HubsyncError as exc:
-            self._note_failure(exc)
+            self._note_failure(exc, token)
             return None
         finally:
             self.is_running = False
@@ -82,13 +92,19 @@ class MirrorWorker:
 
     def wait_s(self) -> float:
         """Return the seconds until the next try is due; 0 if nothing is wrong."""
-        return max(0.0, self.trouble.next_try - time.monotonic()) if self.trouble else 0.0
+        if self.trouble is None or self.has_new_token():
+            return 0.0
+        return max(0.0, self.trouble.next_try - time.monotonic())
 
-    def _note_failure(self, exc: HubsyncError) -> None:
+    def has_new_token(self) -> bool:
+        """Tell whether the token's file was replaced or mended since the last failure."""
+        return self.trouble is not None and self.trouble.token != self.publisher.token_identity()
+
+    def _note_failure(self, exc: HubsyncError, token: Identity | None) -> None:
         was_parked = self.trouble is not None and self.trouble.is_parked
         trouble = self.trouble or Trouble(exc)
         self.trouble = trouble
-        trouble.error = exc
+        trouble.error, trouble.token = exc, token
         trouble.failures += 1
         asked_s = exc.retry_after_s if isinstance(exc, MirrorError) else None
         wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random())  # noqa: S311 - jitter
@@ -101,7 +117,7 @@ class MirrorWorker:
                                   next_try_s=round(wait_s, 1))  # fmt: skip
         elif not was_parked:
             self._log.error("mirror.parked", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
-                            retryable=False, hint=exc.hint, attempt=trouble.failures,
+                            retryable=False, hint=trouble.hint, attempt=trouble.failures,
                             next_try_s=round(wait_s, 1))  # fmt: skip
 
     def _note_success(self) -> None:

@@ -354,6 +354,14 @@ _EVENTS = (
         "Bring the source back (is the disk mounted?). If the files were meant to go, `hint` says how to confirm it.",
     ),
     Event(
+        "target.paused",
+        "warning",
+        ("source", "hint"),
+        "paused[: {hint}]",
+        "Somebody paused the target, now or before this start: nothing of it is committed or published.",
+        "Run `hubsync resume` when it may go on.",
+    ),
+    Event(
         "target.resumed",
         "info",
         ("source",),

@@ -48,13 +48,23 @@ def test_a_reload_is_taken_over_whole_or_not_at_all(config: Path, source: Path, 
         config.write_text(good.replace("quiet", "quite").replace('schedule = "1s"', 'schedule = "1 second"'))
         daemon.process.send_signal(signal.SIGHUP)
         assert 2 == daemon.wait_for("config.rejected")["error"].count(f"{config}:")
+        refused = hubsync(config, "reload")
+        assert (78, "", 2) == (refused.returncode, refused.stdout, refused.stderr.count(f"{config}:"))
+        daemon.wait_for("config.rejected")
         config.write_text(good.replace(f"{state}", f"{state}-elsewhere"))
         daemon.process.send_signal(signal.SIGHUP)
         assert "state_dir" in daemon.wait_for("config.rejected")["error"]
+        config.write_text(good)
+        wait_until(lambda: hubsync(config, "status").returncode == 1, "the rejection is shown")
+        shown = json.loads(hubsync(config, "status", "--json").stdout)
+        assert "state_dir" in shown["daemon"]["config_error"]["error"]
+        assert "restart hubsync" in hubsync(config, "status").stdout
         (source / "still.txt").write_text("works")
         daemon.wait_for("mirror.published", target="run")
+        assert 0 == hubsync(config, "reload").returncode
+        daemon.wait_for("daemon.reloaded")
+        wait_until(lambda: hubsync(config, "status").returncode == 0, "the rejection is forgotten")
 
-        config.write_text(good)
         add_target(config, "other", "m0:acme/y")
         assert 0 == hubsync(config, "reload").returncode
         reloaded = daemon.wait_for("daemon.reloaded")
@@ -101,6 +111,31 @@ def test_a_stop_does_not_wait_for_a_hub_that_does_not_answer(plain_config: Path,
     holdup.let_go()
 
 
+def test_a_reload_that_waits_for_a_hub_holds_up_nothing_else(plain_config: Path, source: Path, plain: PlainServer) -> None:
+    """A target is removed while its request waits for an answer: commands, heartbeats, systemd's watchdog go on."""
+    (source / "a.txt").write_text("a")
+    add_target(plain_config, "other", "m0:acme/y")
+    edit(plain_config, '[[target]]\nname = "run"', 'timeout = "30s"\n[[target]]\nname = "run"')
+    holdup = Holdup(plain, lambda request: request.path.startswith("/api/") and request.path.endswith("acme/x"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(plain_config.parent / "notify"))
+        listener.settimeout(QUICKLY_S)
+        with Daemon(plain_config, NOTIFY_SOCKET=str(plain_config.parent / "notify"), WATCHDOG_USEC="400000") as daemon:
+            assert holdup.reached.wait(PATIENCE_S)
+            text = plain_config.read_text()
+            first, second = text.index("[[target]]"), text.rindex("[[target]]")
+            plain_config.write_text(text[:first] + text[second:])
+            assert 0 == hubsync(plain_config, "reload").returncode
+            for _ in range(30):  # far more than the socket queues: the daemon is alive now, not only before
+                listener.recv(4096)
+            assert 0 == hubsync(plain_config, "flush", "other").returncode
+            daemon.wait_for("heartbeat", target="other", count=2)
+            assert not any(entry["event"] == "daemon.reloaded" for entry in daemon.events)
+            holdup.let_go()
+            assert ["run"] == daemon.wait_for("daemon.reloaded")["removed"]
+            assert 0 == daemon.stop()
+
+
 # --- commands
 
 
@@ -112,8 +147,17 @@ def test_a_paused_target_publishes_nothing(config: Path, source: Path, hub: Loca
         assert 0 == hubsync(config, "pause", "run").returncode
         write_checkpoint(source / "checkpoint-1")
         (source / "a.txt").write_text("a")
-        hubsync(config, "flush")
+        flushed = hubsync(config, "flush")
+        assert (1, "") == (flushed.returncode, flushed.stdout)
+        assert "run is paused" in flushed.stderr
+        assert "hubsync resume run" in flushed.stderr
         daemon.wait_for("heartbeat", state="paused", settled=1)
+        assert 0 == daemon.stop()
+    with Daemon(config) as daemon:
+        daemon.wait_for("target.paused", target="run")
+        daemon.wait_for("heartbeat", state="paused", settled=1)
+        shown = hubsync(config, "status", "--json")
+        assert (0, "paused") == (shown.returncode, json.loads(shown.stdout)["targets"][0]["state"])
         edit(config, '"300ms"', '"200ms"')
         hubsync(config, "reload")
         daemon.wait_for("daemon.reloaded", changed=["run"])
@@ -213,16 +257,25 @@ def test_a_wrong_token_parks_until_it_is_replaced(config: Path, source: Path, hu
     assert "a.txt" in paths_at(repository(hub))
 
 
-@pytest.mark.xfail(strict=True, reason="a replaced token file is noticed at the next hourly try only, or after a flush")
-def test_a_replaced_token_takes_effect_by_itself(config: Path, source: Path, hub: LocalHub) -> None:
-    """The catalogue says of mirror.parked: flush, or replace the token; nothing else is needed."""
+@pytest.mark.parametrize("content", ["hf_wrongwrongwrongwrong", "", None], ids=["wrong", "empty", "missing"])
+def test_a_replaced_token_takes_effect_by_itself(config: Path, source: Path, hub: LocalHub, content: str | None) -> None:
+    """The catalogue says of mirror.parked: flush, or replace the token; nothing else is needed, and few requests made."""
     (source / "a.txt").write_text("a")
     token = with_wrong_token(config, hub)
+    if content is None:
+        token.unlink()
+    else:
+        token.write_text(content)
     with Daemon(config) as daemon:
-        daemon.wait_for("mirror.parked")
+        assert "hubsync flush" in daemon.wait_for("mirror.parked")["hint"]
+        hub.forget_requests()
+        daemon.wait_for("heartbeat", count=3)
+        assert () == hub.requests
+        token.write_text("hf_stillstillstillwrong")
+        wait_until(lambda: hub.requests, "the new token is tried")
         token.write_text(hub.token)
-        daemon.wait_for("heartbeat", count=2)
-        assert any(entry["event"] == "mirror.recovered" for entry in daemon.events)
+        daemon.wait_for("mirror.recovered")
+        assert 0 == daemon.stop()
 
 
 # --- what others may see
@@ -240,6 +293,8 @@ def test_systemd_hears_how_the_daemon_is(config: Path, tmp_path: Path) -> None:
                 said.append(listener.recv(4096).decode())
             daemon.process.send_signal(signal.SIGHUP)
             daemon.wait_for("daemon.reloaded")
+            while len([one for one in said if one == "READY=1"]) < 2:
+                said.append(listener.recv(4096).decode())
             assert 0 == daemon.stop()
         while "STOPPING=1" not in said:
             said.append(listener.recv(4096).decode())
