@@ -159,6 +159,7 @@ def _build_mirror(table: MirrorTable, policies: dict[str, Policy]) -> Mirror:
         exclude=table.exclude,
         keep_latest=table.keep_latest,
         transport=table.transport,
+        transfer=table.transfer,
         on_foreign_edit=_complete_policies({**policies, **table.on_foreign_edit}),
     )
 

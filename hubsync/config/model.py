@@ -132,6 +132,7 @@ class Mirror(Frozen):
     exclude: Patterns = ()
     keep_latest: int | None = None
     transport: Literal["git", "http"] = "git"
+    transfer: Literal["hubsync", "git-lfs"] = "hubsync"
     on_foreign_edit: Policies = Field(default_factory=FOREIGN_EDIT_DEFAULTS.copy)
 
 

@@ -31,6 +31,9 @@ class MirrorTable(Frozen):
     transport: Literal["git", "http"] = Field(
         "git", description="http: through the Hub's API alone, for networks that let nothing else through, and for Xet."
     )
+    transfer: Literal["hubsync", "git-lfs"] = Field(
+        "hubsync", description="Who sends large files: hubsync's agent for git-lfs, or git-lfs itself, without upload_rate."
+    )
     on_foreign_edit: Policies = Field(default_factory=dict, description="Wins over the target's, path by path.")
 
     @model_validator(mode="before")

@@ -35,6 +35,8 @@ _LACKS_OBJECT = "LFS pointer pointed to a file that does not exist"
 # Precedents: the Hub's pre-receive texts (https://github.com/huggingface/huggingface_hub/issues/138 and /1404), git's
 # transport.c and http.c, git-lfs's lfshttp errors, and RFC 9110's status codes.
 FAILURES: tuple[FailureRow, ...] = (
+    _row(r"\bspoiled: the bytes of", "spoiled", "the next state of the file is published instead", retryable=True),
+    _row(r"\bstalled: no progress", "stalled", _REACH_HINT, retryable=True),
     _row(r"files larger than \d+ ?Mi?B?", "rejected", _SPLIT_HINT),
     _row(r"contains binary files", "rejected", "add the file's pattern to lfs.patterns"),
     _row(r"YAML metadata verification", "rejected", "mend the metadata at the top of README.md"),
@@ -51,6 +53,7 @@ FAILURES: tuple[FailureRow, ...] = (
          r" password)|Authentication required|bad credentials", "auth", _SIGN_IN_HINT),
     _row(r"\b403\b|Forbidden|not authorized|Authorization error|access denied", "forbidden", _WRITE_HINT),
     _row(r"\b413\b|entity too large", "too_large", "the server refuses a file of this size"),
+    _row(r"HTTP 422\b", "rejected", "see what the Hub says of this file"),
     _row(r"\b40[48]\b|\b410\b|not found|does not (appear to be a git repository|exist)", "not_found",
          "check the repository's name, and that the token may see it"),
     _row(r"certificate|x509|self.signed", "tls", "check the endpoint's certificate and the clock of this machine"),

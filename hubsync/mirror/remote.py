@@ -4,14 +4,17 @@ It decides nothing: what to send, and what a failure means for the queue, is ``p
 here; above, a failure is a ``MirrorError``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from threading import Event
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import MirrorError
+from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.token import Tokens, credential_config
+from hubsync.mirror.uploads import Upload, agent_config, declare_limit
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.objects import Objects
 from hubsync.store.pointer import Pointer
@@ -46,6 +49,7 @@ class _Options:
     environment: Mapping[str, str]
     progress: Callable[[], object] | None
     pass_fds: tuple[int, ...]
+    upload: Upload | None = None
 
 
 class Remote:
@@ -61,6 +65,7 @@ class Remote:
         base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
         self._found: _Addresses | None = None
+        declare_limit(endpoint)
 
     def public_id(self, commit: str | None) -> str | None:
         """Return the mirror's id of a commit of ours: it is the same."""
@@ -85,12 +90,29 @@ class Remote:
         commits = self._git.text("rev-parse", *branches.values()).split()
         return dict(zip(branches, commits, strict=True))
 
-    def upload_objects(self, oids: Iterable[str]) -> None:
-        """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API."""
+    def upload_objects(self, oids: Iterable[str], *, immutable: Container[str] = frozenset()) -> None:
+        """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API.
+
+        The bytes are hashed on the way, but for those of *immutable*, which nobody else can change.
+
+        Raises:
+            UploadError: not all arrived; it says which did, and which failed by themselves.
+        """
+        oids = list(oids)
+        if self._mirror.transfer == "git-lfs":
+            self._push_objects(oids)
+            return
+        things = [Thing(oid, self._objects.path(oid).stat().st_size, oid not in immutable) for oid in oids]
+        upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S)
+        self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids),
+                      progress=upload.progress, upload=upload)  # fmt: skip
+
+    def _push_objects(self, oids: Iterable[str]) -> None:
+        """Upload by git-lfs's own means."""
         with counted_file() as (fd, count):
             self._network(
                 "upload", "lfs", "push", "--object-id", "--stdin", "{url}",
-                feed=[f"{oid}\n".encode() for oid in oids],
+                feed=_lines(oids),
                 environment={"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"},
                 progress=count,
                 pass_fds=(fd,),
@@ -157,9 +179,10 @@ class Remote:
         environment: Mapping[str, str] | None = None,
         progress: Callable[[], object] | None = None,
         pass_fds: tuple[int, ...] = (),
+        upload: Upload | None = None,
     ) -> Finished:
         """Run a git command that talks to the mirror; ``{url}`` stands for its address."""
-        options = _Options(tuple(feed), environment or {}, progress, pass_fds)
+        options = _Options(tuple(feed), environment or {}, progress, pass_fds, upload)
         last: MirrorError | None = None
         for addresses in (self._found,) if self._found else self._candidates:
             try:
@@ -183,21 +206,23 @@ class Remote:
     ) -> Finished:
         token = self._tokens.read(self._endpoint)
         watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, options.progress)
-        with credential_config(addresses.git, token) as (credential, fds):
+        with credential_config(addresses.git, token) as (credential, fds), _ordered(options, addresses.lfs, fds) as full:
             try:
                 finished = self._git.run(
                     *(arg.replace("{url}", addresses.git) for arg in args),
-                    feed=options.feed,
-                    config={**self._config(addresses, signed_in=token is not None), **credential},
-                    environment=options.environment,
+                    feed=full.feed,
+                    config={**self._config(addresses, signed_in=token is not None), **credential,
+                            **(agent_config() if full.upload else {})},
+                    environment=full.environment,
                     watch=watch,
-                    pass_fds=(*fds, *options.pass_fds),
+                    pass_fds=(*fds, *full.pass_fds),
                     check=False,
-                )
+                )  # fmt: skip
             except ChildStalledError as exc:
                 raise MirrorError(f"{doing}: {exc}", error_kind="stalled", retryable=True) from exc
         if finished.returncode != 0:
-            raise read_failure(doing, finished.stderr + finished.stdout.decode("utf-8", "replace"))
+            said = finished.stderr + finished.stdout.decode("utf-8", "replace")
+            raise full.upload.read_failure(doing, said) if full.upload else read_failure(doing, said)
 
         return finished
 
@@ -222,3 +247,17 @@ class Remote:
             "http.lowSpeedLimit": str(_SLOWEST_BYTES_PER_S),
             "http.lowSpeedTime": stall,
         }
+
+
+@contextlib.contextmanager
+def _ordered(options: _Options, lfs_url: str, credential_fds: tuple[int, ...]) -> Iterator[_Options]:
+    """Yield *options* with what the transfer agent needs, if it is wanted."""
+    if options.upload is None:
+        yield options
+        return
+    with options.upload.order(lfs_url, next(iter(credential_fds), None)) as (environment, fds):
+        yield replace(options, environment={**options.environment, **environment}, pass_fds=(*options.pass_fds, *fds))
+
+
+def _lines(oids: Iterable[str]) -> list[bytes]:
+    return [f"{oid}\n".encode() for oid in oids]

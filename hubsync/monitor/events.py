@@ -249,6 +249,13 @@ _EVENTS = (
         "A mirror holds this object now; the commit that names it follows.",
     ),
     Event(
+        "upload.progressed",
+        "info",
+        ("sent_bytes", "bytes", "files", "bytes_per_s", "left_s"),
+        "sent {sent_bytes} of {bytes}[, {left_s} left]",
+        "A long upload goes on. What the mirror had already is not sent, so that it may end earlier than said.",
+    ),
+    Event(
         "object.released",
         "debug",
         ("oid", "bytes"),

@@ -1,0 +1,140 @@
+"""Has git-lfs upload through our transfer agent: what it is started with, how far it is, and what came of each object.
+
+The allowance of an endpoint is one for the process, whatever targets and mirrors it serves.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from hubsync.config.model import Endpoint
+from hubsync.config.rates import Rate
+from hubsync.errors import MirrorError
+from hubsync.mirror.agent_handover import VARIABLE, Order, Report, Thing, write_things
+from hubsync.mirror.failures import read_failure
+from hubsync.mirror.throttle import Throttle, open_allowance
+
+_SAY_EVERY_S = 30.0
+_AGENT = "hubsync"
+
+log = structlog.get_logger()
+
+
+class UploadError(MirrorError):
+    """Not all objects were uploaded; the kind is that of the failure that is no matter of one object, else of the first.
+
+    Attributes:
+        uploaded: the oids that the mirror has now.
+        refused: what went wrong with those objects that failed by themselves, oid → failure.
+    """
+
+    def __init__(self, telling: MirrorError, uploaded: frozenset[str], refused: Mapping[str, MirrorError]) -> None:
+        super().__init__(
+            str(telling),
+            error_kind=telling.error_kind,
+            retryable=telling.retryable,
+            hint=telling.hint,
+            retry_after_s=telling.retry_after_s,
+        )
+        self.uploaded = uploaded
+        self.refused = refused
+
+
+class Limit:
+    """How fast one endpoint may be uploaded to: the declared timetable, kept in force by whoever uploads."""
+
+    def __init__(self) -> None:
+        self.rate = Rate()
+        self.fd = open_allowance()
+        self._throttle = Throttle(self.fd)
+
+    def keep(self) -> None:
+        """Put in force what the timetable says of this minute."""
+        now = time.localtime()
+        self._throttle.set_rate(self.rate.rate_at(now.tm_wday, now.tm_hour * 60 + now.tm_min))
+
+
+@functools.cache
+def _limit(*_endpoint: str) -> Limit:
+    return Limit()
+
+
+def declare_limit(endpoint: Endpoint) -> Limit:
+    """Return the limit of *endpoint*, with its timetable; uploads that are under way follow it too."""
+    limit = _limit(endpoint.name, endpoint.url)
+    limit.rate = endpoint.upload_rate
+    limit.keep()
+
+    return limit
+
+
+class Upload:
+    """The upload of *things* to one mirror by one run of git-lfs."""
+
+    def __init__(self, endpoint: Endpoint, things: Sequence[Thing], uploads_dir: Path, connect_s: float) -> None:
+        self._endpoint = endpoint
+        self._things = things
+        self._uploads_dir = uploads_dir
+        self._connect_s = connect_s
+        self._limit = _limit(endpoint.name, endpoint.url)
+        self._report: Report
+        self._began = self._said = time.monotonic()
+
+    @contextlib.contextmanager
+    def order(self, lfs_url: str, credential_fd: int | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+        """Yield (environment, descriptors to pass) for a run of git-lfs that starts the agent."""
+        self._report = Report()
+        things_fd = write_things(self._things)
+        fds = (things_fd, self._report.fd, self._limit.fd)
+        try:
+            order = Order(lfs_url, str(self._uploads_dir), self._endpoint.stall_s, self._connect_s, credential_fd, *fds)
+            yield {VARIABLE: order.encode()}, fds
+            self._report.read()
+        finally:
+            os.close(things_fd)
+            self._report.close()
+
+    def progress(self) -> object:
+        """Return a figure that changes while it gets on; say now and then how far it is."""
+        self._limit.keep()
+        figure = self._report.read()
+        if time.monotonic() - self._said >= _SAY_EVERY_S:
+            self._said = time.monotonic()
+            self._say()
+
+        return figure
+
+    def _say(self) -> None:
+        total, (sent, _) = sum(thing.size for thing in self._things), self._report.moved
+        there = sum(thing.size for thing in self._things if thing.oid in self._report.done)
+        bytes_per_s = sent / (self._said - self._began)
+        left_s = (total - max(sent, there)) / bytes_per_s if bytes_per_s else None
+        log.info("upload.progressed", sent_bytes=sent, bytes=total, files=len(self._things), bytes_per_s=round(bytes_per_s),
+                 left_s=None if left_s is None else round(max(0.0, left_s)))  # fmt: skip
+
+    def read_failure(self, doing: str, said: str) -> MirrorError:
+        """Return what went wrong, from the agent's report, else from what git-lfs *said*."""
+        refused = {oid: (why, read_failure(doing, why.said)) for oid, why in self._report.refused.items()}
+        own = {oid: failure for oid, (why, failure) in refused.items() if not why.is_general}
+        general = (failure for why, failure in refused.values() if why.is_general)
+        telling = next(general, None) or next(iter(own.values()), None) or read_failure(doing, said)
+
+        return UploadError(telling, frozenset(self._report.done), own)
+
+
+def agent_config() -> dict[str, str]:
+    """Return git config that makes git-lfs upload through the agent; ``-I``: nothing beside hubsync's own packages."""
+    prefix = f"lfs.customtransfer.{_AGENT}"
+    return {
+        "lfs.standalonetransferagent": _AGENT,
+        f"{prefix}.path": sys.executable,
+        f"{prefix}.args": "-I -m hubsync lfs-agent",
+        f"{prefix}.concurrent": "false",
+        f"{prefix}.direction": "upload",
+    }
