@@ -52,7 +52,7 @@ class Client:
         self._http = httpx2.Client(
             timeout=httpx2.Timeout(stall_s, connect=connect_s, pool=None),
             # The system's certificates, as git and git-lfs use them.
-            verify=ssl.create_default_context() if lfs_url.startswith("https") else True,
+            verify=ssl.create_default_context(),
             trust_env=False,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=16),
         )
