@@ -17,10 +17,12 @@ import structlog
 from hubsync import __version__
 from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
+from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
 from hubsync.errors import ConfigError, DiskFullError, HubsyncError, NotRunningError, UsageError
 from hubsync.jobs import Jobs, every, make_trigger
 from hubsync.mirror.token import Tokens
+from hubsync.mirror.uploads import declare_limit
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
@@ -497,6 +499,8 @@ class Daemon:
 
     def _take_over(self, new: Config, began: float) -> None:
         old, self._config, self._rejected = self._config, new, None
+        for endpoint in new.endpoints.values():
+            declare_limit(endpoint)
         before = {target.name: _relevant(target, old) for target in old.targets}
         after = {target.name: _relevant(target, new) for target in new.targets}
         removed = sorted(before.keys() - after.keys())
@@ -673,5 +677,6 @@ def _topmost(directories: list[str]) -> list[str]:
 
 
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:
-    """Return what a target's work depends on: if it changes, the target starts anew."""
-    return (target, config.service, *(config.endpoints[mirror.endpoint] for mirror in target.mirrors))
+    """Return what a target's work depends on: if it changes, the target starts anew; uploads follow a new rate anyway."""
+    endpoints = (config.endpoints[mirror.endpoint] for mirror in target.mirrors)
+    return (target, config.service, *(endpoint.model_copy(update={"upload_rate": Rate()}) for endpoint in endpoints))

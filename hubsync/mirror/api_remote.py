@@ -7,7 +7,7 @@ each one is, is remembered by a ref. All ids that come and go here are ours, but
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
@@ -51,7 +51,7 @@ class ApiRemote:
 
         return made
 
-    def upload_objects(self, oids: Iterable[str]) -> None:
+    def upload_objects(self, oids: Iterable[str], *, immutable: Container[str] = frozenset()) -> None:  # noqa: ARG002 - as Remote's
         """Upload the pinned objects *oids*."""
         self._hub.upload(self._mirror, {oid: self._objects.path(oid) for oid in oids})
 

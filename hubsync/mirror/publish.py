@@ -4,7 +4,6 @@ Joins the decisions (``view``, ``graft``) with the adapters (``remote``, ``hub``
 mirrors and never retries by itself, except when somebody else pushed between its fetch and its push.
 """
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from hubsync.mirror.hub import Hub, Visibility
 from hubsync.mirror.remote import HeadMovedError, Remote
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.token import Tokens
+from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Line, Step, View, fold
-from hubsync.store.git import Git, TreeChange
+from hubsync.store.git import Git, TreeChange, blob_id
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.watch.entry import Identity
@@ -76,7 +76,6 @@ class Publisher:
         endpoint = endpoints[mirror.endpoint]
         self.mirror = mirror
         self._store = store
-        self._min_free_bytes = config.service.min_free_bytes
         self._patterns = target.lfs.patterns
         self._view = View(target, mirror, store)
         self._hub = Hub(endpoint, tokens)
@@ -87,11 +86,12 @@ class Publisher:
             if mirror.transport == "http"
             else Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         )
-        self._others = {
+        others = {
             other.name: Remote(self._git, store.objects, other, endpoints[other.endpoint], tokens, stop)
             for other in target.mirrors
             if other.name != mirror.name
         }
+        self._uploader = Uploader(store, mirror.name, self._remote, others, config.service.min_free_bytes)
         self._branches: dict[str, Branch] = {}
         self._checked = False
         self._folds = False  # whether the backlog goes as one commit, because one of them was refused
@@ -172,29 +172,14 @@ class Publisher:
     def upload_early(self) -> None:
         """Upload what is captured of files that no snapshot has yet, so far as the mirror gets them."""
         ledger = self._store.ledger
-        waiting = ledger.uncommitted_objects()
-        self.upload({
+        wanted = {
             oid: pointer
-            for oid, pointer in waiting.items()
+            for oid, pointer in self._uploader.lacks(ledger.uncommitted_objects()).items()
             if any(self._view.shows(path) for path, _ in ledger.paths_of(oid))
-        })  # fmt: skip
-
-    def upload(self, objects: Mapping[str, Pointer]) -> None:
-        """Upload those of *objects* (oid → pointer) that the mirror is not known to have and that are pinned."""
-        ledger = self._store.ledger
-        known = ledger.uploaded(self.mirror.name, objects)
-        missing = [oid for oid in objects if oid not in known and self._store.has_intact(oid)]
-        if not missing:
-            return
-        self.check_repository()
-        started = time.monotonic()
-        self._remote.upload_objects(missing)
-        spoiled = [oid for oid in missing if not self._store.has_intact(oid)]
-        sent = [oid for oid in missing if oid not in spoiled]
-        ledger.record_uploads(self.mirror.name, sent)
-        took_s = round(time.monotonic() - started, 3)
-        for oid in sent:
-            log.debug("object.uploaded", oid=oid, bytes=objects[oid].size, took_s=took_s)
+        }
+        if wanted:
+            self.check_repository()
+            self._uploader.upload(wanted)  # what is refused is said when its file is to be published
 
     def publish(self) -> Published | None:
         """Bring the mirror to the newest snapshot; ``None`` if it was there already or nothing could be published.
@@ -324,7 +309,8 @@ class Publisher:
         if newest is None:
             return None
         step = self._view.unit_step(base, newest, ahead)
-        self._upload_for([step])
+        if self._upload_for([step]):
+            return None
         if not self._publishable([step]):
             self._hold_back_lost([step])
             return None
@@ -345,7 +331,7 @@ class Publisher:
         newest = max(of_units, key=lambda snapshot: snapshot.written_at)
         others = [step for step in steps if step.snapshot.commit != newest.commit]
 
-        return newest if self._missing(self._objects(others)) else None
+        return newest if self._uploader.lacks(self._objects(others)) else None
 
     def _ahead(self, backlog: Sequence[Snapshot]) -> Ahead:
         shown = [snapshot for snapshot in backlog if _AHEAD + snapshot.commit in self._refs]
@@ -367,57 +353,15 @@ class Publisher:
         pointers = self._store.pointers(set(blobs))
         return {pointers[blob].oid: pointers[blob] for blob in blobs if blob in pointers}
 
-    def _missing(self, objects: Mapping[str, Pointer]) -> bool:
-        return bool(objects.keys() - self._store.ledger.uploaded(self.mirror.name, objects))
-
-    def _upload_for(self, steps: Sequence[Step]) -> None:
+    def _upload_for(self, steps: Sequence[Step]) -> bool:
+        """Upload what *steps* need; tell whether the mirror refused something, which is held back from now on."""
         objects = self._objects(steps)
-        self._pin_missing(objects)
-        downloaded = self._download_missing(objects)
-        try:
-            self.upload(objects)
-        finally:
-            for oid in downloaded:
-                self._store.drop_download(oid)
+        refused = self._uploader.upload_from_anywhere(objects)
+        blobs = {blob_id(objects[oid].encode()): failure for oid, failure in refused.items()}
+        by_path = {c.path: blobs[c.after.blob] for step in steps for c in step.changes if c.after and c.after.blob in blobs}
+        held = [self._refuse([path], str(failure), failure.hint) for path, failure in by_path.items()]
 
-    def _download_missing(self, objects: Mapping[str, Pointer]) -> list[str]:
-        """Get those of *objects* that are not here any more from other mirrors; return their oids."""
-        ledger = self._store.ledger
-        known = ledger.uploaded(self.mirror.name, objects)
-        missing = {oid: objects[oid] for oid in objects if oid not in known and not self._store.has_intact(oid)}
-        got: list[str] = []
-        for name, remote in self._others.items():
-            there = {oid: missing[oid] for oid in ledger.uploaded(name, missing)}
-            if not there:
-                continue
-            self._expect_room(sum(pointer.size for pointer in there.values()))
-            try:
-                remote.download_objects(there.values())
-            except MirrorError as exc:
-                log.debug("object.missing", source=name, files=len(there), error=str(exc))
-            healed = [oid for oid in there if self._store.keep_download(oid)]
-            got += healed
-            missing = {oid: pointer for oid, pointer in missing.items() if oid not in healed}
-            if healed:
-                log.info("object.healed", source=name, files=len(healed), bytes=sum(there[oid].size for oid in healed))
-
-        return got
-
-    def _expect_room(self, wanted: int) -> None:
-        free = shutil.disk_usage(self._store.directory).free
-        if free < wanted + self._min_free_bytes:
-            raise MirrorError(
-                f"{wanted} bytes must be fetched from another mirror, and {free} are free",
-                error_kind="disk_full",
-                retryable=True,
-                hint="free space on the file system of the store",
-            )
-
-    def _pin_missing(self, objects: Mapping[str, Pointer]) -> None:
-        known = self._store.ledger.uploaded(self.mirror.name, objects)
-        for oid in objects:
-            if oid not in known and not self._store.has_intact(oid):
-                self._store.pin_again(oid)
+        return any(held)
 
     def _publishable(self, steps: Sequence[Step]) -> list[Step]:
         """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""

@@ -4,9 +4,9 @@ The allowance of an endpoint is one for the process, whatever targets and mirror
 """
 
 import contextlib
-import functools
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +32,7 @@ class UploadError(MirrorError):
     Attributes:
         uploaded: the oids that the mirror has now.
         refused: what went wrong with those objects that failed by themselves, oid → failure.
+        is_general: whether something went wrong that is no matter of one object.
     """
 
     def __init__(self, telling: MirrorError, uploaded: frozenset[str], refused: Mapping[str, MirrorError]) -> None:
@@ -42,6 +43,7 @@ class UploadError(MirrorError):
             hint=telling.hint,
             retry_after_s=telling.retry_after_s,
         )
+        self.is_general = telling not in refused.values()
         self.uploaded = uploaded
         self.refused = refused
 
@@ -60,18 +62,23 @@ class Limit:
         self._throttle.set_rate(self.rate.rate_at(now.tm_wday, now.tm_hour * 60 + now.tm_min))
 
 
-@functools.cache
-def _limit(*_endpoint: str) -> Limit:
-    return Limit()
+_LIMITS: dict[tuple[str, str], Limit] = {}
+_LIMITS_LOCK = threading.Lock()
 
 
-def declare_limit(endpoint: Endpoint) -> Limit:
-    """Return the limit of *endpoint*, with its timetable; uploads that are under way follow it too."""
-    limit = _limit(endpoint.name, endpoint.url)
+def _limit(endpoint: Endpoint) -> Limit:
+    key = (endpoint.name, endpoint.url)
+    with _LIMITS_LOCK:
+        if key not in _LIMITS:
+            _LIMITS[key] = Limit()
+        return _LIMITS[key]
+
+
+def declare_limit(endpoint: Endpoint) -> None:
+    """Set how fast *endpoint* may be uploaded to; uploads that are under way follow."""
+    limit = _limit(endpoint)
     limit.rate = endpoint.upload_rate
     limit.keep()
-
-    return limit
 
 
 class Upload:
@@ -82,7 +89,7 @@ class Upload:
         self._things = things
         self._uploads_dir = uploads_dir
         self._connect_s = connect_s
-        self._limit = _limit(endpoint.name, endpoint.url)
+        self._limit = _limit(endpoint)
         self._report: Report
         self._began = self._said = time.monotonic()
 

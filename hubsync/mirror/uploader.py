@@ -1,0 +1,119 @@
+"""Brings objects to one mirror: from their pins, from the source where a pin is gone, or from another mirror.
+
+It knows objects and where they may be had; which of them are wanted, and when, is ``publish``'s.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from hubsync.errors import MirrorError
+from hubsync.mirror.api_remote import ApiRemote
+from hubsync.mirror.remote import Remote
+from hubsync.mirror.uploads import UploadError
+from hubsync.store.objects import PinKind
+from hubsync.store.pointer import Pointer
+from hubsync.store.snapshot import Store
+
+Objects = Mapping[str, Pointer]  # by oid
+
+log = structlog.get_logger()
+
+
+class Uploader:
+    """Uploads to the mirror called *name* through *remote*; *others* are the mirrors of the same target, by name."""
+
+    def __init__(
+        self, store: Store, name: str, remote: Remote | ApiRemote, others: Mapping[str, Remote], min_free_bytes: int
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._remote = remote
+        self._others = others
+        self._min_free_bytes = min_free_bytes
+
+    def lacks(self, objects: Objects) -> Objects:
+        """Return those of *objects* that the mirror is not known to have."""
+        known = self._store.ledger.uploaded(self._name, objects)
+        return {oid: pointer for oid, pointer in objects.items() if oid not in known}
+
+    def upload(self, objects: Objects) -> dict[str, MirrorError]:
+        """Upload those of *objects* that the mirror lacks and that are pinned; return those that it refuses, and why.
+
+        Raises:
+            MirrorError: something failed that is no matter of single objects, or that may succeed later.
+        """
+        missing = [oid for oid in self.lacks(objects) if self._store.has_intact(oid)]
+        if not missing:
+            return {}
+        started = time.monotonic()
+        refused: dict[str, MirrorError] = {}
+        try:
+            self._remote.upload_objects(missing, immutable=self._immutable(missing))
+        except UploadError as exc:
+            self._note_sent([oid for oid in missing if oid in exc.uploaded], objects, started)
+            refused = {oid: failure for oid, failure in exc.refused.items() if not failure.retryable}
+            spoiled = {oid for oid, failure in exc.refused.items() if failure.error_kind == "spoiled"}
+            if exc.is_general or exc.refused.keys() - refused.keys() - spoiled:
+                raise
+        else:
+            self._note_sent(missing, objects, started)
+
+        return refused
+
+    def upload_from_anywhere(self, objects: Objects) -> dict[str, MirrorError]:
+        """Upload as ``upload`` does, also what is not pinned any more."""
+        for oid in self.lacks(objects):
+            if not self._store.has_intact(oid):
+                self._store.pin_again(oid)
+        downloaded = self._download(objects)
+        try:
+            return self.upload(objects)
+        finally:
+            for oid in downloaded:
+                self._store.drop_download(oid)
+
+    def _immutable(self, oids: list[str]) -> frozenset[str]:
+        """Return those whose bytes no writer shares: they need not be hashed again as they leave."""
+        pins = {oid: self._store.ledger.pin(oid) for oid in oids}
+        return frozenset(oid for oid, pin in pins.items() if pin is not None and pin[0] is not PinKind.LINK)
+
+    def _note_sent(self, oids: list[str], objects: Objects, started: float) -> None:
+        sent = [oid for oid in oids if self._store.has_intact(oid)]
+        self._store.ledger.record_uploads(self._name, sent)
+        took_s = round(time.monotonic() - started, 3)
+        for oid in sent:
+            log.debug("object.uploaded", oid=oid, bytes=objects[oid].size, took_s=took_s)
+
+    def _download(self, objects: Objects) -> list[str]:
+        """Get those of *objects* that are not here any more from other mirrors; return their oids."""
+        missing = {oid: pointer for oid, pointer in self.lacks(objects).items() if not self._store.has_intact(oid)}
+        got: list[str] = []
+        for name, remote in self._others.items():
+            there = {oid: missing[oid] for oid in self._store.ledger.uploaded(name, missing)}
+            if not there:
+                continue
+            self._expect_room(sum(pointer.size for pointer in there.values()))
+            try:
+                remote.download_objects(there.values())
+            except MirrorError as exc:
+                log.debug("object.missing", source=name, files=len(there), error=str(exc))
+            healed = [oid for oid in there if self._store.keep_download(oid)]
+            got += healed
+            missing = {oid: pointer for oid, pointer in missing.items() if oid not in healed}
+            if healed:
+                log.info("object.healed", source=name, files=len(healed), bytes=sum(there[oid].size for oid in healed))
+
+        return got
+
+    def _expect_room(self, wanted: int) -> None:
+        free = shutil.disk_usage(self._store.directory).free
+        if free < wanted + self._min_free_bytes:
+            raise MirrorError(
+                f"{wanted} bytes must be fetched from another mirror, and {free} are free",
+                error_kind="disk_full",
+                retryable=True,
+                hint="free space on the file system of the store",
+            )
