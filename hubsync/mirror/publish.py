@@ -281,11 +281,10 @@ class Publisher:
         ahead = Ahead() if is_new_view else self._ahead(backlog)
         base = None if is_new_view else self.published()
         steps = self._lacking(base, backlog, ahead)
-        self._upload_for(steps)
+        if self._upload_for(steps) | self._hold_back_lost(steps):
+            steps = self._lacking(base, backlog, ahead)
         if steps and self._folds:
             steps = [fold(steps)]
-        if self._hold_back_lost(steps):
-            steps = self._lacking(base, backlog, ahead)
         if steps := self._publishable(steps):
             lines = self._view.lines(base, steps, ahead)
             grafted = self._push_grafted(lines, is_new_view=is_new_view)

@@ -1,11 +1,12 @@
 """A mirror that refuses one file: that file waits, alone or with its unit, and everything else goes up."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.plain_server import PlainServer
+from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
 
 from hubsync.errors import MirrorError
@@ -158,3 +159,27 @@ def test_a_refusal_that_names_no_file_of_ours_parks(rig: Rig, server: PlainServe
         rig.update()
 
     assert ("rejected", False) == (caught.value.error_kind, caught.value.retryable)
+
+
+@pytest.mark.parametrize("status", [413, 422])
+def test_one_refused_object_holds_back_itself_only(rig: Rig, server: PlainServer, status: int) -> None:
+    """A large file that the storage refuses is said and left out; all other large and small files arrive."""
+    rig.write("bad.safetensors", safetensors(5000, b"\7"))
+    rig.write("good.safetensors", safetensors(6000))
+    rig.write("a.txt", b"a")
+    oid = hashlib.sha256(safetensors(5000, b"\7")).hexdigest()
+
+    def refuse(request: Request) -> None:
+        if request.method == "PUT" and oid in request.path:
+            raise AnswerError(status)
+
+    server.before = refuse
+    with capture_logs() as entries:
+        rig.update()
+
+    assert {"good.safetensors": safetensors(6000), "a.txt": b"a"} == server.read_all(REPO)
+    assert ["bad.safetensors"] == [entry["path"] for entry in entries if entry["event"] == "file.rejected"]
+    assert ["bad.safetensors"] == list(rig.publisher().refused())
+    server.before = lambda _: None
+    rig.work.workers[0].run(now=True)
+    assert safetensors(5000, b"\7") == server.read(REPO, "bad.safetensors")
