@@ -1,9 +1,7 @@
 """Runs hubsync as a service: targets by schedule and by event, signals, the control socket, and what it says of itself."""
 
-import functools
 import os
 import platform
-import queue
 import signal
 import threading
 import time
@@ -19,27 +17,24 @@ from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
 from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
-from hubsync.errors import ConfigError, DiskFullError, HubsyncError, NotRunningError, UsageError
-from hubsync.jobs import Jobs, every, make_trigger
+from hubsync.errors import ConfigError, HubsyncError, NotRunningError, UsageError
+from hubsync.jobs import Jobs, every
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
-from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.pauses import Pauses
 from hubsync.report import describe_rejected, describe_target, describe_unopened, summarize
-from hubsync.service import TargetWork, hold_state, open_target, select_targets
+from hubsync.service import hold_state, open_target, select_targets
 from hubsync.signals import Bell
-from hubsync.store.process import StoppedError
-from hubsync.wait import Answer, News, Wait, Wish
-from hubsync.watch.mounts import network_file_system
-from hubsync.watch.observer import SourceObserver
+from hubsync.target_run import TargetRun
+from hubsync.wait import Answer, News, Wish
 
 _PARKED_TRY_S = 3600.0
 _CHECK_S = 10.0  # how often an observer is asked whether it lives
 _STATUS_DELAY_S = 1.0
-_STOP_S = 20.0
+_STOP_S = 5.0
 _LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _LEAST_LOOK_S = 0.05
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
@@ -47,314 +42,6 @@ _POLL_S = 0.02
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
 log = structlog.get_logger()
-
-
-class Watcher(threading.Thread):
-    """Turns the events of one source into changes, and completes units, in a thread of its own."""
-
-    def __init__(self, work: TargetWork, on_news: Callable[[], None]) -> None:
-        super().__init__(name=f"hubsync-watch-{work.target.name}", daemon=True)
-        self.ticked = time.monotonic()
-        self._work = work
-        self._on_news = on_news
-        self._events: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self._observer: SourceObserver | None = None
-        self._stopping = threading.Event()
-        self._log = log.bind(target=work.target.name)
-        self.mode = "inventory"
-        self._is_down = False
-
-    def stop(self) -> None:
-        """End the thread and the observer."""
-        self._stopping.set()
-        self._events.put(("stop", ""))
-        self.join(_STOP_S)
-
-    def ask_inventory(self) -> None:
-        """Have the whole source compared soon."""
-        self._events.put(("tree", ""))
-
-    def look_again(self) -> None:
-        """Have the watch see what waits to settle by now."""
-        self._events.put(("wake", ""))
-
-    def run(self) -> None:
-        """Watch until stopped."""
-        try:
-            with structlog.contextvars.bound_contextvars(target=self._work.target.name):
-                self._watch()
-        except StoppedError:
-            pass
-        finally:
-            self._stop_observer()
-
-    def _watch(self) -> None:
-        self._start_observer()
-        self._events.put(("tree", ""))
-        checked = time.monotonic()
-        while not self._stopping.is_set():
-            self.ticked = time.monotonic()
-            self._guarded(self._take_events)
-            if time.monotonic() - checked >= _CHECK_S:
-                checked = time.monotonic()
-                self._guarded(self._check_observer)
-            self._guarded(self._settle)
-
-    def _guarded(self, step: Callable[[], None]) -> None:
-        """Run one step; a failure is said and the watch goes on."""
-        try:
-            step()
-        except StoppedError:
-            raise
-        except DiskFullError as exc:
-            self._log.error("schedule.failed", job="capture", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
-            self._stopping.wait(_CHECK_S)
-        except HubsyncError as exc:
-            self._log.error("schedule.failed", job="watch", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
-            self._stopping.wait(1)
-        except Exception as exc:  # noqa: BLE001 - a bug must not end the watch
-            self._log.exception("schedule.failed", job="watch", error=str(exc), error_kind="internal", retryable=True)
-            self._stopping.wait(1)
-
-    def _take_events(self) -> None:
-        """Wait for events, or until something settles, and look at each changed path once."""
-        due = self._work.pipeline.next_due()
-        timeout = _CHECK_S if due is None else min(_CHECK_S, max(0.0, due - time.monotonic()))
-        batch: dict[tuple[str, str], None] = {}
-        try:
-            batch[self._events.get(timeout=timeout)] = None
-            while True:
-                batch[self._events.get_nowait()] = None
-        except queue.Empty:
-            pass
-        trees = [path for kind, path in batch if kind == "tree"]
-        if "" in trees:
-            self._work.pipeline.take_inventory()
-            self._on_news()
-            return
-        for tree in _topmost(trees):
-            self._work.pipeline.take_inventory(tree)
-        for kind, path in batch:
-            if kind == "path":
-                self._work.pipeline.note(path)
-
-    def _settle(self) -> None:
-        settled = self._work.pipeline.settle()
-        if settled.units:
-            self._work.pipeline.commit(units_only=True)
-        if settled.units or settled.early:
-            self._on_news()
-
-    def _start_observer(self) -> None:
-        source = self._work.target.source
-        if file_system := network_file_system(source):
-            self._log.warning("watch.degraded", source=str(source), mode="inventory",
-                              reason=f"{file_system} gives no events for what other machines write")  # fmt: skip
-            return
-        observer = SourceObserver(
-            source,
-            on_change=lambda path: self._events.put(("path", path)),
-            on_change_tree=lambda path: self._events.put(("tree", path)),
-            on_trouble=self._note_trouble,
-            is_excluded=self._work.pipeline.is_excluded_directory,
-        )
-        try:
-            observer.start()
-        except HubsyncError as exc:
-            self._note_down(str(exc), exc.hint)
-            return
-        self._observer, self.mode = observer, "events"
-        if self._is_down:
-            self._is_down = False
-            self._log.info("watch.recovered", source=str(source), mode=self.mode)
-        else:
-            self._log.info("watch.started", source=str(source), mode=self.mode)
-
-    def _note_trouble(self, kind: str, facts: Mapping[str, object]) -> None:
-        if kind == "overflowed":
-            self._log.warning("watch.overflowed", source=str(self._work.target.source))
-            self._events.put(("tree", ""))
-        else:
-            self._log.warning("watch.degraded", source=str(self._work.target.source), mode="events",
-                              reason=facts.get("reason", kind), directories=facts.get("directories"),
-                              unwatched=facts.get("unwatched"), limit=facts.get("limit"),
-                              hint=facts.get("hint"))  # fmt: skip
-
-    def _note_down(self, reason: str, hint: str = "") -> None:
-        self.mode = "inventory"
-        if not self._is_down:
-            self._is_down = True
-            self._log.warning("watch.degraded", source=str(self._work.target.source), mode=self.mode, reason=reason,
-                              hint=hint)  # fmt: skip
-
-    def _check_observer(self) -> None:
-        """Start the observer anew if its threads died or the source is another directory now."""
-        if self._observer is None:
-            if self._is_down and self._work.target.source.is_dir():
-                self._start_observer()
-                self._events.put(("tree", ""))
-            return
-        reason = self._observer.check()
-        if not reason:
-            return
-        self._stop_observer()
-        self._note_down(reason)
-        self._start_observer()
-        self._events.put(("tree", ""))
-
-    def _stop_observer(self) -> None:
-        if self._observer is not None:
-            self._observer.stop()
-            self._observer = None
-
-
-class TargetRun:
-    """A target that runs: its watcher and its jobs."""
-
-    def __init__(
-        self, work: TargetWork, stop: threading.Event, jobs: Jobs, pauses: Pauses, on_change: Callable[[], None]
-    ) -> None:
-        self.work = work
-        self.interrupted = stop
-        self.watcher = Watcher(work, self.wake_mirrors)
-        self._pauses = pauses
-        self._jobs = jobs
-        self._on_change = on_change
-        self._looking = threading.Lock()  # held while a wait looks: the store must not be closed meanwhile
-
-    @property
-    def target(self) -> Target:
-        """The target's declaration."""
-        return self.work.target
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether nothing is committed or published until ``resume``."""
-        return self.target.name in self._pauses
-
-    def is_well(self) -> bool:
-        """Tell whether the watch goes on, or was told to stop."""
-        return self.watcher.is_alive() or self.interrupted.is_set()
-
-    def is_busy(self) -> bool:
-        """Tell whether a commit or a publication runs."""
-        name = self.target.name
-        return any(job == f"commit:{name}" or job.startswith(f"push:{name}/") for job in self._jobs.running())
-
-    def start(self) -> None:
-        """Watch, and run by schedule."""
-        name = self.target.name
-        if self.is_paused:
-            self._tell_paused()
-        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
-        self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
-        for worker in self.work.workers:
-            push = functools.partial(self._push, worker)
-            self._jobs.add(self._push_name(worker), push, every(_PARKED_TRY_S), at_once=True)
-        self.watcher.start()
-
-    def stop(self) -> None:
-        """Stop watching, end the steps that run, and forget the jobs; the stores stay open until ``close``."""
-        self.interrupted.set()
-        self._jobs.remove(f"commit:{self.target.name}")
-        self._jobs.remove(f"inventory:{self.target.name}")
-        for worker in self.work.workers:
-            self._jobs.remove(self._push_name(worker))
-        self.watcher.stop()
-
-    def close(self) -> None:
-        """Close the store, after ``stop``."""
-        with self._looking:
-            self.work.close()
-
-    def begin_wait(self, wish: Wish) -> Wait | None:
-        """Begin a wait with what is there now; return ``None`` if this run has ended. Backoffs end, as by ``flush``."""
-        with self._looking:
-            if self.interrupted.is_set():
-                return None
-            wait = Wait(self.work, wish)
-            wait.begin()
-        self.watcher.look_again()
-        self._end_backoff()
-        self.wake_mirrors()
-
-        return wait
-
-    def look(self, wait: Wait) -> tuple[Answer, float] | None:
-        """Return how far *wait* is, and for how many seconds that holds without news; ``None`` if this run has ended."""
-        with self._looking:
-            if self.interrupted.is_set():
-                return None
-            answer = wait.look()
-            due = self.work.pipeline.next_due()
-        if self.is_paused and not answer.final:
-            answer = Answer(False, f"{self.target.name} is paused", f"hubsync resume {self.target.name}", final=True)
-        if answer.hasten:
-            self._jobs.wake(f"commit:{self.target.name}")
-
-        return answer, _LOOK_S if due is None else max(_LEAST_LOOK_S, min(_LOOK_S, due - time.monotonic()))
-
-    def commit(self) -> None:
-        """Commit what is settled, then let the mirrors go."""
-        if self.is_paused:
-            return
-        with structlog.contextvars.bound_contextvars(target=self.target.name):
-            self.work.pipeline.commit()
-        self.watcher.look_again()  # a file that was still being written must become quiet anew
-        self.wake_mirrors()
-
-    def flush(self) -> None:
-        """Commit and publish now, whatever wait is on."""
-        self._end_backoff()
-        self._jobs.wake(f"commit:{self.target.name}")
-
-    def _end_backoff(self) -> None:
-        for worker in self.work.workers:
-            if worker.trouble is not None:
-                worker.trouble.next_try = 0.0
-
-    def pause(self) -> None:
-        """Commit and publish nothing until ``resume``, also after a restart."""
-        self._pauses.add(self.target.name)
-        self._tell_paused()
-        self._on_change()
-
-    def resume(self) -> None:
-        """Go on, with all that waits."""
-        if self.is_paused:
-            self._pauses.discard(self.target.name)
-            log.info("target.resumed", target=self.target.name, source=str(self.target.source))
-        self.flush()
-        self._on_change()
-
-    def wake_mended(self) -> None:
-        """Let mirrors try again whose token was replaced since they failed."""
-        for worker in self.work.workers:
-            if worker.has_new_token() and not worker.is_running:
-                self._jobs.wake(self._push_name(worker))
-
-    def _tell_paused(self) -> None:
-        log.warning("target.paused", target=self.target.name, source=str(self.target.source),
-                    hint=f"hubsync resume {self.target.name}")  # fmt: skip
-
-    def wake_mirrors(self) -> None:
-        """Let every mirror see whether there is something to publish."""
-        for worker in self.work.workers:
-            if worker.wait_s() <= 0:
-                self._jobs.wake(self._push_name(worker))
-        self._on_change()
-
-    def _push(self, worker: MirrorWorker) -> None:
-        if self.is_paused:
-            return
-        worker.run()
-        self.work.release()
-        if worker.trouble is not None:
-            self._jobs.wake(self._push_name(worker), after_s=max(0.1, worker.wait_s()))
-        self._on_change()
-
-    def _push_name(self, worker: MirrorWorker) -> str:
-        return f"push:{self.target.name}/{worker.mirror.name}"
 
 
 class Daemon:
@@ -452,17 +139,28 @@ class Daemon:
         log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s)
         with self._opening:  # a reload that opens one at this moment
             runs = list(self._runs.values())
+        self._finish(runs, began + self._config.service.shutdown_grace_s)
+        unfinished = [left for run in runs for left in run.unfinished()]
         self._news.tell()
         _stop_all(runs)
-        clean = self._jobs.stop(self._config.service.shutdown_grace_s)
+        clean = self._jobs.stop(_STOP_S)
         self._state = "stopped"
         self._write_status(force=True)
         for run in runs:
             run.close()
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
-                 clean=clean, took_s=round(time.monotonic() - began, 3))  # fmt: skip
+                 clean=clean, unfinished=unfinished, took_s=round(time.monotonic() - began, 3))  # fmt: skip
 
         return clean
+
+    def _finish(self, runs: Collection[TargetRun], deadline: float) -> None:
+        """Let what is settled get through before the end; a second signal, or *deadline*, ends that."""
+        for run in runs:
+            run.finish()
+        while time.monotonic() < deadline and not all(run.is_finished() for run in runs):
+            if set(self._bell.wait(_POLL_S)) & {signal.SIGTERM, signal.SIGINT}:
+                return
+            self._notifier.watchdog()
 
     # --- signals and control
 
@@ -664,16 +362,6 @@ def _stop_all(runs: Collection[TargetRun]) -> None:
 def _tell_halted(target: Target, exc: HubsyncError) -> None:
     log.error("target.halted", target=target.name, source=str(target.source), error=str(exc), error_kind=exc.error_kind,
               hint=exc.hint)  # fmt: skip
-
-
-def _topmost(directories: list[str]) -> list[str]:
-    """Return *directories* without those that lie below another one of them."""
-    top: list[str] = []
-    for directory in sorted(set(directories)):
-        if not top or not directory.startswith(f"{top[-1]}/"):
-            top.append(directory)
-
-    return top
 
 
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:

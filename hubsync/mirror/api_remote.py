@@ -32,6 +32,7 @@ class ApiRemote:
         self._mirror = mirror
         self._hub = hub
         self._ours = {ref.removeprefix(_KNOWN): commit for ref, commit in git.list_refs(_KNOWN.rstrip("/")).items()}
+        self.progressed = 0.0  # each request has its own deadline
         self._shown: dict[str, str] = {}  # branch → the Hub's id, as last seen
 
     def public_id(self, commit: str | None) -> str | None:

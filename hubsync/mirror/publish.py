@@ -93,6 +93,7 @@ class Publisher:
         }
         self._uploader = Uploader(store, mirror.name, self._remote, others, config.service.min_free_bytes)
         self._branches: dict[str, Branch] = {}
+        self._began = 0.0
         self._checked = False
         self._folds = False  # whether the backlog goes as one commit, because one of them was refused
         self._refused: dict[str, str] = {}
@@ -101,6 +102,11 @@ class Publisher:
     def published(self) -> str | None:
         """Return the newest snapshot that the mirror is known to hold."""
         return self._refs.get(_PUBLISHED)
+
+    @property
+    def progressed(self) -> float:
+        """When a publication last got on, in monotonic seconds."""
+        return max(self._began, self._remote.progressed)
 
     def holds(self, snapshot: str, unit: str | None) -> bool:
         """Tell whether the mirror shows *unit*, or with ``None`` everything, as it is at *snapshot* or later."""
@@ -188,6 +194,7 @@ class Publisher:
             MirrorError: a step failed; what was done before it stays done.
             StoppedError: hubsync is stopping.
         """
+        self._began = time.monotonic()
         self._forget_mended()
         while True:
             try:

@@ -5,6 +5,7 @@ here; above, a failure is a ``MirrorError``.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from threading import Event
@@ -62,10 +63,14 @@ class Remote:
         self._endpoint = endpoint
         self._tokens = tokens
         self._stop = stop
+        self.progressed = 0.0  # when a command last got on, in monotonic seconds
         base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
         self._found: _Addresses | None = None
         declare_limit(endpoint)
+
+    def _note_progress(self) -> None:
+        self.progressed = time.monotonic()
 
     def public_id(self, commit: str | None) -> str | None:
         """Return the mirror's id of a commit of ours: it is the same."""
@@ -205,7 +210,7 @@ class Remote:
         options: "_Options",
     ) -> Finished:
         token = self._tokens.read(self._endpoint)
-        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, options.progress)
+        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, options.progress, self._note_progress)
         with credential_config(addresses.git, token) as (credential, fds), _ordered(options, addresses.lfs, fds) as full:
             try:
                 finished = self._git.run(

@@ -52,6 +52,7 @@ class MirrorWorker:
         self.last_success: datetime | None = None
         self.newest_unit = publisher.newest_unit()
         self.is_running = False
+        self._is_asked_again = False
         self._store = store
         self._log = log.bind(target=target, mirror=self.mirror.name)
 
@@ -69,7 +70,8 @@ class MirrorWorker:
         if not now and self.wait_s() > 0:
             return None
         self.is_running = True
-        if now:
+        if now or self._is_asked_again:
+            self._is_asked_again = False
             self.publisher.try_refused_again()
         token = self.publisher.token_identity()  # before it is read: what is replaced later is new
         try:
@@ -89,6 +91,12 @@ class MirrorWorker:
             self.newest_unit = units[-1] if units else self.newest_unit
 
         return published
+
+    def ask_again(self) -> None:
+        """Let the next run try at once, also what the mirror refused."""
+        self._is_asked_again = True
+        if self.trouble is not None:
+            self.trouble.next_try = 0.0
 
     def wait_s(self) -> float:
         """Return the seconds until the next try is due; 0 if nothing is wrong."""

@@ -71,11 +71,13 @@ class Watch:
         stop: ends the child when it is set.
         stall_s: seconds without progress after which the child is ended; ``None`` waits for ever.
         progress: a figure that changes while the child gets on; output counts as progress too.
+        on_progress: called when it has got on, and at the beginning.
     """
 
     stop: threading.Event | None = None
     stall_s: float | None = None
     progress: Callable[[], object] | None = None
+    on_progress: Callable[[], None] = lambda: None
 
 
 def close_environment(environment: MutableMapping[str, str]) -> dict[str, str]:
@@ -166,6 +168,7 @@ def _wait(child: "subprocess.Popen[bytes]", watch: Watch, output: Callable[[], o
         figure = (output(), watch.progress() if watch.progress else None)
         if figure != last_figure:
             last_figure, last_progress = figure, time.monotonic()
+            watch.on_progress()
         elif watch.stall_s is not None and time.monotonic() - last_progress > watch.stall_s:
             raise ChildStalledError(f"no progress for {watch.stall_s:.0f} s; ended")
 

@@ -1,5 +1,6 @@
 """hubsync is killed, stopped and reloaded in the middle of its work."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -30,6 +31,13 @@ QUICKLY_S = 10.0
 
 def contents(source: Path) -> dict[str, bytes]:
     return {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+
+
+def count_settled(config: Path) -> int:
+    """Return how many settled files wait for a commit, as the status says."""
+    path = config.parent / "state" / "status.json"
+    status = json.loads(path.read_text()) if path.exists() else {"targets": []}
+    return int(status["targets"][0]["settled"]) if status["targets"] else 0
 
 
 @pytest.mark.parametrize(
@@ -143,3 +151,46 @@ def test_once_ends_with_130_in_mid_upload(plain_config: Path, source: Path, stat
     assert [] == processes_of(state)
     holdup.let_go()
     assert 0 == hubsync(plain_config, "once").returncode
+
+
+def test_what_is_settled_gets_through_before_the_end(config: Path, source: Path, hub: LocalHub) -> None:
+    """Told to stop long before the schedule, the daemon commits and publishes what is whole; the exit says so."""
+    config.write_text(config.read_text().replace('schedule = "1s"', 'schedule = "1h"'))
+    with Daemon(config) as daemon:
+        daemon.wait_for("watch.started")
+        (source / "notes.txt").write_text("the last words")
+        write_safetensors(source / "model.safetensors", 100_000)
+        wait_until(lambda: count_settled(config) == 2, "both files settled")
+        assert 0 == daemon.stop()
+        stopped = daemon.wait_for("daemon.stopped")
+
+    assert {"notes.txt", "model.safetensors"} == paths_at(repository(hub)) - {".gitattributes"}
+    assert ([], True) == (stopped["unfinished"], stopped["clean"])
+
+
+def test_what_does_not_get_through_is_said(plain_config: Path, source: Path, plain: PlainServer) -> None:
+    """With an upload that hangs, the exit is quick and says truthfully what the mirror still lacks."""
+    write_safetensors(source / "model.safetensors", 100_000)
+    holdup = Holdup(plain, is_object)
+    with Daemon(plain_config) as daemon:
+        assert holdup.reached.wait(60)
+        assert 0 == daemon.stop()
+        stopped = daemon.wait_for("daemon.stopped")
+    holdup.let_go()
+
+    [left] = stopped["unfinished"]
+    assert left.startswith("run to m0:acme/x: 1 file, 100.")
+
+
+def test_a_second_stop_ends_the_last_flush(plain_config: Path, source: Path, plain: PlainServer) -> None:
+    """Whoever cannot wait says it twice."""
+    write_safetensors(source / "model.safetensors", 100_000)
+    holdup = Holdup(plain, is_object)
+    with Daemon(plain_config) as daemon:
+        assert holdup.reached.wait(60)
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for("daemon.stopping")
+        began = time.monotonic()
+        assert 0 == daemon.stop()
+        assert time.monotonic() - began < 4
+    holdup.let_go()

@@ -1,0 +1,212 @@
+"""Runs one target: its watcher, and the jobs that commit and publish it."""
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from hubsync.config.model import Target
+from hubsync.jobs import Jobs, every, make_trigger
+from hubsync.mirror.worker import MirrorWorker
+from hubsync.monitor.text import format_bytes, format_count
+from hubsync.pauses import Pauses
+from hubsync.service import TargetWork
+from hubsync.wait import Answer, Wait, Wish
+from hubsync.watcher import Watcher
+
+_PARKED_TRY_S = 3600.0
+_LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
+_LEAST_LOOK_S = 0.05
+_HUNG_S = 5.0  # a mirror that makes no progress for so long is not waited for at the end
+
+log = structlog.get_logger()
+
+
+class TargetRun:
+    """A target that runs: its watcher and its jobs."""
+
+    def __init__(
+        self, work: TargetWork, stop: threading.Event, jobs: Jobs, pauses: Pauses, on_change: Callable[[], None]
+    ) -> None:
+        self.work = work
+        self.interrupted = stop
+        self.watcher = Watcher(work, self.wake_mirrors)
+        self._pauses = pauses
+        self._jobs = jobs
+        self._on_change = on_change
+        self._looking = threading.Lock()  # held while a wait looks: the store must not be closed meanwhile
+
+    @property
+    def target(self) -> Target:
+        """The target's declaration."""
+        return self.work.target
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is committed or published until ``resume``."""
+        return self.target.name in self._pauses
+
+    def is_well(self) -> bool:
+        """Tell whether the watch goes on, or was told to stop."""
+        return self.watcher.is_alive() or self.interrupted.is_set()
+
+    def is_busy(self) -> bool:
+        """Tell whether a commit or a publication runs."""
+        name = self.target.name
+        return any(job == f"commit:{name}" or job.startswith(f"push:{name}/") for job in self._jobs.running())
+
+    def start(self) -> None:
+        """Watch, and run by schedule."""
+        name = self.target.name
+        if self.is_paused:
+            self._tell_paused()
+        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
+        self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
+        for worker in self.work.workers:
+            push = functools.partial(self._push, worker)
+            self._jobs.add(self._push_name(worker), push, every(_PARKED_TRY_S), at_once=True)
+        self.watcher.start()
+
+    def stop(self) -> None:
+        """Stop watching, end the steps that run, and forget the jobs; the stores stay open until ``close``."""
+        self.interrupted.set()
+        self._jobs.remove(f"commit:{self.target.name}")
+        self._jobs.remove(f"inventory:{self.target.name}")
+        self._jobs.remove(f"finish:{self.target.name}")
+        for worker in self.work.workers:
+            self._jobs.remove(self._push_name(worker))
+        self.watcher.stop()
+
+    def close(self) -> None:
+        """Close the store, after ``stop``."""
+        with self._looking:
+            self.work.close()
+
+    def begin_wait(self, wish: Wish) -> Wait | None:
+        """Begin a wait with what is there now; return ``None`` if this run has ended. Backoffs end, as by ``flush``."""
+        with self._looking:
+            if self.interrupted.is_set():
+                return None
+            wait = Wait(self.work, wish)
+            wait.begin()
+        self.watcher.look_again()
+        self._end_backoff()
+        self.wake_mirrors()
+
+        return wait
+
+    def look(self, wait: Wait) -> tuple[Answer, float] | None:
+        """Return how far *wait* is, and for how many seconds that holds without news; ``None`` if this run has ended."""
+        with self._looking:
+            if self.interrupted.is_set():
+                return None
+            answer = wait.look()
+            due = self.work.pipeline.next_due()
+        if self.is_paused and not answer.final:
+            answer = Answer(False, f"{self.target.name} is paused", f"hubsync resume {self.target.name}", final=True)
+        if answer.hasten:
+            self._jobs.wake(f"commit:{self.target.name}")
+
+        return answer, _LOOK_S if due is None else max(_LEAST_LOOK_S, min(_LOOK_S, due - time.monotonic()))
+
+    def commit(self) -> None:
+        """Commit what is settled, then let the mirrors go."""
+        if self.is_paused:
+            return
+        with structlog.contextvars.bound_contextvars(target=self.target.name):
+            self.work.pipeline.commit()
+        self.watcher.look_again()  # a file that was still being written must become quiet anew
+        self.wake_mirrors()
+
+    def flush(self) -> None:
+        """Commit and publish now, whatever wait is on."""
+        self._end_backoff()
+        self._jobs.wake(f"commit:{self.target.name}")
+
+    def _end_backoff(self) -> None:
+        for worker in self.work.workers:
+            worker.ask_again()
+
+    def finish(self) -> None:
+        """Begin the last flush: what is settled is committed, and mirrors that work publish what waits."""
+        self.watcher.stop()
+        if not self.is_paused:
+            self._jobs.add(f"finish:{self.target.name}", self._finish, None, at_once=True)
+
+    def _finish(self) -> None:
+        with structlog.contextvars.bound_contextvars(target=self.target.name):
+            self.work.pipeline.settle()
+            self.work.pipeline.commit()
+        self.wake_mirrors()
+
+    def is_finished(self) -> bool:
+        """Tell whether nothing is left that the last flush can still bring about."""
+        if self.is_paused:
+            return True
+        name = self.target.name
+        if self._jobs.running().keys() & {f"finish:{name}", f"commit:{name}"}:
+            return False
+        return all(self._is_at_rest(worker) for worker in self.work.workers)
+
+    def _is_at_rest(self, worker: MirrorWorker) -> bool:
+        if self._push_name(worker) in self._jobs.running():
+            return time.monotonic() - worker.publisher.progressed > _HUNG_S
+        return worker.trouble is not None or not worker.publisher.backlog()
+
+    def unfinished(self) -> list[str]:
+        """Return what did not get through, for people to read."""
+        left = []
+        for worker in self.work.workers:
+            backlog = worker.publisher.measure_backlog()
+            if backlog.since is not None:
+                amount = f"{format_count(backlog.files, 'file')}, {format_bytes(backlog.bytes)}"
+                left.append(f"{self.target.name} to {worker.mirror.name}: {amount}")
+        if waiting := self.work.pipeline.pending():
+            left.append(f"{self.target.name}: {format_count(len(waiting), 'path')} not committed yet")
+
+        return left
+
+    def pause(self) -> None:
+        """Commit and publish nothing until ``resume``, also after a restart."""
+        self._pauses.add(self.target.name)
+        self._tell_paused()
+        self._on_change()
+
+    def resume(self) -> None:
+        """Go on, with all that waits."""
+        if self.is_paused:
+            self._pauses.discard(self.target.name)
+            log.info("target.resumed", target=self.target.name, source=str(self.target.source))
+        self.flush()
+        self._on_change()
+
+    def wake_mended(self) -> None:
+        """Let mirrors try again whose token was replaced since they failed."""
+        for worker in self.work.workers:
+            if worker.has_new_token() and not worker.is_running:
+                self._jobs.wake(self._push_name(worker))
+
+    def _tell_paused(self) -> None:
+        log.warning("target.paused", target=self.target.name, source=str(self.target.source),
+                    hint=f"hubsync resume {self.target.name}")  # fmt: skip
+
+    def wake_mirrors(self) -> None:
+        """Let every mirror see whether there is something to publish."""
+        for worker in self.work.workers:
+            if worker.wait_s() <= 0:
+                self._jobs.wake(self._push_name(worker))
+        self._on_change()
+
+    def _push(self, worker: MirrorWorker) -> None:
+        if self.is_paused:
+            return
+        worker.run()
+        self.work.release()
+        if worker.trouble is not None:
+            self._jobs.wake(self._push_name(worker), after_s=max(0.1, worker.wait_s()))
+        self._on_change()
+
+    def _push_name(self, worker: MirrorWorker) -> str:
+        return f"push:{self.target.name}/{worker.mirror.name}"

@@ -1,0 +1,188 @@
+"""Turns the events of one source into changes, and completes its units, in a thread of its own."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from hubsync.errors import DiskFullError, HubsyncError
+from hubsync.service import TargetWork
+from hubsync.store.process import StoppedError
+from hubsync.watch.mounts import network_file_system
+from hubsync.watch.observer import SourceObserver
+
+_CHECK_S = 10.0  # how often an observer is asked whether it lives
+_STOP_S = 20.0
+
+log = structlog.get_logger()
+
+
+class Watcher(threading.Thread):
+    """Turns the events of one source into changes, and completes units, in a thread of its own."""
+
+    def __init__(self, work: TargetWork, on_news: Callable[[], None]) -> None:
+        super().__init__(name=f"hubsync-watch-{work.target.name}", daemon=True)
+        self.ticked = time.monotonic()
+        self._work = work
+        self._on_news = on_news
+        self._events: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._observer: SourceObserver | None = None
+        self._stopping = threading.Event()
+        self._log = log.bind(target=work.target.name)
+        self.mode = "inventory"
+        self._is_down = False
+
+    def stop(self) -> None:
+        """End the thread and the observer."""
+        self._stopping.set()
+        self._events.put(("stop", ""))
+        self.join(_STOP_S)
+
+    def ask_inventory(self) -> None:
+        """Have the whole source compared soon."""
+        self._events.put(("tree", ""))
+
+    def look_again(self) -> None:
+        """Have the watch see what waits to settle by now."""
+        self._events.put(("wake", ""))
+
+    def run(self) -> None:
+        """Watch until stopped."""
+        try:
+            with structlog.contextvars.bound_contextvars(target=self._work.target.name):
+                self._watch()
+        except StoppedError:
+            pass
+        finally:
+            self._stop_observer()
+
+    def _watch(self) -> None:
+        self._start_observer()
+        self._events.put(("tree", ""))
+        checked = time.monotonic()
+        while not self._stopping.is_set():
+            self.ticked = time.monotonic()
+            self._guarded(self._take_events)
+            if time.monotonic() - checked >= _CHECK_S:
+                checked = time.monotonic()
+                self._guarded(self._check_observer)
+            self._guarded(self._settle)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Run one step; a failure is said and the watch goes on."""
+        try:
+            step()
+        except StoppedError:
+            raise
+        except DiskFullError as exc:
+            self._log.error("schedule.failed", job="capture", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
+            self._stopping.wait(_CHECK_S)
+        except HubsyncError as exc:
+            self._log.error("schedule.failed", job="watch", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
+            self._stopping.wait(1)
+        except Exception as exc:  # noqa: BLE001 - a bug must not end the watch
+            self._log.exception("schedule.failed", job="watch", error=str(exc), error_kind="internal", retryable=True)
+            self._stopping.wait(1)
+
+    def _take_events(self) -> None:
+        """Wait for events, or until something settles, and look at each changed path once."""
+        due = self._work.pipeline.next_due()
+        timeout = _CHECK_S if due is None else min(_CHECK_S, max(0.0, due - time.monotonic()))
+        batch: dict[tuple[str, str], None] = {}
+        try:
+            batch[self._events.get(timeout=timeout)] = None
+            while True:
+                batch[self._events.get_nowait()] = None
+        except queue.Empty:
+            pass
+        trees = [path for kind, path in batch if kind == "tree"]
+        if "" in trees:
+            self._work.pipeline.take_inventory()
+            self._on_news()
+            return
+        for tree in _topmost(trees):
+            self._work.pipeline.take_inventory(tree)
+        for kind, path in batch:
+            if kind == "path":
+                self._work.pipeline.note(path)
+
+    def _settle(self) -> None:
+        settled = self._work.pipeline.settle()
+        if settled.units:
+            self._work.pipeline.commit(units_only=True)
+        if settled.units or settled.early:
+            self._on_news()
+
+    def _start_observer(self) -> None:
+        source = self._work.target.source
+        if file_system := network_file_system(source):
+            self._log.warning("watch.degraded", source=str(source), mode="inventory",
+                              reason=f"{file_system} gives no events for what other machines write")  # fmt: skip
+            return
+        observer = SourceObserver(
+            source,
+            on_change=lambda path: self._events.put(("path", path)),
+            on_change_tree=lambda path: self._events.put(("tree", path)),
+            on_trouble=self._note_trouble,
+            is_excluded=self._work.pipeline.is_excluded_directory,
+        )
+        try:
+            observer.start()
+        except HubsyncError as exc:
+            self._note_down(str(exc), exc.hint)
+            return
+        self._observer, self.mode = observer, "events"
+        if self._is_down:
+            self._is_down = False
+            self._log.info("watch.recovered", source=str(source), mode=self.mode)
+        else:
+            self._log.info("watch.started", source=str(source), mode=self.mode)
+
+    def _note_trouble(self, kind: str, facts: Mapping[str, object]) -> None:
+        if kind == "overflowed":
+            self._log.warning("watch.overflowed", source=str(self._work.target.source))
+            self._events.put(("tree", ""))
+        else:
+            self._log.warning("watch.degraded", source=str(self._work.target.source), mode="events",
+                              reason=facts.get("reason", kind), directories=facts.get("directories"),
+                              unwatched=facts.get("unwatched"), limit=facts.get("limit"),
+                              hint=facts.get("hint"))  # fmt: skip
+
+    def _note_down(self, reason: str, hint: str = "") -> None:
+        self.mode = "inventory"
+        if not self._is_down:
+            self._is_down = True
+            self._log.warning("watch.degraded", source=str(self._work.target.source), mode=self.mode, reason=reason,
+                              hint=hint)  # fmt: skip
+
+    def _check_observer(self) -> None:
+        """Start the observer anew if its threads died or the source is another directory now."""
+        if self._observer is None:
+            if self._is_down and self._work.target.source.is_dir():
+                self._start_observer()
+                self._events.put(("tree", ""))
+            return
+        reason = self._observer.check()
+        if not reason:
+            return
+        self._stop_observer()
+        self._note_down(reason)
+        self._start_observer()
+        self._events.put(("tree", ""))
+
+    def _stop_observer(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer = None
+
+
+def _topmost(directories: list[str]) -> list[str]:
+    """Return *directories* without those that lie below another one of them."""
+    top: list[str] = []
+    for directory in sorted(set(directories)):
+        if not top or not directory.startswith(f"{top[-1]}/"):
+            top.append(directory)
+
+    return top
