@@ -36,6 +36,7 @@ class TargetRun:
         self._pauses = pauses
         self._jobs = jobs
         self._on_change = on_change
+        self._committed = threading.Event()  # by the last flush
         self._looking = threading.Lock()  # held while a wait looks: the store must not be closed meanwhile
 
     @property
@@ -132,21 +133,25 @@ class TargetRun:
     def finish(self) -> None:
         """Begin the last flush: what is settled is committed, and mirrors that work publish what waits."""
         self.watcher.stop()
-        if not self.is_paused:
+        if self.is_paused:
+            self._committed.set()
+        else:
             self._jobs.add(f"finish:{self.target.name}", self._finish, None, at_once=True)
 
     def _finish(self) -> None:
-        with structlog.contextvars.bound_contextvars(target=self.target.name):
-            self.work.pipeline.settle()
-            self.work.pipeline.commit()
+        try:
+            with structlog.contextvars.bound_contextvars(target=self.target.name):
+                self.work.pipeline.settle()
+                self.work.pipeline.commit()
+        finally:
+            self._committed.set()
         self.wake_mirrors()
 
     def is_finished(self) -> bool:
         """Tell whether nothing is left that the last flush can still bring about."""
         if self.is_paused:
             return True
-        name = self.target.name
-        if self._jobs.running().keys() & {f"finish:{name}", f"commit:{name}"}:
+        if not self._committed.is_set():
             return False
         return all(self._is_at_rest(worker) for worker in self.work.workers)
 
