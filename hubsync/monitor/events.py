@@ -82,9 +82,9 @@ _EVENTS = (
     Event(
         "daemon.stopped",
         "info",
-        ("reason", "uptime_s", "took_s", "clean"),
-        "stopped[ after {uptime_s}]",
-        "The daemon has ended. Nothing is lost if `clean` is false: unfinished steps are repeated at the next start.",
+        ("reason", "uptime_s", "took_s", "clean", "unfinished"),
+        "stopped[ after {uptime_s}][; not through yet: {unfinished}]",
+        "The daemon has ended. What is `unfinished` goes up after the next start, and nothing is lost if `clean` is false.",
     ),
     Event(
         "config.rejected",
