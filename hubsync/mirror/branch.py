@@ -16,6 +16,7 @@ from hubsync.store.snapshot import Store
 
 _FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 
+Tree = Mapping[str, TreeEntry]
 Changes = dict[str, TreeEntry | None]
 
 
@@ -78,11 +79,12 @@ class Branch:
             base, steps = self._skip_held(base, steps, head.commit)
         if not steps:
             return Grafted(head.commit)
+        there = self._look(head.commit, steps) if head.commit else {}
         compares_all = is_new_view or not head.is_ours
-        if head.commit is not None and (is_new_view or self._is_obstructed(steps, head.commit)):
+        if head.commit is not None and (is_new_view or _is_obstructed(steps, there)):
             steps, compares_all = [fold(steps)], True
         published = self._published(line, base, head, is_new_view=is_new_view) if compares_all else None
-        grafts = self._plan(line, steps, head, published)
+        grafts = self._plan(line, steps, head, there, published)
 
         return self._commit(line, steps, grafts, head)
 
@@ -116,51 +118,42 @@ class Branch:
 
         return (steps[held - 1].snapshot.commit, steps[held:]) if held else (base, steps)
 
-    def _is_obstructed(self, steps: Sequence[Step], head: str) -> bool:
-        """Tell whether *head* has a directory where a new file of ours goes, or a file where our directory goes."""
-        added = {change.path for step in steps for change in step.changes if change.before is None}
-        above = {parent for path in added for parent in parents(path)}
-        asked = added | above
-        if not asked:
-            return False
-        there = self._git.list_tree(head, *(sorted(asked) if len(asked) <= _FEW_PATHS else ()), directories=True)
+    def _look(self, head: str, steps: Sequence[Step]) -> Tree:
+        """Return what *head* has at the paths that *steps* change and above them; directories too."""
+        changed = {change.path for step in steps for change in step.changes}
+        asked = changed | {parent for path in changed for parent in parents(path)}
+        return self._git.list_tree(head, *(sorted(asked) if len(asked) <= _FEW_PATHS else ()), directories=True)
 
-        return any(path in there and there[path].mode == DIRECTORY for path in added) or any(
-            path in there and there[path].mode != DIRECTORY for path in above
-        )
-
-    def _plan(self, line: Line, steps: Sequence[Step], head: Head, published: "_Published | None") -> list[Graft]:
-        """Return what each of *steps* changes on the one before it, the first one on *head*.
+    def _plan(
+        self, line: Line, steps: Sequence[Step], head: Head, there: Tree, published: "_Published | None"
+    ) -> list[Graft]:
+        """Return what each of *steps* changes on the one before it, the first one on *head*, of which *there* is known.
 
         With *published*, all paths of the first step are compared, not only those that it changes.
         """
-        overlay: Changes = {}
+        shown: Changes = dict(there)
         grafts: list[Graft] = []
         for step in steps:
             if grafts or published is None:
-                one = self._plan_changed(step, head.commit, overlay)
+                one = self._plan_changed(step, shown)
             else:
                 one = self._plan_all(line, line.tree(step.snapshot.commit), published, head)
             _halt(one)
-            overlay.update(one.changes)
+            shown.update(one.changes)
             grafts.append(one)
 
         return grafts
 
-    def _plan_changed(self, step: Step, head: str | None, overlay: Mapping[str, TreeEntry | None]) -> Graft:
-        """Plan what *step* changes on a tree that is as we left it, but for paths where others have the say."""
+    def _plan_changed(self, step: Step, shown: Mapping[str, TreeEntry | None]) -> Graft:
+        """Plan what *step* changes on what is *shown*, which nobody else has touched but where others have the say."""
         last = {change.path: change.before for change in step.changes if change.before}
         ours = {change.path: change.after for change in step.changes if change.after}
-        paths = [change.path for change in step.changes]
-        theirs = dict(last)
-        foreign = [path for path in paths if policy_of(path, self._policies) != "ours"]
-        if foreign and head:
-            shown = self._git.list_tree(head, *(foreign if len(foreign) <= _FEW_PATHS else ()))
-            shown |= {path: entry for path, entry in overlay.items() if entry}
-            theirs = {path: entry for path, entry in theirs.items() if path not in foreign}
-            theirs |= {path: shown[path] for path in foreign if path in shown}
-
-        return graft(paths, theirs, last, ours, self._policies)
+        foreign = {path for path in (c.path for c in step.changes) if policy_of(path, self._policies) != "ours"}
+        theirs = {path: entry for path, entry in last.items() if path not in foreign}
+        theirs |= {path: entry for path in foreign if (entry := shown.get(path)) is not None}
+        planned = graft([change.path for change in step.changes], theirs, last, ours, self._policies)
+        # What was pushed before we were killed is there already; a second commit of it would be empty.
+        return Graft({p: entry for p, entry in planned.changes.items() if shown.get(p) != entry}, planned.foreign)
 
     def _plan_all(self, line: Line, ours: Mapping[str, TreeEntry], published: "_Published", head: Head) -> Graft:
         last = published.tree
@@ -233,6 +226,15 @@ class Branch:
         pointers = self._store.pointers(set(blobs.values()))
 
         return {path: blob in pointers for path, blob in blobs.items()}
+
+
+def _is_obstructed(steps: Sequence[Step], there: Tree) -> bool:
+    """Tell whether *there* has a directory where a new file of ours goes, or a file where our directory goes."""
+    added = {change.path for step in steps for change in step.changes if change.before is None}
+    above = {parent for path in added for parent in parents(path)}
+    is_directory = {path: entry.mode == DIRECTORY for path, entry in there.items()}
+
+    return any(is_directory.get(path) for path in added) or any(is_directory.get(path) is False for path in above)
 
 
 def _halt(planned: Graft) -> None:

@@ -196,6 +196,8 @@ class History:
             if commit in self.checked[number]:
                 continue
             self.checked[number].add(commit)
+            trees = server.git(REPO, "log", "-2", "--first-parent", "--format=%T", commit).split()
+            assert len(set(trees)) == len(trees), f"{commit} changes nothing"
             if branch.endswith("main"):
                 units = self._units_of(server, commit)
             else:
