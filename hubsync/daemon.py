@@ -31,12 +31,9 @@ from hubsync.signals import Bell
 from hubsync.target_run import TargetRun
 from hubsync.wait import Answer, News, Wish
 
-_PARKED_TRY_S = 3600.0
-_CHECK_S = 10.0  # how often an observer is asked whether it lives
 _STATUS_DELAY_S = 1.0
 _STOP_S = 5.0
 _LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
-_LEAST_LOOK_S = 0.05
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
 _POLL_S = 0.02
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from huggingface_hub import HfApi
 from support.running import PATIENCE_S, ROOT, Daemon, endpoint, hubsync, write_checkpoint, write_config
 
+from hubsync.cli import cli
 from hubsync.localhub import LocalHub
 
 NOWHERE = 'url = "http://127.0.0.1:9"'  # the discard port: refused at once
@@ -94,6 +96,15 @@ def test_schema_and_events_are_for_machines() -> None:
     assert {"daemon.ready", "mirror.published", "heartbeat"} < {event["name"] for event in events}
     assert all(event["meaning"] and event["level"] for event in events)
     assert "mirror.published" in run("events").stdout
+
+
+def test_what_hubsync_advises_exists() -> None:
+    """Each command that a hint, an event or the README names is one of those that the help lists."""
+    texts = [path.read_text() for path in [ROOT / "README.md", *(ROOT / "hubsync").rglob("*.py")]]
+    advised = {word for text in texts for word in re.findall(r"(?:`|it: |run: )hubsync ([a-z][a-z-]*)", text)}
+
+    assert {"flush", "run", "check"} < advised
+    assert set() == advised - cli.commands.keys()
 
 
 @pytest.mark.parametrize("directory", ["", "plain", "a b", "it's", 'a "b" *'])

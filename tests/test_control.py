@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hubsync.control import ControlServer, send_command
-from hubsync.errors import HubsyncError, NotRunningError, UsageError
+from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
 
 PATIENCE_S = 20.0
 
@@ -18,6 +18,8 @@ def obey(command: str, targets: tuple[str, ...]) -> dict[str, object]:
     """Do as the daemon does: answer with the targets, refuse what is unknown."""
     if command == "refuse":
         raise UsageError("no such target", hint="look again")
+    if command in {"reject", "fill"}:
+        raise {"reject": ConfigError, "fill": StateError}[command]("one\ntwo")
     if command == "crash":
         raise RuntimeError("a bug")
 
@@ -59,6 +61,18 @@ def test_a_refusal_reaches_the_sender(path: Path) -> None:
         send_command(path, "refuse", ())
 
     assert "look again" == caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "exit_code"), [("reject", ConfigError, 78), ("fill", StateError, 73), ("crash", HubsyncError, 1)]
+)
+def test_a_refusal_has_its_exit_code(path: Path, command: str, kind: type[HubsyncError], exit_code: int) -> None:
+    """What the daemon cannot do is of the same class for the sender, with all its lines."""
+    with pytest.raises(kind) as caught:
+        send_command(path, command, ())
+
+    assert exit_code == caught.value.exit_code
+    assert command == "crash" or str(caught.value) == "one\ntwo"
 
 
 @pytest.mark.parametrize(

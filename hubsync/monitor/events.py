@@ -177,7 +177,7 @@ _EVENTS = (
         ("path", "reason", "hint"),
         "held {path}: {reason}",
         "The file is quiet but not whole, or changed while it was read. It is looked at again when it changes.",
-        "If the writer is done, the file is damaged: see `reason`, and `hubsync explain PATH`.",
+        "If the writer is done, the file is damaged: see `reason`, and `hubsync plan`.",
     ),
     Event(
         "file.unreadable",
@@ -193,7 +193,7 @@ _EVENTS = (
         ("path", "reason", "rule", "line", "member", "offset", "hint"),
         "not published: {path}: {reason}",
         "The file will not be published as it is: it holds a secret, or has a name that no mirror takes. Its unit waits.",
-        "Take the secret out, rename the file, or exclude it; `hubsync explain PATH` names the rule.",
+        "Take the secret out, rename the file, or exclude it; `reason` names the rule.",
     ),
     Event(
         "secret.found",

@@ -155,7 +155,7 @@ def read_status(path: Path) -> Status:
         raise NotRunningError(f"no daemon has run here: {path} is missing", hint="start it: hubsync run") from error
     except OSError as error:
         raise StateError(
-            f"cannot read {path}: {error.strerror}", hint="see who owns it: hubsync runs as another user"
+            f"cannot read {path}: {error.strerror}", hint="see who owns it; hubsync runs as another user"
         ) from error
     except ValidationError as error:
         hint = "a running daemon of this version writes it anew at its next heartbeat"

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -36,6 +37,29 @@ def test_a_failed_mirror_is_not_asked_before_its_time(worker: MirrorWorker, serv
     server.before = lambda _: None
     assert worker.run(now=True) is not None
     assert (None, 0.0) == (worker.trouble, worker.wait_s())
+
+
+def test_a_new_token_ends_the_wait(tmp_path: Path, make_rig: Callable[..., Rig]) -> None:
+    """Replaced or removed, the token's file makes the next run try, once for each change."""
+    file = tmp_path / "token-0"
+    with PlainServer(tmp_path / "guarded", token="right") as guarded:
+        guarded.create(REPO)
+        rig = make_rig(guarded)
+        rig.write("a.txt")
+        rig.commit()
+        worker = rig.work.workers[0]
+        for act, said in ((lambda: file.write_text("wrong"), ""), (file.unlink, "cannot be read")):
+            act()
+            assert 0.0 == worker.wait_s()
+            worker.run()
+            assert worker.trouble is not None
+            assert ("auth", False) == (worker.trouble.error.error_kind, worker.has_new_token())
+            assert said in str(worker.trouble.error)
+            assert "hubsync flush" in worker.trouble.hint
+            assert worker.wait_s() > 3000
+        file.write_text("right")
+        assert worker.has_new_token()
+        assert worker.run() is not None
 
 
 def test_the_wait_that_a_hub_asks_for_is_kept(worker: MirrorWorker, server: PlainServer) -> None:
