@@ -59,6 +59,11 @@ class GitHttp:
 
 
 def _cgi(request: Request, repo: Repo, step: str, user: User | None) -> dict[str, str]:
+    """Return the request's CGI variables.
+
+    Without a length the backend reads to the end of its input. With one it reads for ever when the body ends early: it
+    takes an end of file for no bytes yet.
+    """
     headers = request.headers
     variables = {
         "GIT_HTTP_EXPORT_ALL": "1",
@@ -66,7 +71,6 @@ def _cgi(request: Request, repo: Repo, step: str, user: User | None) -> dict[str
         "REQUEST_METHOD": request.method,
         "QUERY_STRING": request.url.query,
         "CONTENT_TYPE": headers.get("content-type", ""),
-        "CONTENT_LENGTH": headers.get("content-length", ""),
         "HTTP_CONTENT_ENCODING": headers.get("content-encoding", ""),
         "GIT_PROTOCOL": headers.get("git-protocol", ""),
         "REMOTE_USER": user.name if user else "",

@@ -66,7 +66,7 @@ class TrafficMiddleware:
             await self._app(scope, receive, send)
             return
         status = bytes_in = bytes_out = 0
-        is_noted = False
+        remembered = False
         started = time.monotonic()
         path = scope["raw_path"].decode("ascii", "replace")
 
@@ -76,10 +76,10 @@ class TrafficMiddleware:
             bytes_in += len(message.get("body", b""))
             return message
 
-        def note() -> None:
-            nonlocal is_noted
-            if not is_noted:
-                is_noted = True
+        def remember() -> None:
+            nonlocal remembered
+            if not remembered:
+                remembered = True
                 took_s = time.monotonic() - started
                 self._traffic.add(Request(scope["method"], path, status, bytes_in, bytes_out, took_s))
 
@@ -87,11 +87,11 @@ class TrafficMiddleware:
             nonlocal status, bytes_out
             status = message.get("status", status)
             bytes_out += len(message.get("body", b""))
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                note()  # before the client knows that it is answered
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                remember()  # before the last bytes go: who has its answer finds its request
             await send(message)
 
         try:
             await self._app({**scope, "path": path}, counted_receive, counted_send)
         finally:
-            note()
+            remember()

@@ -173,3 +173,28 @@ def test_commits_in_the_making_are_not_shown(hub: LocalHub, api: HfApi, clone: C
 def _id_of(clone: Clone) -> str:
     url = clone.git("config", "remote.origin.url").stdout.strip()
     return "/".join(url.split("/")[-2:])
+
+
+def test_history_may_be_rewritten_only_by_force(clone: Clone, api: HfApi, repo_id: str) -> None:
+    """A push that is no fast-forward is refused by git; with force the Hub takes it, as the real one does."""
+    clone.write(a=b"one")
+    clone.commit()
+    clone.push()
+    clone.git("reset", "--quiet", "--hard", "HEAD~1")
+    clone.write(b=b"two")
+    new = clone.commit()
+    refused, forced = clone.push(), clone.push("--force", "main")
+
+    assert "! [rejected]" in refused
+    assert "exit 0" in forced
+    assert new == api.model_info(repo_id).sha
+
+
+def test_the_default_branch_is_not_deleted(clone: Clone, api: HfApi, repo_id: str) -> None:
+    """Another branch is."""
+    clone.push("main:side")
+    said = clone.push("--delete", "main"), clone.push("--delete", "side")
+
+    assert "deletion of the current branch prohibited" in said[0]
+    assert "exit 0" in said[1]
+    assert ["main"] == [ref.name for ref in api.list_repo_refs(repo_id).branches]

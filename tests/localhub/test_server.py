@@ -54,16 +54,7 @@ def test_no_process_outlives_it(tmp_path: Path) -> None:
     """A push that still runs when the Hub ends is ended with it."""
     with serving(tmp_path / "hub") as (process, url, token):
         HfApi(endpoint=url, token=token).create_repo("acme/x")
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as client:
-            head = (
-                "POST /acme/x/git-receive-pack HTTP/1.1",
-                "Host: x",
-                f"Authorization: Bearer {token}",
-                "Content-Type: application/x-git-receive-pack-request",
-                "Content-Length: 1000",
-            )
-            client.sendall("\r\n".join([*head, "", "0000"]).encode())
+        with half_a_push(url, token):
             backends = wait_for(lambda: children_of(process.pid))
             process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGTERM)
@@ -71,6 +62,22 @@ def test_no_process_outlives_it(tmp_path: Path) -> None:
 
     assert backends
     assert [] == [pid for pid in backends if Path(f"/proc/{pid}/status").exists()]
+
+
+@pytest.mark.parametrize("leaves", ["client", "hub"])
+def test_a_push_that_breaks_off_leaves_no_process(tmp_path: Path, leaves: str) -> None:
+    """Whoever leaves, even by a kill; without care ``git http-backend`` would wait for the rest at full speed."""
+    with serving(tmp_path / "hub") as (process, url, token):
+        HfApi(endpoint=url, token=token).create_repo("acme/x")
+        with half_a_push(url, token):
+            backends = wait_for(lambda: children_of(process.pid))
+            if leaves == "hub":
+                process.kill()
+                process.communicate()
+        gone = wait_for(lambda: not [pid for pid in backends if Path(f"/proc/{pid}/status").exists()])
+
+    assert backends
+    assert gone
 
 
 def test_what_was_pushed_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -186,6 +193,22 @@ def test_pages_hide_private_repositories_from_strangers(api: HfApi, http: httpx2
     assert 401 == anonymous.get("/closed/page").status_code
     assert anonymous.get("/login").headers["WWW-Authenticate"].startswith("Basic")
     assert 303 == http.get("/login").status_code
+
+
+@contextmanager
+def half_a_push(url: str, token: str) -> Iterator[None]:
+    """Begin a push, announce more than is sent, and leave at the end."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        head = (
+            "POST /acme/x/git-receive-pack HTTP/1.1",
+            "Host: x",
+            f"Authorization: Bearer {token}",
+            "Content-Type: application/x-git-receive-pack-request",
+            "Content-Length: 1000",
+        )
+        client.sendall("\r\n".join([*head, "", "00"]).encode())
+        yield
 
 
 def links_in(page: str) -> list[str]:
