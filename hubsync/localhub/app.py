@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hubsync.errors import HubsyncError
-from hubsync.localhub import api, lfs, page, resolve
+from hubsync.localhub import api, lfs, page, resolve, xet
 from hubsync.localhub.calls import Call, Hub, answer_failure, answer_nobody, answer_refusal, threaded
 from hubsync.localhub.githttp import GitHttp
 from hubsync.localhub.refusals import RefusedError
@@ -41,6 +41,7 @@ _REPO_ROUTES: tuple[tuple[str, str, Answer], ...] = (  # below /api/{folder}/{na
     ("POST", "/tag/{revision}", api.create_tag),
     ("DELETE", "/tag/{revision}", api.delete_tag),
     ("POST", "/super-squash/{revision}", api.super_squash),
+    ("GET", "/xet-write-token/{revision}", xet.write_token),
     ("GET", "/lfs-files", api.list_lfs_files),
     ("POST", "/lfs-files/batch", api.delete_lfs_files),
 )
@@ -97,6 +98,9 @@ def _routes(git_http: GitHttp) -> Iterator[BaseRoute]:
     yield Route("/api/{path:path}", threaded(api.not_found), methods=["GET", "POST", "PUT", "DELETE"])
     yield Route(f"/_lfs{_REPO}/{{oid}}", lfs.put_object, methods=["PUT"])
     yield Route(f"/_lfs{_REPO}/{{oid}}", threaded(lfs.get_object), methods=["GET"])
+    yield Route(f"/_xet{_REPO}/{{life}}/v1/xorbs/default/{{xorb}}", xet.put_xorb, methods=["POST"])
+    yield Route(f"/_xet{_REPO}/{{life}}/v1/shards", xet.put_shard, methods=["POST"])
+    yield Route(f"/_xet{_REPO}/{{life}}/v1/chunks/{{prefix}}/{{chunk}}", threaded(xet.find_chunk), methods=["GET"])
     yield Route("/_requests", threaded(page.requests), methods=["GET"])
     yield Route("/login", threaded(page.login), methods=["GET"])
     yield Route("/", threaded(page.home), methods=["GET"])

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from hubsync.localhub.licenses import LICENSES
+
 CARD = "README.md"
 REGULAR_MAX_BYTES = 10 * 1024 * 1024  # above, a file must be in LFS
 POINTER_MAX_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
@@ -135,7 +137,7 @@ def card_errors(content: str) -> list[str]:
     if not isinstance(metadata, dict):
         return ["YAML metadata must be an object"]
 
-    return [f'"{name}" {wanted}' for name, (holds, wanted) in _FIELDS.items() if not holds(metadata.get(name))]
+    return [f'"{name}" {wanted}' for name, holds, wanted in _RULES if not holds(metadata.get(name))]
 
 
 def card_metadata(content: str) -> dict[str, Any]:
@@ -161,23 +163,30 @@ def _is_results(value: object) -> bool:
     )
 
 
+def _is_license(value: object) -> bool:
+    """Whether all that is named is known; what is no name, another rule judges."""
+    named = value if isinstance(value, list) else [value]
+    return all(name in LICENSES for name in named if isinstance(name, str))
+
+
 def _is_short(value: object) -> bool:
     return value is None or (isinstance(value, str) and len(value) <= 60)  # noqa: PLR2004 - the Hub's limit
 
 
 _TEXTS = (_is_text_or_list, "must be a string or an array of strings")
 _TEXT = (_is_text, "must be a string")
-_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "license": _TEXTS,
-    "language": _TEXTS,
-    "tags": _TEXTS,
-    "datasets": _TEXTS,
-    "metrics": _TEXTS,
-    "base_model": _TEXTS,
-    "library_name": _TEXT,
-    "pipeline_tag": _TEXT,
-    "license_name": _TEXT,
-    "license_link": _TEXT,
-    "model-index": (_is_results, "must be an array of objects with a name and results"),
-    "short_description": (_is_short, "length must be less than or equal to 60 characters long"),
-}
+_RULES: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("license", *_TEXTS),
+    ("license", _is_license, f"must be one of [{', '.join(LICENSES)}]"),
+    ("language", *_TEXTS),
+    ("tags", *_TEXTS),
+    ("datasets", *_TEXTS),
+    ("metrics", *_TEXTS),
+    ("base_model", *_TEXTS),
+    ("library_name", *_TEXT),
+    ("pipeline_tag", *_TEXT),
+    ("license_name", *_TEXT),
+    ("license_link", *_TEXT),
+    ("model-index", _is_results, "must be an array of objects with a name and results"),
+    ("short_description", _is_short, "length must be less than or equal to 60 characters long"),
+)

@@ -221,5 +221,5 @@ def _git_config(settings: Mapping[str, str]) -> dict[str, str]:
 
 def _say_hello(url: str, token: str) -> None:
     sys.stderr.write(f"Local Hub on {url}\n\n  export HF_ENDPOINT={url}\n  export HF_TOKEN={token}\n")
-    sys.stderr.write("  export HF_HUB_DISABLE_XET=1\n\nCtrl-C ends it.\n")
+    sys.stderr.write("\nCtrl-C ends it.\n")
     sys.stderr.flush()

@@ -72,6 +72,14 @@ def test_bad_metadata_is_named(metadata: str, expected: str) -> None:
     assert [expected] == card_errors(f"---\n{metadata}\n---\n")
 
 
+@pytest.mark.parametrize("metadata", ["license: apache2", "license: [mit, mine]"])
+def test_a_license_is_one_that_the_hub_knows(metadata: str) -> None:
+    """The answer lists them."""
+    (error,) = card_errors(f"---\n{metadata}\n---\n")
+
+    assert error.startswith('"license" must be one of [apache-2.0, mit, ')
+
+
 @pytest.mark.parametrize("metadata", ["a: {", "a: b: c", "\t- x", "date: 2024-99-99"])
 def test_metadata_that_is_no_yaml_is_refused(metadata: str) -> None:
     """With the parser's words, in one line."""
