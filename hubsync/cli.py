@@ -345,12 +345,19 @@ def localhub() -> None:
 @localhub.command("serve")
 @click.option("--dir", "directory", type=click.Path(path_type=Path), required=True, help="Where it keeps repositories.")
 @click.option("--port", type=int, default=8000, show_default=True)
-def localhub_serve(directory: Path, port: int) -> None:
-    """Serve a local Hub until stopped."""
+@click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Show this fault; may be given more than once.")
+def localhub_serve(directory: Path, port: int, faults: tuple[str, ...]) -> None:
+    """Serve a local Hub until stopped.
+
+    A FAULT is METHOD PATH ACTION..., for example "POST */info/lfs/objects/batch 503 times=2 retry-after=3". METHOD and PATH
+    may hold "*". Actions: 503 or status=503, header=Name:value, retry-after=3, body=garbage, redirect=URL, delay=5s,
+    stall, stall-after=64KiB, reset, reset-after=64KiB, rate=1KB/s, truncate, lose-answer; times=2 and after=3 say how often
+    and from when on. GET /_faults counts them.
+    """
     _need_extra("localhub")
     from hubsync.localhub import serve
 
-    serve(directory, port)
+    serve(directory, port, faults=faults)
 
 
 @cli.command()

@@ -7,10 +7,11 @@ because the hook that checks every push is part of this package and must not wai
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hubsync.localhub.faults import ActiveFault
     from hubsync.localhub.server import LocalHub, serve
     from hubsync.localhub.traffic import Request
 
-__all__ = ["LocalHub", "Request", "serve"]
+__all__ = ["ActiveFault", "LocalHub", "Request", "serve"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute is anything

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from hubsync.errors import HubsyncError
 from hubsync.localhub import api, lfs, page, resolve, xet
 from hubsync.localhub.calls import Call, Hub, answer_failure, answer_nobody, answer_refusal, threaded
+from hubsync.localhub.faulty import FaultMiddleware
 from hubsync.localhub.githttp import GitHttp
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.traffic import TrafficMiddleware
@@ -75,7 +76,7 @@ def build_app(hub: Hub, git_extra: Mapping[str, str]) -> Starlette:
     """Return the Hub as an ASGI application; *git_extra* is what ``git http-backend`` is told besides the request."""
     app = Starlette(
         routes=list(_routes(GitHttp(git_extra))),
-        middleware=[Middleware(TrafficMiddleware, traffic=hub.traffic)],
+        middleware=[Middleware(TrafficMiddleware, traffic=hub.traffic), Middleware(FaultMiddleware, faults=hub.faults)],
         exception_handlers={
             ClientDisconnect: answer_nobody,
             HTTPException: _answer_unrouted,
@@ -102,6 +103,7 @@ def _routes(git_http: GitHttp) -> Iterator[BaseRoute]:
     yield Route(f"/_xet{_REPO}/{{life}}/v1/shards", xet.put_shard, methods=["POST"])
     yield Route(f"/_xet{_REPO}/{{life}}/v1/chunks/{{prefix}}/{{chunk}}", threaded(xet.find_chunk), methods=["GET"])
     yield Route("/_requests", threaded(page.requests), methods=["GET"])
+    yield Route("/_faults", threaded(page.faults), methods=["GET"])
     yield Route("/login", threaded(page.login), methods=["GET"])
     yield Route("/", threaded(page.home), methods=["GET"])
     for repo in _WEB_REPOS:

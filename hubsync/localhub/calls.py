@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hubsync.localhub.access import Access, Signer, User
+from hubsync.localhub.faults import Faults
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.repos import Repo, RepoName, Repos, read_repo_name
 from hubsync.localhub.traffic import Traffic
@@ -33,6 +34,7 @@ class Hub:
     access: Access
     signer: Signer
     traffic: Traffic
+    faults: Faults
 
 
 class JsonResponse(Response):
@@ -66,9 +68,7 @@ class Call:
     @property
     def storage_url(self) -> str:
         """The address of the LFS storage: on loopback a host of another name, so that no client sends it a token."""
-        parts = urlsplit(self.base_url)
-        other = _OTHER_LOOPBACK.get(parts.hostname or "")
-        return f"{parts.scheme}://{other}:{parts.port}" if other and parts.port else self.base_url
+        return other_loopback(self.base_url)
 
     def param(self, name: str) -> str:
         """Return a part of the path, decoded; empty if the route has none of that name."""
@@ -100,6 +100,13 @@ class Call:
     def writable(self) -> Repo:
         """Return the repository that the path names, if the client may write it."""
         return self.hub.access.writable(self.hub.repos, self.repo_name(), self.authorization)
+
+
+def other_loopback(url: str) -> str:
+    """Return *url* with the other name of this machine; as it is, if it has none."""
+    parts = urlsplit(url)
+    other = _OTHER_LOOPBACK.get(parts.hostname or "")
+    return f"{parts.scheme}://{other}:{parts.port}" if other and parts.port else url
 
 
 def threaded(answer: Callable[[Call], Response]) -> Callable[[Request], Awaitable[Response]]:

@@ -35,11 +35,21 @@ def login(call: Call) -> Response:
 
 def requests(call: Call) -> Response:
     """Show the last requests to whoever sits at this machine."""
+    _check_neighbour(call)
+    return JsonResponse([asdict(request) for request in call.hub.traffic.requests()])
+
+
+def faults(call: Call) -> Response:
+    """Show the faults in force and how often each was shown, to whoever sits at this machine."""
+    _check_neighbour(call)
+    counts = [{"fault": active.text, "met": active.met, "shown": active.shown} for active in call.hub.faults.list()]
+    return JsonResponse(counts)
+
+
+def _check_neighbour(call: Call) -> None:
     client = call.request.client
     if client is None or not ip_address(client.host).is_loopback:
         raise RefusedError(403, "Only for clients on the same machine")
-
-    return JsonResponse([asdict(request) for request in call.hub.traffic.requests()])
 
 
 def home(call: Call) -> Response:

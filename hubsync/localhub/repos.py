@@ -23,7 +23,7 @@ FOLDERS = {"model": "models", "dataset": "datasets", "space": "spaces"}
 TYPES = {folder: repo_type for repo_type, folder in FOLDERS.items()}
 
 _PART = re.compile(r"(?!.*(--|\.\.))\w([\w.-]{0,94}\w)?", re.ASCII)
-_RESERVED = frozenset({"api", "datasets", "spaces", "models", "login", "_lfs", "_requests", "_xet"})
+_RESERVED = frozenset({"api", "datasets", "spaces", "models", "login", "_faults", "_lfs", "_requests", "_xet"})
 _CONFIG = f"""\
 [core]
 \trepositoryformatversion = 0

@@ -10,7 +10,7 @@ import socket
 import string
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,10 +22,12 @@ from hubsync.errors import StateError
 from hubsync.localhub.access import Access, Signer
 from hubsync.localhub.app import build_app
 from hubsync.localhub.calls import Hub
+from hubsync.localhub.faults import ActiveFault, Faults
+from hubsync.localhub.faulty import ConnectionProtocol
 from hubsync.localhub.repos import Repos
 from hubsync.localhub.traffic import Request, Traffic
 
-__all__ = ["LocalHub", "Request", "serve"]
+__all__ = ["ActiveFault", "LocalHub", "Request", "serve"]
 
 USER = "localhub"
 _TOKEN_LETTERS = string.ascii_letters + string.digits
@@ -59,6 +61,7 @@ class LocalHub:
         self._given_token = token
         self._users = dict(users or {})
         self._traffic = Traffic()
+        self._faults = Faults()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self.token = ""
@@ -73,6 +76,14 @@ class LocalHub:
         """Begin to count requests anew."""
         self._traffic.forget()
 
+    def add_fault(self, fault: str) -> ActiveFault:
+        """Show *fault* (see ``faults``) from now on; returns what counts it; raises UsageError."""
+        return self._faults.add(fault)
+
+    def clear_faults(self) -> None:
+        """Show no fault any more."""
+        self._faults.clear()
+
     def start(self) -> None:
         """Serve, until ``stop``; raises StateError if the directory or the port cannot be had."""
         listener, self._server = self._prepare()
@@ -84,6 +95,7 @@ class LocalHub:
     def stop(self) -> None:
         """End the Hub and wait until it is gone."""
         if self._server and self._thread:
+            self._faults.clear()
             self._server.should_exit = True
             self._thread.join()
 
@@ -114,14 +126,19 @@ class LocalHub:
             raise StateError(f"The local Hub cannot use {self.directory}: {exc.strerror}") from exc
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        hub = Hub(repos, Access({**self._users, self.token: USER}), Signer(), self._traffic)
+        hub = Hub(repos, Access({**self._users, self.token: USER}), Signer(), self._traffic, self._faults)
 
         return listener, _Server(_settings(hub, hooks))
 
 
-def serve(directory: Path, port: int, *, host: str = "127.0.0.1", token: str | None = None) -> None:
+def serve(
+    directory: Path, port: int, *, host: str = "127.0.0.1", token: str | None = None, faults: Iterable[str] = ()
+) -> None:
     """Serve *directory* until SIGINT or SIGTERM; says on standard error how to use it."""
-    LocalHub(directory, port, host=host, token=token).run()
+    hub = LocalHub(directory, port, host=host, token=token)
+    for fault in faults:
+        hub.add_fault(fault)
+    hub.run()
 
 
 class _Server(uvicorn.Server):
@@ -157,6 +174,7 @@ def _settings(hub: Hub, hooks: Path) -> uvicorn.Config:
     return uvicorn.Config(
         build_app(hub, _git_config({"core.hooksPath": str(hooks)})),
         access_log=False,
+        http=ConnectionProtocol,
         lifespan="off",
         log_config=None,
         loop="asyncio",
