@@ -21,6 +21,7 @@ from hubsync.errors import ConfigError, HubsyncError, StateError
 
 if TYPE_CHECKING:
     from hubsync.config.model import Config
+    from hubsync.explain import Explanation
     from hubsync.once import Outcome
     from hubsync.plan import Plan
 
@@ -192,6 +193,26 @@ def plan(session: Session, targets: tuple[str, ...], *, as_json: bool) -> None:
     else:
         for one in plans:
             _print_plan(one)
+
+
+@cli.command()
+@click.argument("path")
+@json_option
+@config_option
+@pass_session
+def explain(session: Session, path: str, *, as_json: bool) -> None:
+    """Say why a file, or each file of a directory, is published or not: rule, unit, route, and each mirror.
+
+    Exits with 1 if something of it is not on all required mirrors.
+    """
+    from hubsync.explain import explain as explain_path
+
+    found = explain_path(session.load(), path, Path.cwd())
+    if as_json:
+        _print_json(paths=[{**asdict(one), "published": one.is_published} for one in found])
+    else:
+        _print_explanations(found)
+    sys.exit(0 if all(one.is_published for one in found) else 1)
 
 
 @cli.command()
@@ -426,6 +447,21 @@ def _print_outcome(outcome: "Outcome") -> None:
         click.echo(escape_unsafe(f"  failed  {name}: {error}"))
         if error.hint:
             click.echo(f"          → {error.hint}")
+
+
+def _print_explanations(found: "list[Explanation]") -> None:
+    from hubsync.explain import describe
+    from hubsync.monitor.text import escape_unsafe
+
+    told = [one for one in found if not one.is_published] if len(found) > 1 else found
+    for one in told[:_SHOWN_STEPS]:
+        click.echo(escape_unsafe(one.path))
+        for heading, text in describe(one):
+            click.echo(escape_unsafe(f"  {heading:10} {text}"))
+    if len(told) > _SHOWN_STEPS:
+        click.echo(f"… and {len(told) - _SHOWN_STEPS} more (--json lists all)")
+    if len(found) > 1:
+        click.echo(f"{len(found) - len(told)} of {len(found)} files are published on all required mirrors")
 
 
 def _print_plan(plan: "Plan") -> None:

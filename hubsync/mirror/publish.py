@@ -32,7 +32,7 @@ _LOST_RACES = 20
 # In the mirror's own repository. What a branch showed when we last left it is remembered together with the snapshot
 # that it showed then; what was only seen there is kept apart, so that a failed push leaves nothing half known.
 _PUBLISHED = "refs/mirror/published"
-_LEFT = "refs/mirror/left/"
+LEFT = "refs/mirror/left/"
 _SEEN = "refs/mirror/seen/"
 _AHEAD = "refs/mirror/ahead/"  # and the snapshots after it whose units it shows already
 
@@ -119,7 +119,7 @@ class Publisher:
 
     def head(self) -> str | None:
         """Return the head of the mirror's main branch as we left it, as the mirror names it."""
-        return self._remote.public_id(self._refs.get(_LEFT + self.mirror.branch))
+        return self._remote.public_id(self._refs.get(LEFT + self.mirror.branch))
 
     def token_identity(self) -> Identity | None:
         """Return what changes when the mirror's token is replaced or mended."""
@@ -271,7 +271,7 @@ class Publisher:
             log.info("mirror.adopted", repo=self.mirror.repo_id, commit=self._refs.get(_SEEN + self.mirror.branch),
                      previous=self.head(), reason="nothing published is there as it was: all is compared")  # fmt: skip
             self._store.ledger.forget_uploads(self.mirror.name)
-            self._move({ref: None for ref in self._refs if ref == _PUBLISHED or ref.startswith((_LEFT, _AHEAD))})
+            self._move({ref: None for ref in self._refs if ref == _PUBLISHED or ref.startswith((LEFT, _AHEAD))})
 
         return self._publish_backlog()
 
@@ -410,7 +410,7 @@ class Publisher:
 
     def _adopt(self, shown: Mapping[str, str | None]) -> dict[str, Head]:
         """Fetch those of the heads *shown* (branch → commit) that are not as we left them."""
-        heads = {branch: Head(commit, self._refs.get(_LEFT + branch)) for branch, commit in shown.items()}
+        heads = {branch: Head(commit, self._refs.get(LEFT + branch)) for branch, commit in shown.items()}
         news = {
             branch: head.commit
             for branch, head in heads.items()
@@ -435,7 +435,7 @@ class Publisher:
         self, grafted: Mapping[str, Grafted], published: str | None, ahead: Ahead, *, ahead_of: str | None = None
     ) -> None:
         """Remember the mirror's heads and what they show, all or none: *published*, and units that are *ahead_of* it."""
-        moved: dict[str, str | None] = {_LEFT + name: each.commit for name, each in grafted.items()}
+        moved: dict[str, str | None] = {LEFT + name: each.commit for name, each in grafted.items()}
         moved |= dict.fromkeys(ref for name in grafted if (ref := _SEEN + name) in self._refs)
         if ahead_of is None:
             reached = ahead.order.get(published or "", 0)

@@ -98,8 +98,8 @@ def test_a_stop_in_mid_upload_is_quick_and_clean(
 
 def test_a_stop_at_any_time_of_the_start_is_clean(config: Path, source: Path, state: Path) -> None:
     """Told to stop before it is ready, the daemon ends with 0 as well; what it had begun is done at the next start."""
-    write_checkpoint(source / UNIT)
-    for event in ("daemon.started", "snapshot.committed"):
+    for number, event in enumerate(("daemon.started", "snapshot.committed")):
+        write_checkpoint(source / f"checkpoint-{number}")
         with Daemon(config) as daemon:
             daemon.wait_for(event)
             assert 0 == daemon.stop()
