@@ -256,7 +256,8 @@ observer.stop()
     command = [*prefix, sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
-    assert "" == done.stderr
+    # Under load watchdog says this of an emitter that is told to stop in the middle of its work.
+    assert "" == done.stderr.replace("InotifyEmitter.queue_events() called when the thread is inactive\n", "")
 
     return done.stdout
 
