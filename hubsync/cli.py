@@ -471,6 +471,9 @@ def _print_plan(plan: "Plan") -> None:
     size = format_bytes(sum(step.bytes for step in taken))
     click.echo(f"{plan.target}: {format_count(len(taken), 'file')} to publish ({size}), {plan.unchanged} unchanged")
     click.echo(f"  from {plan.source} to {', '.join(plan.mirrors)}")
+    for name, count in plan.backlog.items():
+        if count:
+            click.echo(f"  {format_count(count, 'snapshot')} committed before wait for {name}")
     for step in plan.steps[:_SHOWN_STEPS]:
         where = f" [{step.unit}]" if step.unit else ""
         amount = f" {format_bytes(step.bytes)}" if step.action == "capture" else ""
