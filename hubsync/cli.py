@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -367,7 +367,18 @@ def localhub() -> None:
 @click.option("--dir", "directory", type=click.Path(path_type=Path), required=True, help="Where it keeps repositories.")
 @click.option("--port", type=int, default=8000, show_default=True)
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Show this fault; may be given more than once.")
-def localhub_serve(directory: Path, port: int, faults: tuple[str, ...]) -> None:
+@click.option("--part-size", help="Take objects larger than this in parts of this size (the Hub: over 5 GiB).")
+@click.option("--commits-per-hour", type=int, help="Per repository; more are refused with 429.")
+@click.option("--requests-per-window", type=int, help="API requests per user in five minutes; more are refused with 429.")
+@click.option("--storage", help="For all objects of one namespace (10GB); more are refused with 403.")
+def localhub_serve(
+    directory: Path,
+    port: int,
+    faults: tuple[str, ...],
+    part_size: str | None,
+    storage: str | None,
+    **limits: Any,  # noqa: ANN401 - numbers, as the other options say
+) -> None:
     """Serve a local Hub until stopped.
 
     A FAULT is METHOD PATH ACTION..., for example "POST */info/lfs/objects/batch 503 times=2 retry-after=3". METHOD and PATH
@@ -376,9 +387,12 @@ def localhub_serve(directory: Path, port: int, faults: tuple[str, ...]) -> None:
     and from when on. GET /_faults counts them.
     """
     _need_extra("localhub")
-    from hubsync.localhub import serve
+    from hubsync.localhub import Settings, serve
 
-    serve(directory, port, faults=faults)
+    settings = Settings(storage_bytes=_size(storage), **limits)
+    if part_bytes := _size(part_size):
+        settings = replace(settings, single_max_bytes=part_bytes, part_bytes=part_bytes)
+    serve(directory, port, settings=settings, faults=faults)
 
 
 @cli.command()
@@ -416,6 +430,15 @@ def _seconds(text: str) -> float:
         return parse_duration(text)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--timeout") from exc
+
+
+def _size(text: str | None) -> int | None:
+    from hubsync.config.units import parse_size
+
+    try:
+        return None if text is None else parse_size(text)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 def _need_extra(name: str) -> None:

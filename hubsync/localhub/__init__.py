@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hubsync.localhub.faults import ActiveFault
     from hubsync.localhub.server import LocalHub, serve
+    from hubsync.localhub.settings import Settings
     from hubsync.localhub.traffic import Request
 
-__all__ = ["ActiveFault", "LocalHub", "Request", "serve"]
+__all__ = ["ActiveFault", "LocalHub", "Request", "Settings", "serve"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute is anything

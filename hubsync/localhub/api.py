@@ -218,6 +218,7 @@ async def commit(request: Request) -> Response:
     repo, user = call.writable(), call.user()
     if _is_true(request.query_params.get("create_pr")):
         raise RefusedError(403, "Pull requests are not supported")
+    call.hub.count_commit(repo)
     with tempfile.TemporaryFile() as lines:
         async for chunk in request.stream():
             lines.write(chunk)

@@ -11,10 +11,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hubsync.errors import HubsyncError
-from hubsync.localhub import api, lfs, page, resolve, xet
+from hubsync.localhub import api, lfs, multipart, page, resolve, xet
 from hubsync.localhub.calls import Call, Hub, answer_failure, answer_nobody, answer_refusal, threaded
 from hubsync.localhub.faulty import FaultMiddleware
 from hubsync.localhub.githttp import GitHttp
+from hubsync.localhub.limiting import LimitMiddleware
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.traffic import TrafficMiddleware
 
@@ -25,6 +26,7 @@ _API_ROUTES: tuple[tuple[str, str, Answer], ...] = (
     ("POST", "/api/repos/create", api.create_repo),
     ("DELETE", "/api/repos/delete", api.delete_repo),
     ("POST", "/api/validate-yaml", api.validate_yaml),
+    ("POST", "/api/complete_multipart", multipart.complete),
     ("GET", "/api/{folder:folder}", api.list_repos),
 )
 _REPO_ROUTES: tuple[tuple[str, str, Answer], ...] = (  # below /api/{folder}/{namespace}/{name}
@@ -76,7 +78,11 @@ def build_app(hub: Hub, git_extra: Mapping[str, str]) -> Starlette:
     """Return the Hub as an ASGI application; *git_extra* is what ``git http-backend`` is told besides the request."""
     app = Starlette(
         routes=list(_routes(GitHttp(git_extra))),
-        middleware=[Middleware(TrafficMiddleware, traffic=hub.traffic), Middleware(FaultMiddleware, faults=hub.faults)],
+        middleware=[
+            Middleware(TrafficMiddleware, traffic=hub.traffic),
+            Middleware(FaultMiddleware, faults=hub.faults),
+            Middleware(LimitMiddleware, hub=hub),
+        ],
         exception_handlers={
             ClientDisconnect: answer_nobody,
             HTTPException: _answer_unrouted,

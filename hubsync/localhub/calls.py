@@ -6,7 +6,7 @@ Endpoints are plain functions of a ``Call``; they run in a worker thread, becaus
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,8 +16,10 @@ from starlette.responses import Response
 
 from hubsync.localhub.access import Access, Signer, User
 from hubsync.localhub.faults import Faults
+from hubsync.localhub.limits import CommitCounter
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.repos import Repo, RepoName, Repos, read_repo_name
+from hubsync.localhub.settings import Settings
 from hubsync.localhub.traffic import Traffic
 
 log = logging.getLogger("hubsync.localhub")
@@ -26,15 +28,21 @@ _BODY_MAX_BYTES = 64 * 1024 * 1024  # of a JSON request; files travel by other w
 _OTHER_LOOPBACK = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hub:
-    """What a running Hub consists of."""
+    """What a running Hub consists of; *settings* may be replaced while it runs."""
 
     repos: Repos
     access: Access
     signer: Signer
     traffic: Traffic
     faults: Faults
+    settings: Settings
+    commits: CommitCounter = field(default_factory=CommitCounter)
+
+    def count_commit(self, repo: Repo) -> None:
+        """Count a commit or push; raises RefusedError if it is one too many this hour."""
+        self.commits.count(repo.name.web_path, self.settings.commits_per_hour)
 
 
 class JsonResponse(Response):

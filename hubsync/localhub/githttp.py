@@ -21,6 +21,7 @@ from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.repos import Repo
 
 _SERVICES = frozenset({"git-upload-pack", "git-receive-pack"})
+_PROBE_LENGTH = "4"  # git asks whether it may, before it sends a large pack
 _CHUNK_BYTES = 256 * 1024
 
 
@@ -53,7 +54,10 @@ class GitHttp:
         if service not in _SERVICES:
             raise RefusedError(403, "Only git's smart protocol is spoken here")
         if service == "git-receive-pack":
-            return _cgi(request, call.writable(), step, call.user())
+            repo = call.writable()
+            if step != "refs" and request.headers.get("content-length") != _PROBE_LENGTH:
+                call.hub.count_commit(repo)
+            return _cgi(request, repo, step, call.user())
 
         return _cgi(request, call.readable(), step, call.hub.access.user_of(call.authorization))
 

@@ -1,11 +1,11 @@
-"""The LFS API: batches of the ``basic`` transfer, and the storage that their signed addresses lead to.
+"""The LFS API: batches of the ``basic`` and the Hub's ``multipart`` transfer, and the storage that their addresses lead to.
 
 https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md. An upload is hashed while it arrives, in a thread, one
 block behind the network: several at once take several cores, and none takes more memory than two blocks.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -13,13 +13,19 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from hubsync.localhub.calls import Call, JsonResponse
-from hubsync.localhub.objects import IncomingObject, holds_object, object_path
+from hubsync.localhub.limits import check_storage
+from hubsync.localhub.multipart import describe_parts, put_part
+from hubsync.localhub.objects import IncomingObject, holds_object, list_objects, object_path
 from hubsync.localhub.refusals import RefusedError, entry_not_found
 from hubsync.localhub.repos import Repo
 from hubsync.localhub.rules import is_oid
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
 _BLOCK_BYTES = 4 * 1024 * 1024
+_NO_LARGE_FILES = (
+    "You need to configure your repository to enable upload of files > 5GB.\n"
+    'Run "hf lfs-enable-largefiles ./path/to/your/repo" and try again.'
+)
 _FOUND, _MISSING, _INVALID = 200, 404, 422
 
 
@@ -39,12 +45,37 @@ def batch(call: Call) -> Response:
     asked = call.json()
     upload = asked.get("operation") == "upload"
     repo = call.writable() if upload else call.readable()
-    if "basic" not in asked.get("transfers", ["basic"]) or asked.get("hash_algo", "sha256") != "sha256":
+    offered = asked.get("transfers", ["basic"])
+    if "basic" not in offered or asked.get("hash_algo", "sha256") != "sha256":
         raise RefusedError(409, "Only the basic transfer of SHA-256 objects is offered")
-    describe = _upload if upload else _download
-    objects = [describe(call, repo, thing) if _is_sound(thing) else _unsound(thing) for thing in asked.get("objects", [])]
+    things = asked.get("objects", [])
+    sizes = [thing["size"] for thing in things if _is_sound(thing)]
+    transfer = _choose_transfer(call, offered, max(sizes, default=0)) if upload else "basic"
+    describe = {"basic": _upload, "multipart": _upload_in_parts}[transfer] if upload else _download
+    if upload:
+        check_room(call, repo, {thing["oid"]: thing["size"] for thing in things if _is_sound(thing)})
+    objects = [describe(call, repo, thing) if _is_sound(thing) else _unsound(thing) for thing in things]
 
-    return lfs_json({"transfer": "basic", "objects": objects, "hash_algo": "sha256"})
+    return lfs_json({"transfer": transfer, "objects": objects, "hash_algo": "sha256"})
+
+
+def _choose_transfer(call: Call, offered: list[str], largest: int) -> str:
+    if largest <= call.hub.settings.single_max_bytes:
+        return "basic"
+    if "multipart" not in offered:
+        raise RefusedError(400, _NO_LARGE_FILES)
+
+    return "multipart"
+
+
+def check_room(call: Call, repo: Repo, sizes: Mapping[str, int]) -> None:
+    """Raise RefusedError if objects of these *sizes*, by oid, are more than the namespace may hold."""
+    limit = call.hub.settings.storage_bytes
+    if limit is None:
+        return
+    added = sum(size for oid, size in sizes.items() if not holds_object(repo.objects_dir, oid, size))
+    held = (path.stat().st_size for one in call.hub.repos.list_beside(repo) for path in list_objects(one.objects_dir))
+    check_storage(held, added, limit, private=repo.private)
 
 
 def verify(call: Call) -> Response:
@@ -86,11 +117,22 @@ def _upload(call: Call, repo: Repo, thing: dict[str, Any]) -> dict[str, Any]:
     oid, size = thing["oid"], thing["size"]
     if holds_object(repo.objects_dir, oid, size):
         return {"oid": oid, "size": size}
+    return _actions(call, repo, thing, {"href": storage_href(call, repo, "PUT", oid, size), "expires_in": 3600})
+
+
+def _upload_in_parts(call: Call, repo: Repo, thing: dict[str, Any]) -> dict[str, Any]:
+    oid, size = thing["oid"], thing["size"]
+    if holds_object(repo.objects_dir, oid, size):
+        return {"oid": oid, "size": size}
+
+    return _actions(call, repo, thing, {**describe_parts(call, repo, oid, size), "expires_in": 3600})
+
+
+def _actions(call: Call, repo: Repo, thing: dict[str, Any], upload: dict[str, Any]) -> dict[str, Any]:
+    oid, size = thing["oid"], thing["size"]
     verified = call.hub.signer.sign("verify", repo.name.web_path, oid, str(size))
-    actions = {
-        "upload": {"href": storage_href(call, repo, "PUT", oid, size), "expires_in": 3600},
-        "verify": {"href": f"{call.base_url}/{repo.name.web_path}.git/info/lfs/verify?{verified}", "expires_in": 3600},
-    }
+    href = f"{call.base_url}/{repo.name.web_path}.git/info/lfs/verify?{verified}"
+    actions = {"upload": upload, "verify": {"href": href, "expires_in": 3600}}
 
     return {"oid": oid, "size": size, "authenticated": True, "actions": actions}
 
@@ -113,7 +155,9 @@ def storage_href(call: Call, repo: Repo, method: str, oid: str, size: int) -> st
 
 
 async def put_object(request: Request) -> Response:
-    """Take in one object."""
+    """Take in one object, or a part of one."""
+    if "uploadId" in request.query_params:
+        return await put_part(request)
     repo, oid, size = _granted(Call(request.app.state.hub, request), "PUT")
     if holds_object(repo.objects_dir, oid, size):
         async for _ in request.stream():  # a client that still sends would not read the answer

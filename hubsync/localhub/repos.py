@@ -155,6 +155,11 @@ class Repos:
             for git_dir in sorted((self.directory / folder).glob("*/*.git")):
                 yield self.find(RepoName(repo_type, f"{git_dir.parent.name}/{git_dir.stem}"))
 
+    def list_beside(self, repo: Repo) -> Iterator[Repo]:
+        """Yield all repositories of the namespace of *repo*, itself included."""
+        namespace = repo.name.repo_id.partition("/")[0]
+        return (other for other in self.list() if other.name.repo_id.startswith(f"{namespace}/"))
+
     def _git_dir(self, name: RepoName) -> Path:
         return self.directory / name.folder / f"{name.repo_id}.git"
 

@@ -25,9 +25,10 @@ from hubsync.localhub.calls import Hub
 from hubsync.localhub.faults import ActiveFault, Faults
 from hubsync.localhub.faulty import ConnectionProtocol
 from hubsync.localhub.repos import Repos
+from hubsync.localhub.settings import Settings
 from hubsync.localhub.traffic import Request, Traffic
 
-__all__ = ["ActiveFault", "LocalHub", "Request", "serve"]
+__all__ = ["ActiveFault", "LocalHub", "Request", "Settings", "serve"]
 
 USER = "localhub"
 _TOKEN_LETTERS = string.ascii_letters + string.digits
@@ -55,6 +56,7 @@ class LocalHub:
         host: str = "127.0.0.1",
         token: str | None = None,
         users: Mapping[str, str] | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self.directory = directory.absolute()
         self._address = (host, port)
@@ -62,6 +64,8 @@ class LocalHub:
         self._users = dict(users or {})
         self._traffic = Traffic()
         self._faults = Faults()
+        self._settings = settings or Settings()
+        self._hub: Hub | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self.token = ""
@@ -75,6 +79,17 @@ class LocalHub:
     def forget_requests(self) -> None:
         """Begin to count requests anew."""
         self._traffic.forget()
+
+    @property
+    def settings(self) -> Settings:
+        """How strict the Hub is; may be set while it runs."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._settings = settings
+        if self._hub:
+            self._hub.settings = settings
 
     def add_fault(self, fault: str) -> ActiveFault:
         """Show *fault* (see ``faults``) from now on; returns what counts it; raises UsageError."""
@@ -126,16 +141,15 @@ class LocalHub:
             raise StateError(f"The local Hub cannot use {self.directory}: {exc.strerror}") from exc
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        hub = Hub(repos, Access({**self._users, self.token: USER}), Signer(), self._traffic, self._faults)
+        access = Access({**self._users, self.token: USER})
+        self._hub = Hub(repos, access, Signer(), self._traffic, self._faults, self._settings)
 
-        return listener, _Server(_settings(hub, hooks))
+        return listener, _Server(_uvicorn_config(self._hub, hooks))
 
 
-def serve(
-    directory: Path, port: int, *, host: str = "127.0.0.1", token: str | None = None, faults: Iterable[str] = ()
-) -> None:
+def serve(directory: Path, port: int, *, settings: Settings | None = None, faults: Iterable[str] = ()) -> None:
     """Serve *directory* until SIGINT or SIGTERM; says on standard error how to use it."""
-    hub = LocalHub(directory, port, host=host, token=token)
+    hub = LocalHub(directory, port, settings=settings)
     for fault in faults:
         hub.add_fault(fault)
     hub.run()
@@ -170,7 +184,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _settings(hub: Hub, hooks: Path) -> uvicorn.Config:
+def _uvicorn_config(hub: Hub, hooks: Path) -> uvicorn.Config:
     return uvicorn.Config(
         build_app(hub, _git_config({"core.hooksPath": str(hooks)})),
         access_log=False,

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hubsync.localhub.calls import Call, JsonResponse
+from hubsync.localhub.lfs import check_room
 from hubsync.localhub.objects import IncomingObject, holds_object
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.repos import Repo
@@ -62,17 +63,20 @@ async def put_xorb(request: Request) -> Response:
 
 async def put_shard(request: Request) -> Response:
     """Make an object of each file that the shard describes."""
-    repo = _granted(Call(request.app.state.hub, request))
+    call = Call(request.app.state.hub, request)
+    repo = _granted(call)
     with tempfile.TemporaryFile() as shard:
         await _receive(request, shard)
         shard.seek(0)
-        await run_in_threadpool(_keep_files, repo, shard)
+        await run_in_threadpool(_keep_files, call, repo, shard)
 
     return JsonResponse({"result": 1})
 
 
-def _keep_files(repo: Repo, shard: IO[bytes]) -> None:
-    for file in read_shard(shard):
+def _keep_files(call: Call, repo: Repo, shard: IO[bytes]) -> None:
+    files = list(read_shard(shard))
+    check_room(call, repo, {file.oid: file.size for file in files})
+    for file in files:
         if not holds_object(repo.objects_dir, file.oid, file.size):
             _keep_file(repo, file)
 
