@@ -18,8 +18,9 @@ from hubsync.localhub.calls import Call, JsonResponse
 from hubsync.localhub.commits import commit_changes, delete_ref, make_ref, make_tag, squash
 from hubsync.localhub.history import find_last_commits, list_commits, list_refs
 from hubsync.localhub.objects import list_objects, object_path
+from hubsync.localhub.pulls_api import commit_to_pull
 from hubsync.localhub.refusals import RefusedError
-from hubsync.localhub.repos import FOLDERS, MAIN, Repo, RepoName, read_repo_name
+from hubsync.localhub.repos import FOLDERS, Repo, RepoName, default_branch, read_repo_name
 from hubsync.localhub.rules import CARD, REGULAR_MAX_BYTES, card_errors, card_metadata, is_binary, is_oid
 from hubsync.localhub.trees import (
     Entry,
@@ -76,6 +77,25 @@ def delete_repo(call: Call) -> Response:
     return JsonResponse({})
 
 
+def move_repo(call: Call) -> Response:
+    """Call a repository by another name."""
+    asked = call.json()
+    call.user()
+    folder = FOLDERS.get(asked.get("type") or "model", "")
+    old, new = (read_repo_name(folder, *_halves(asked.get(side))) for side in ("fromRepo", "toRepo"))
+    try:
+        call.hub.repos.move(call.hub.repos.find(old), new)
+    except FileExistsError:
+        raise RefusedError(409, f"You already created this {new.repo_type} repo: {new.repo_id}") from None
+
+    return JsonResponse({})
+
+
+def _halves(repo_id: object) -> tuple[str, str]:
+    namespace, _, name = str(repo_id).partition("/")
+    return namespace, name
+
+
 def update_settings(call: Call) -> Response:
     """Close or open a repository."""
     repo, asked = call.writable(), call.json()
@@ -104,7 +124,7 @@ def list_repos(call: Call) -> Response:
 def repo_info(call: Call) -> Response:
     """Describe a repository at a revision, with all its files."""
     repo = call.readable()
-    commit = find_commit(repo.git_dir, call.param("revision") or MAIN)
+    commit = find_commit(repo.git_dir, call.param("revision") or default_branch(repo.git_dir))
     files = [entry for entry in list_entries(repo.git_dir, commit, recursive=True) if not entry.is_directory]
     if _is_true(call.request.query_params.get("blobs")):
         siblings = [_sibling(entry) for entry in read_pointers(repo.git_dir, files)]
@@ -164,7 +184,10 @@ def refs(call: Call) -> Response:
         for kind, prefix in (("branches", "refs/heads/"), ("tags", "refs/tags/"))
     }
     if _is_true(call.request.query_params.get("include_prs")):
-        found["pullRequests"] = []
+        found["pullRequests"] = [
+            {"name": f"refs/pr/{ref.name}", "ref": f"refs/pr/{ref.name}", "targetCommit": ref.commit}
+            for ref in list_refs(repo.git_dir, "refs/pr/")
+        ]
 
     return JsonResponse({**found, "converts": []})
 
@@ -216,22 +239,24 @@ async def commit(request: Request) -> Response:
     """Make one commit of a stream of operations, which may be a gigabyte: it waits on disk, not in memory."""
     call = Call(request.app.state.hub, request)
     repo, user = call.writable(), call.user()
-    if _is_true(request.query_params.get("create_pr")):
-        raise RefusedError(403, "Pull requests are not supported")
     call.hub.count_commit(repo)
     with tempfile.TemporaryFile() as lines:
         async for chunk in request.stream():
             lines.write(chunk)
-        oid = await run_in_threadpool(commit_changes, repo, call.param("revision"), user, lines)
+        if _is_true(request.query_params.get("create_pr")):
+            oid, pull_url = await run_in_threadpool(commit_to_pull, call, repo, user, lines)
+            more = {"pullRequestUrl": pull_url}
+        else:
+            oid, more = await run_in_threadpool(commit_changes, repo, call.param("revision"), user, lines), {}
     url = f"{call.base_url}/{repo.name.web_path}/commit/{oid}"
 
-    return JsonResponse({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
+    return JsonResponse({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", **more})
 
 
 def create_branch(call: Call) -> Response:
     """Make a branch."""
     repo = call.writable()
-    start = find_commit(repo.git_dir, call.json().get("startingPoint") or MAIN)
+    start = find_commit(repo.git_dir, call.json().get("startingPoint") or default_branch(repo.git_dir))
     make_ref(repo, f"refs/heads/{call.param('revision')}", start)
 
     return JsonResponse({})

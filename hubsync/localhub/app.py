@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hubsync.errors import HubsyncError
-from hubsync.localhub import api, lfs, multipart, page, resolve, xet
+from hubsync.localhub import api, lfs, multipart, page, pulls_api, resolve, xet
 from hubsync.localhub.calls import Call, Hub, answer_failure, answer_nobody, answer_refusal, threaded
 from hubsync.localhub.faulty import FaultMiddleware
 from hubsync.localhub.githttp import GitHttp
@@ -25,6 +25,7 @@ _API_ROUTES: tuple[tuple[str, str, Answer], ...] = (
     ("GET", "/api/whoami-v2", api.whoami),
     ("POST", "/api/repos/create", api.create_repo),
     ("DELETE", "/api/repos/delete", api.delete_repo),
+    ("POST", "/api/repos/move", api.move_repo),
     ("POST", "/api/validate-yaml", api.validate_yaml),
     ("POST", "/api/complete_multipart", multipart.complete),
     ("GET", "/api/{folder:folder}", api.list_repos),
@@ -44,6 +45,13 @@ _REPO_ROUTES: tuple[tuple[str, str, Answer], ...] = (  # below /api/{folder}/{na
     ("POST", "/tag/{revision}", api.create_tag),
     ("DELETE", "/tag/{revision}", api.delete_tag),
     ("POST", "/super-squash/{revision}", api.super_squash),
+    ("GET", "/discussions", pulls_api.discussions),
+    ("POST", "/discussions", pulls_api.create),
+    ("GET", "/discussions/{num}", pulls_api.details),
+    ("POST", "/discussions/{num}/comment", pulls_api.comment),
+    ("POST", "/discussions/{num}/status", pulls_api.change_status),
+    ("POST", "/discussions/{num}/title", pulls_api.change_title),
+    ("POST", "/discussions/{num}/merge", pulls_api.merge_pull),
     ("GET", "/xet-write-token/{revision}", xet.write_token),
     ("GET", "/lfs-files", api.list_lfs_files),
     ("POST", "/lfs-files/batch", api.delete_lfs_files),

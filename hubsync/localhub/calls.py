@@ -3,9 +3,10 @@
 Endpoints are plain functions of a ``Call``; they run in a worker thread, because they wait for git.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from hubsync.localhub.access import Access, Signer, User
 from hubsync.localhub.faults import Faults
 from hubsync.localhub.limits import CommitCounter
-from hubsync.localhub.refusals import RefusedError
+from hubsync.localhub.refusals import MovedError, RefusedError
 from hubsync.localhub.repos import Repo, RepoName, Repos, read_repo_name
 from hubsync.localhub.settings import Settings
 from hubsync.localhub.traffic import Traffic
@@ -103,11 +104,21 @@ class Call:
 
     def readable(self) -> Repo:
         """Return the repository that the path names, if the client may read it."""
-        return self.hub.access.readable(self.hub.repos, self.repo_name(), self.authorization)
+        with self._directing():
+            return self.hub.access.readable(self.hub.repos, self.repo_name(), self.authorization)
 
     def writable(self) -> Repo:
         """Return the repository that the path names, if the client may write it."""
-        return self.hub.access.writable(self.hub.repos, self.repo_name(), self.authorization)
+        with self._directing():
+            return self.hub.access.writable(self.hub.repos, self.repo_name(), self.authorization)
+
+    @contextlib.contextmanager
+    def _directing(self) -> Iterator[None]:
+        try:
+            yield
+        except MovedError as moved:
+            moved.direct(self.request.scope["path"], self.request.url.query)
+            raise
 
 
 def other_loopback(url: str) -> str:

@@ -25,9 +25,21 @@ _PARENT_MIN_LENGTH = 7
 _STALE = "A commit has happened since. Please refresh and try again."
 
 
-def commit_changes(repo: Repo, branch: str, user: User, lines: IO[bytes]) -> str:
-    """Make the commit that *lines* (ndjson, read twice) ask for on *branch*; raises RefusedError."""
-    ref = f"refs/heads/{branch}"
+def branch_ref(revision: str) -> str:
+    """Return the ref of a branch or of a pull request (``refs/pr/1``)."""
+    return revision if revision.startswith("refs/pr/") else f"refs/heads/{revision}"
+
+
+def check_protection(repo: Repo, ref: str) -> None:
+    """Raise RefusedError if *ref* takes nothing but merged pull requests."""
+    if ref.removeprefix("refs/heads/") in repo.protected:
+        raise RefusedError(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
+
+
+def commit_changes(repo: Repo, revision: str, user: User, lines: IO[bytes]) -> str:
+    """Make the commit that *lines* (ndjson, read twice) ask for on a branch or pull request; raises RefusedError."""
+    ref = branch_ref(revision)
+    check_protection(repo, ref)
     find_commit(repo.git_dir, ref)
     wanted = summarize(repo, ref, lines)
     if wanted.offences:
@@ -38,7 +50,7 @@ def commit_changes(repo: Repo, branch: str, user: User, lines: IO[bytes]) -> str
             break
         _check_deleted(repo, head, wanted.deleted)
         commit = _write_commit(repo, head, user, wanted, lines)
-        if _move_ref(repo, ref, commit, head):
+        if move_ref(repo, ref, commit, head):
             return commit
 
     raise RefusedError(412, _STALE)
@@ -58,20 +70,28 @@ def _write_commit(repo: Repo, head: str, user: User, wanted: Summary, lines: IO[
 def squash(repo: Repo, branch: str, user: User, message: str) -> str:
     """Replace the history of *branch* by one commit that holds the same files."""
     ref = f"refs/heads/{branch}"
+    check_protection(repo, ref)
     head = find_commit(repo.git_dir, ref)
-    made = run_git(repo.git_dir, "commit-tree", f"{head}^{{tree}}", "-m", message, extra=_identity(user))
-    commit = made.decode().strip()
-    if not _move_ref(repo, ref, commit, head):
+    commit = commit_tree(repo, f"{head}^{{tree}}", user, message)
+    if not move_ref(repo, ref, commit, head):
         raise RefusedError(412, _STALE)
 
     return commit
+
+
+def commit_tree(repo: Repo, tree: str, user: User, message: str, *, parent: str = "") -> str:
+    """Write a commit of *tree*; no ref names it yet."""
+    parents = ("-p", parent) if parent else ()
+    made = run_git(repo.git_dir, "commit-tree", tree, *parents, "-m", message, extra=_identity(user))
+
+    return made.decode().strip()
 
 
 def make_ref(repo: Repo, ref: str, target: str) -> None:
     """Make a branch or tag; raises RefusedError if its name cannot be one, or is taken."""
     if ask_git(repo.git_dir, "check-ref-format", ref) is None:
         raise RefusedError(400, f"Invalid reference name: {ref}")
-    if not _move_ref(repo, ref, target, _ABSENT):
+    if not move_ref(repo, ref, target, _ABSENT):
         raise RefusedError(409, "Reference already exists")
 
 
@@ -89,12 +109,13 @@ def make_tag(repo: Repo, tag: str, target: str, user: User, message: str) -> Non
 def delete_ref(repo: Repo, ref: str) -> None:
     """Take a branch or tag away; raises RefusedError if it is not there, or the one that must stay."""
     find_commit(repo.git_dir, ref)
+    check_protection(repo, ref)
     if ref == run_git(repo.git_dir, "symbolic-ref", "HEAD").decode().strip():
         raise RefusedError(403, "Cannot delete the default branch")
     run_git(repo.git_dir, "update-ref", "-d", ref)
 
 
-def _move_ref(repo: Repo, ref: str, new: str, old: str) -> bool:
+def move_ref(repo: Repo, ref: str, new: str, old: str) -> bool:
     """Let *ref* name *new* if it still names *old*; whether it did."""
     return ask_git(repo.git_dir, "update-ref", ref, new, old) is not None
 

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from hubsync.localhub.calls import Call, JsonResponse
 from hubsync.localhub.history import Commit, Ref, list_commits, list_refs
 from hubsync.localhub.refusals import RefusedError
-from hubsync.localhub.repos import FOLDERS, MAIN, Repo
+from hubsync.localhub.repos import FOLDERS, Repo, default_branch
 from hubsync.localhub.trees import Entry, find_commit, list_entries, read_pointers
 
 _STYLE = (files("hubsync.localhub") / "data" / "page.css").read_text()
@@ -71,7 +71,7 @@ def home(call: Call) -> Response:
 def repo_page(call: Call) -> Response:
     """Show a directory of a repository, its last commits and its refs."""
     repo = call.readable()
-    revision, directory = call.param("revision") or MAIN, call.param("path").strip("/")
+    revision, directory = call.param("revision") or default_branch(repo.git_dir), call.param("path").strip("/")
     commit = find_commit(repo.git_dir, revision)
     entries = list_entries(repo.git_dir, commit, directory)
     shown = read_pointers(repo.git_dir, entries[:_ENTRIES_SHOWN])
@@ -134,7 +134,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _repo_row(repo: Repo) -> Sequence[str]:
-    newest = list_commits(repo.git_dir, MAIN, limit=1)
+    newest = list_commits(repo.git_dir, default_branch(repo.git_dir), limit=1)
     said = f"{_text(newest[0].title)} <small>{_time(newest[0].made_at)}</small>" if newest else ""
     private = "<span class=badge>private</span>" if repo.private else ""
 
@@ -144,7 +144,7 @@ def _repo_row(repo: Repo) -> Sequence[str]:
 def _heading(repo: Repo, revision: str) -> str:
     private = " <span class=badge>private</span>" if repo.private else ""
     kind = f"<span class=badge>{repo.name.repo_type}</span>"
-    at = f"<p>at <code>{_text(revision)}</code></p>" if revision != MAIN else ""
+    at = f"<p>at <code>{_text(revision)}</code></p>" if revision != default_branch(repo.git_dir) else ""
 
     return (
         f'<p><a href="/">Local Hub</a></p>'

@@ -4,6 +4,7 @@ It looks at every blob that the push brings, in every commit: a file that a late
 processes read all of them. It must never know HTTP, nor import what is slow to import.
 """
 
+import json
 import os
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from hubsync.localhub.rules import (
     check_card,
     check_content,
     check_size,
+    denial_lines,
     refusal_lines,
 )
 
@@ -48,7 +50,11 @@ class NewBlob:
 def main() -> int:
     """Check the push on standard input; 1 if it is refused, with the reason on standard error."""
     git_dir = Path(os.environ["GIT_DIR"]).absolute()
-    offences = list(check_push(git_dir, list(read_updates(sys.stdin)), quarantine_environment(os.environ)))
+    updates = list(read_updates(sys.stdin))
+    if denied := [update.ref for update in updates if update.ref in _protected_refs(git_dir)]:
+        sys.stderr.write("\n".join(denial_lines(denied)) + "\n")
+        return 1
+    offences = list(check_push(git_dir, updates, quarantine_environment(os.environ)))
     if offences:
         sys.stderr.write("\n".join(refusal_lines(offences)) + "\n")
 
@@ -56,17 +62,23 @@ def main() -> int:
 
 
 def read_updates(lines: Iterable[str]) -> Iterator[RefUpdate]:
-    """Yield the refs that receive-pack is about to write; a deleted one brings nothing."""
+    """Yield the refs that receive-pack is about to write or delete."""
     for line in lines:
         _, new, ref = line.rstrip("\n").split(" ", 2)
-        if new != _ABSENT:
-            yield RefUpdate(new, ref)
+        yield RefUpdate(new, ref)
+
+
+def _protected_refs(git_dir: Path) -> set[str]:
+    facts = json.loads((git_dir / "hub.json").read_text())
+    return {f"refs/heads/{branch}" for branch in facts.get("protected", ())}
 
 
 def check_push(git_dir: Path, updates: list[RefUpdate], extra: Mapping[str, str]) -> Iterator[Offence]:
     """Yield all that the Hub refuses in a push of *updates*."""
     seen: list[str] = []
     for update in updates:
+        if update.new == _ABSENT:
+            continue
         blobs = list(_new_blobs(git_dir, update.new, seen, extra))
         seen.append(update.new)
         offences = (check_size(blob.path, blob.size, update.ref) for blob in blobs)

@@ -40,6 +40,20 @@ class RefusedError(HubsyncError):
         self.body = dict(body or {})
 
 
+class MovedError(RefusedError):
+    """A repository has another name; whoever knows the request says where to ask again."""
+
+    def __init__(self, old: str, new: str) -> None:
+        super().__init__(307, f"Repository has moved to {new}")
+        self.old = old
+        self.new = new
+
+    def direct(self, path: str, query: str) -> None:
+        """Lead a request for *path* to the repository's new name."""
+        target = path.replace(f"/{self.old}", f"/{self.new}", 1)
+        self.headers["Location"] = f"{target}?{query}" if query else target
+
+
 def repo_not_found() -> RefusedError:
     """Return the answer to a known user who asks for a repository that is not there."""
     return RefusedError(404, "Repository not found", code=REPO_NOT_FOUND)

@@ -8,14 +8,14 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
 from hubsync.localhub.git import run_git
-from hubsync.localhub.refusals import RefusedError, repo_not_found
+from hubsync.localhub.refusals import MovedError, RefusedError, repo_not_found
 
 MAIN = "main"
 HIDDEN_REFS = "refs/hub"  # commits in the making; no client sees them
@@ -78,6 +78,7 @@ class Repo:
     git_dir: Path
     private: bool
     created_at: datetime
+    protected: frozenset[str] = frozenset()  # branches that take nothing but merged pull requests
 
     @property
     def objects_dir(self) -> Path:
@@ -115,7 +116,7 @@ class Repos:
         created_at = datetime.now(UTC)
         made = self._incoming / uuid.uuid4().hex
         _init(made)
-        (made / "hub.json").write_text(json.dumps({"private": private, "created_at": created_at.isoformat()}))
+        _save_facts(Repo(name, made, private, created_at))
         _commit_defaults(made, int(created_at.timestamp()))
         goal = self._git_dir(name)
         goal.parent.mkdir(exist_ok=True)
@@ -125,6 +126,8 @@ class Repos:
             shutil.rmtree(made)
             raise FileExistsError(goal) from exc
 
+        self._moved_path(name).unlink(missing_ok=True)
+
         return Repo(name, goal, private, created_at)
 
     def find(self, name: RepoName) -> Repo:
@@ -133,15 +136,36 @@ class Repos:
         try:
             facts = json.loads((git_dir / "hub.json").read_text())
         except (FileNotFoundError, NotADirectoryError):
-            raise repo_not_found() from None
+            raise self._moved_or_missing(name) from None
 
-        return Repo(name, git_dir, facts["private"], datetime.fromisoformat(facts["created_at"]))
+        created_at = datetime.fromisoformat(facts["created_at"])
+        return Repo(name, git_dir, facts["private"], created_at, frozenset(facts.get("protected", ())))
 
     def set_private(self, repo: Repo, *, private: bool) -> None:
         """Close or open *repo* to those without a token."""
-        new = repo.git_dir / "hub.json.new"
-        new.write_text(json.dumps({"private": private, "created_at": repo.created_at.isoformat()}))
-        new.replace(repo.git_dir / "hub.json")
+        _save_facts(replace(repo, private=private))
+
+    def set_protected(self, repo: Repo, branches: Iterable[str]) -> None:
+        """Let *branches*, and no others, take nothing but merged pull requests."""
+        _save_facts(replace(repo, protected=frozenset(branches)))
+
+    def set_default_branch(self, repo: Repo, branch: str) -> None:
+        """Let *branch*, which must be there, be what a client gets that asks for none."""
+        run_git(repo.git_dir, "rev-parse", "--verify", f"refs/heads/{branch}")
+        run_git(repo.git_dir, "symbolic-ref", "HEAD", f"refs/heads/{branch}")
+
+    def move(self, repo: Repo, name: RepoName) -> None:
+        """Call *repo* by another name; the old one leads to it, until a new repository takes it.
+
+        Raises FileExistsError if the new name is taken.
+        """
+        goal = self._git_dir(name)
+        goal.parent.mkdir(exist_ok=True)
+        if goal.exists():
+            raise FileExistsError(goal)
+        repo.git_dir.rename(goal)
+        self._moved_path(name).unlink(missing_ok=True)
+        self._moved_path(repo.name).write_text(name.repo_id)
 
     def delete(self, repo: Repo) -> None:
         """Take *repo* away, with its objects."""
@@ -160,8 +184,29 @@ class Repos:
         namespace = repo.name.repo_id.partition("/")[0]
         return (other for other in self.list() if other.name.repo_id.startswith(f"{namespace}/"))
 
+    def _moved_or_missing(self, name: RepoName) -> RefusedError:
+        try:
+            return MovedError(name.repo_id, self._moved_path(name).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return repo_not_found()
+
+    def _moved_path(self, name: RepoName) -> Path:
+        return self.directory / name.folder / f"{name.repo_id}.moved"
+
     def _git_dir(self, name: RepoName) -> Path:
         return self.directory / name.folder / f"{name.repo_id}.git"
+
+
+def default_branch(git_dir: Path) -> str:
+    """Return the branch that a client gets that asks for none."""
+    return (git_dir / "HEAD").read_text().strip().removeprefix("ref: refs/heads/")
+
+
+def _save_facts(repo: Repo) -> None:
+    facts = {"private": repo.private, "created_at": repo.created_at.isoformat(), "protected": sorted(repo.protected)}
+    new = repo.git_dir / "hub.json.new"
+    new.write_text(json.dumps(facts))
+    new.replace(repo.git_dir / "hub.json")
 
 
 def _init(git_dir: Path) -> None:

@@ -116,6 +116,12 @@ def refusal_lines(offences: Sequence[Offence]) -> list[str]:
     return lines
 
 
+def denial_lines(refs: Sequence[str]) -> list[str]:
+    """Return what a push to protected branches reads: https://github.com/huggingface/huggingface_hub/issues/937."""
+    denied = [f"DENIED update {ref}: forbidden" for ref in refs]
+    return [_LINE, "Your push was rejected for the following reasons:", *denied, _LINE]
+
+
 def refusal_text(offences: Sequence[Offence]) -> str:
     """Return what a refused commit over HTTP reads, in one line: the first reason and its files."""
     words = offences[0].words

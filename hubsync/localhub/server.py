@@ -24,7 +24,7 @@ from hubsync.localhub.app import build_app
 from hubsync.localhub.calls import Hub
 from hubsync.localhub.faults import ActiveFault, Faults
 from hubsync.localhub.faulty import ConnectionProtocol
-from hubsync.localhub.repos import Repos
+from hubsync.localhub.repos import RepoName, Repos
 from hubsync.localhub.settings import Settings
 from hubsync.localhub.traffic import Request, Traffic
 
@@ -98,6 +98,16 @@ class LocalHub:
     def clear_faults(self) -> None:
         """Show no fault any more."""
         self._faults.clear()
+
+    def protect(self, repo_id: str, *branches: str, repo_type: str = "model") -> None:
+        """Let *branches* of a repository, and no others, take nothing but merged pull requests."""
+        repos = Repos(self.directory)
+        repos.set_protected(repos.find(RepoName(repo_type, repo_id)), branches)
+
+    def set_default_branch(self, repo_id: str, branch: str, *, repo_type: str = "model") -> None:
+        """Let *branch*, which must be there, be what a client gets that asks for none."""
+        repos = Repos(self.directory)
+        repos.set_default_branch(repos.find(RepoName(repo_type, repo_id)), branch)
 
     def start(self) -> None:
         """Serve, until ``stop``; raises StateError if the directory or the port cannot be had."""
