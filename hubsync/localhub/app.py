@@ -67,6 +67,7 @@ _WEB_ROUTES: tuple[tuple[str, str, Answer], ...] = (  # below [/{folder}]/{names
     ("GET", "/tree/{revision}/{path:path}", page.repo_page),
     ("GET", "/commits/{revision}", page.commits_page),
     ("GET", "/commit/{revision}", page.commit_page),
+    ("GET", "/discussions/{num}", page.discussion_page),
 )
 _GIT_ROUTES = (("GET", "/info/refs"), ("POST", "/git-upload-pack"), ("POST", "/git-receive-pack"))
 _REPO = "/{folder:folder}/{namespace}/{name}"

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from hubsync.localhub.calls import Call, JsonResponse
 from hubsync.localhub.history import Commit, Ref, list_commits, list_refs
+from hubsync.localhub.pulls import find_discussion, list_discussions
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.repos import FOLDERS, Repo, default_branch
 from hubsync.localhub.trees import Entry, find_commit, list_entries, read_pointers
@@ -79,7 +80,7 @@ def repo_page(call: Call) -> Response:
     left_out = f"<p>{len(entries) - len(shown):,} more are not shown.</p>" if len(entries) > len(shown) else ""
     body = [
         _heading(repo, revision),
-        f"<h2>Files</h2><p>{_trail(repo, revision, directory)}</p>",
+        f"<h2>Files</h2>{_trail(repo, revision, directory)}",
         _table(("Name", "Size", "Content"), (_entry_row(repo, revision, entry) for entry in shown)),
         left_out,
     ]
@@ -89,6 +90,7 @@ def repo_page(call: Call) -> Response:
         if len(commits) > _COMMITS_SHOWN:
             body.append(f'<p><a href="{_href(repo, "commits", revision)}">All commits</a></p>')
         body += [_refs(repo, kind, list_refs(repo.git_dir, f"refs/{kind}/")) for kind in ("heads", "tags")]
+        body.append(_discussions(repo))
         body.append(f"<h2>Clone</h2><pre>git clone {_text(call.base_url)}/{_text(repo.name.web_path)}</pre>")
 
     return _page(f"{repo.name.repo_id}", "".join(body))
@@ -116,6 +118,24 @@ def commit_page(call: Call) -> Response:
     )
 
 
+def discussion_page(call: Call) -> Response:
+    """Show a discussion or pull request: what was said, and the way to its files."""
+    repo, num = call.readable(), call.param("num")
+    if not num.isdecimal():
+        raise RefusedError(404, "Discussion not found")
+    one = find_discussion(repo, int(num))
+    said = "".join(
+        f"<p><small>{_text(event.author)}</small><pre>{_text(event.data['latest']['raw'])}</pre>"
+        for event in one.events
+        if event.type == "comment"
+    )
+    way = f'<p><a href="{_href(repo, "tree", one.ref)}">Files of {one.ref}</a></p>' if one.is_pull else ""
+    badge = f"<span class=badge>{_text(one.status)}</span>"
+    title = f"<h2>{_text(one.title)} #{one.num} {badge}</h2><p><small>{_text(one.author)}</small></p>"
+
+    return _page(f"{repo.name.repo_id} #{one.num}", f"{_heading(repo, default_branch(repo.git_dir))}{title}{said}{way}")
+
+
 def _page(title: str, body: str) -> Response:
     return HTMLResponse(
         "<!doctype html><html lang=en><meta charset=utf-8>"
@@ -127,8 +147,9 @@ def _page(title: str, body: str) -> Response:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    heads = "".join(f"<th>{name}" for name in head)
-    lines = "".join("<tr>" + "".join(f"<td>{cell}" for cell in row) for row in rows)
+    kinds = [f' class="{name.lower()}"' if name else "" for name in head]
+    heads = "".join(f"<th{kind}>{name}" for kind, name in zip(kinds, head, strict=True))
+    lines = "".join("<tr>" + "".join(f"<td{kind}>{cell}" for kind, cell in zip(kinds, row, strict=True)) for row in rows)
 
     return f"<div class=wide><table><thead><tr>{heads}<tbody>{lines}</table></div>"
 
@@ -153,14 +174,16 @@ def _heading(repo: Repo, revision: str) -> str:
 
 
 def _trail(repo: Repo, revision: str, directory: str) -> str:
-    parts = directory.split("/") if directory else []
+    if not directory:
+        return ""
+    parts = directory.split("/")
     links = [f'<a href="{_href(repo, "tree", revision)}">{_text(repo.name.repo_id.rpartition("/")[2])}</a>']
     links += [
         f'<a href="{_href(repo, "tree", revision, "/".join(parts[: end + 1]))}">{_text(part)}</a>'
         for end, part in enumerate(parts)
     ]
 
-    return " / ".join(links)
+    return f"<p>{' / '.join(links)}</p>"
 
 
 def _entry_row(repo: Repo, revision: str, entry: Entry) -> Sequence[str]:
@@ -183,6 +206,17 @@ def _commit_table(repo: Repo, commits: Sequence[Commit]) -> str:
         for made in commits
     )
     return _table(("Message", "Commit"), rows)
+
+
+def _discussions(repo: Repo) -> str:
+    rows = [
+        (
+            f'<a href="/{repo.name.web_path}/discussions/{one.num}">{_text(one.title)}</a> <small>#{one.num}</small>',
+            f"<span class=badge>{_text(one.status)}</span>",
+        )
+        for one in reversed(list_discussions(repo))
+    ]
+    return f"<h2>Pull requests and discussions</h2>{_table(('Title', 'Status'), rows)}" if rows else ""
 
 
 def _refs(repo: Repo, kind: str, refs: Sequence[Ref]) -> str:

@@ -172,6 +172,7 @@ def test_every_link_of_a_page_leads_somewhere(api: HfApi, repo_id: str, http: ht
     """Odd names included."""
     api.upload_file(path_or_fileobj=b"x", path_in_repo="a b/ü?#%.txt", repo_id=repo_id)
     api.create_tag(repo_id, tag="v/1")
+    api.create_pull_request(repo_id, "A <b>bold</b> change")
     seen: set[str] = set()
     waiting = [f"/{repo_id}"]
     while waiting:
@@ -179,9 +180,11 @@ def test_every_link_of_a_page_leads_somewhere(api: HfApi, repo_id: str, http: ht
         seen.add(path)
         answer = http.get(path)
         assert 200 == answer.status_code, path
+        assert "<b>bold" not in answer.text
         if answer.headers["content-type"].startswith("text/html"):
             waiting += [link for link in links_in(answer.text) if link.startswith(f"/{repo_id}") and link not in seen]
 
+    assert f"/{repo_id}/discussions/1" in seen
     assert f"/{repo_id}/resolve/main/a%20b/%C3%BC%3F%23%25.txt" in seen
 
 
