@@ -37,6 +37,14 @@ class Access:
     def __init__(self, users: Mapping[str, str]) -> None:
         self._users = dict(users)
 
+    def admit(self, token: str, user: str) -> None:
+        """Let *token* in, from now on."""
+        self._users[token] = user
+
+    def revoke(self, token: str) -> None:
+        """Let *token* in no longer."""
+        self._users.pop(token, None)
+
     def user_of(self, authorization: str | None) -> User | None:
         """Return who sent this ``Authorization`` header; ``None`` without one; raises RefusedError for a bad token."""
         if not authorization:

@@ -142,7 +142,7 @@ class _Passage:
         if limits and self._passed > min(limits):
             await self.break_off()
             return False
-        if self._fault.bytes_per_s:
+        if self._fault.bytes_per_s and not self._active.withdrawn:
             await asyncio.sleep(size / self._fault.bytes_per_s)
 
         return not self._transport.is_closing()

@@ -99,14 +99,22 @@ class LocalHub:
         """Show no fault any more."""
         self._faults.clear()
 
+    def admit(self, token: str, user: str) -> None:
+        """Let *token* in, from now on."""
+        self._serving().access.admit(token, user)
+
+    def revoke(self, token: str) -> None:
+        """Let *token* in no longer."""
+        self._serving().access.revoke(token)
+
     def protect(self, repo_id: str, *branches: str, repo_type: str = "model") -> None:
         """Let *branches* of a repository, and no others, take nothing but merged pull requests."""
-        repos = Repos(self.directory)
+        repos = self._serving().repos
         repos.set_protected(repos.find(RepoName(repo_type, repo_id)), branches)
 
     def set_default_branch(self, repo_id: str, branch: str, *, repo_type: str = "model") -> None:
         """Let *branch*, which must be there, be what a client gets that asks for none."""
-        repos = Repos(self.directory)
+        repos = self._serving().repos
         repos.set_default_branch(repos.find(RepoName(repo_type, repo_id)), branch)
 
     def start(self) -> None:
@@ -139,6 +147,11 @@ class LocalHub:
         """Stop serving."""
         self.stop()
 
+    def _serving(self) -> Hub:
+        if self._hub is None:
+            raise StateError("The local Hub is not started")
+        return self._hub
+
     def _prepare(self) -> tuple[socket.socket, "_Server"]:
         listener = _listen(self._address)
         try:
@@ -154,7 +167,7 @@ class LocalHub:
         access = Access({**self._users, self.token: USER})
         self._hub = Hub(repos, access, Signer(), self._traffic, self._faults, self._settings)
 
-        return listener, _Server(_uvicorn_config(self._hub, hooks))
+        return listener, _Server(_uvicorn_config(self._hub, hooks), self._faults)
 
 
 def serve(directory: Path, port: int, *, settings: Settings | None = None, faults: Iterable[str] = ()) -> None:
@@ -168,8 +181,9 @@ def serve(directory: Path, port: int, *, settings: Settings | None = None, fault
 class _Server(uvicorn.Server):
     """uvicorn, without its hold on signals, and with a way to know that it serves."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, faults: Faults) -> None:
         super().__init__(config)
+        self._faults = faults
         self.is_ready = threading.Event()
 
     @contextlib.contextmanager
@@ -190,6 +204,7 @@ class _Server(uvicorn.Server):
         await self.serve([listener])
 
     def _take_signal(self) -> None:
+        self._faults.clear()  # what is stalled would not end by itself
         self.force_exit = self.should_exit
         self.should_exit = True
 

@@ -165,6 +165,24 @@ def test_every_action_that_is_listed_is_known() -> None:
         parse_fault(f"* * {action}")
 
 
+def test_a_hub_with_a_stalled_request_ends_at_once(tmp_path: Path) -> None:
+    """What is stalled by a fault is broken off."""
+    command = (sys.executable, "-m", "hubsync", "localhub", "serve", "--dir", str(tmp_path / "hub"), "--port", "0")
+    with subprocess.Popen((*command, "--fault", "* / stall"), stderr=subprocess.PIPE, text=True) as process:
+        url = process.stderr.readline().split()[-1]
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            while not httpx2.get(f"{url}/_faults").json()[0]["shown"]:
+                pass
+            started = time.monotonic()
+            process.terminate()
+            process.communicate()
+
+    assert 0 == process.returncode
+    assert time.monotonic() - started < 3
+
+
 def test_the_command_takes_faults(tmp_path: Path) -> None:
     """A bad one is a usage error; nothing is served."""
     command = (sys.executable, "-m", "hubsync", "localhub", "serve", "--dir", str(tmp_path / "hub"))

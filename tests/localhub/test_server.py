@@ -115,6 +115,21 @@ def test_more_tokens_have_users_of_their_own(tmp_path: Path) -> None:
     assert ["ada"] == commits[0].authors
 
 
+def test_tokens_come_and_go(tmp_path: Path) -> None:
+    """While the Hub runs: a revoked one is refused, a new one is let in."""
+    with LocalHub(tmp_path / "hub", users={"hf_old": "ada"}) as hub:
+
+        def ask(token: str) -> int:
+            headers = {"Authorization": f"Bearer {token}"}
+            return httpx2.get(f"{hub.url}/api/whoami-v2", headers=headers).status_code
+
+        before = ask("hf_old"), ask("hf_new")
+        hub.revoke("hf_old")
+        hub.admit("hf_new", "ada")
+
+        assert ((200, 401), (401, 200)) == (before, (ask("hf_old"), ask("hf_new")))
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     """The second Hub says which address it cannot have."""
     with LocalHub(tmp_path / "one") as hub:
