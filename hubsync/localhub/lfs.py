@@ -1,14 +1,11 @@
 """The LFS API: batches of the ``basic`` and the Hub's ``multipart`` transfer, and the storage that their addresses lead to.
 
-https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md. An upload is hashed while it arrives, in a thread, one
-block behind the network: several at once take several cores, and none takes more memory than two blocks.
+https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
@@ -16,12 +13,12 @@ from hubsync.localhub.calls import Call, JsonResponse
 from hubsync.localhub.limits import check_storage
 from hubsync.localhub.multipart import describe_parts, put_part
 from hubsync.localhub.objects import IncomingObject, holds_object, list_objects, object_path
+from hubsync.localhub.receiving import receive
 from hubsync.localhub.refusals import RefusedError, entry_not_found
 from hubsync.localhub.repos import Repo
 from hubsync.localhub.rules import is_oid
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
-_BLOCK_BYTES = 4 * 1024 * 1024
 _NO_LARGE_FILES = (
     "You need to configure your repository to enable upload of files > 5GB.\n"
     'Run "hf lfs-enable-largefiles ./path/to/your/repo" and try again.'
@@ -165,7 +162,7 @@ async def put_object(request: Request) -> Response:
         return Response(status_code=_FOUND)
     incoming = IncomingObject(repo.objects_dir, oid, size)
     try:
-        await _receive(request, incoming)
+        await receive(request, incoming.write)
         incoming.keep()
     finally:
         incoming.close()
@@ -197,27 +194,3 @@ def _granted(call: Call, method: str) -> tuple[Repo, str, int]:
     call.hub.signer.check(query, method, call.request.scope["path"], size)
 
     return call.hub.repos.find(call.repo_name()), call.param("oid"), int(size)
-
-
-async def _receive(request: Request, incoming: IncomingObject) -> None:
-    """Write and hash one block while the next one arrives."""
-    writing: asyncio.Future[None] | None = None
-    try:
-        async for block in _blocks(request):
-            if writing:
-                await writing
-            writing = asyncio.ensure_future(run_in_threadpool(incoming.write, block))
-    finally:
-        if writing:
-            await writing
-
-
-async def _blocks(request: Request) -> AsyncIterator[bytearray]:
-    block = bytearray()
-    async for chunk in request.stream():
-        block += chunk
-        if len(block) >= _BLOCK_BYTES:
-            yield block
-            block = bytearray()
-    if block:
-        yield block

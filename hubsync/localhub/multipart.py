@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from hubsync.localhub.calls import Call, JsonResponse
 from hubsync.localhub.objects import IncomingObject, holds_object
+from hubsync.localhub.receiving import receive
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.repos import Repo, read_repo_name
 
@@ -58,19 +59,40 @@ async def put_part(request: Request) -> Response:
     home = _parts_dir(repo, upload)
     if not await run_in_threadpool(home.is_dir):
         raise _no_upload()
-    digest = hashlib.md5(usedforsecurity=False)  # S3's ETag of a part
-    received = 0
-    new = home / f"{number}.{uuid.uuid4().hex}"
-    with new.open("wb") as file:
-        async for chunk in request.stream():
-            received += len(chunk)
-            digest.update(chunk)
-            file.write(chunk)
-    if received != int(size):
+    part = _IncomingPart(home / f"{number}.{uuid.uuid4().hex}")
+    try:
+        await receive(request, part.write)
+    finally:
+        part.close()
+    if part.size != int(size):
         raise RefusedError(400, "IncompleteBody: the part does not have the size that was announced")
-    new.rename(home / f"{int(number)}-{digest.hexdigest()}")
 
-    return Response(headers={"ETag": f'"{digest.hexdigest()}"'})
+    return Response(headers={"ETag": f'"{part.keep(int(number))}"'})
+
+
+class _IncomingPart:
+    """A part while it is received; what is never kept goes with its upload."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self._hash = hashlib.md5(usedforsecurity=False)  # S3's ETag of a part
+        self.size = 0
+
+    def write(self, block: bytearray) -> None:
+        """Add *block*."""
+        self.size += len(block)
+        self._hash.update(block)
+        self._file.write(block)
+
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
+
+    def keep(self, number: int) -> str:
+        """Give the part its name, and return its ETag."""
+        self._path.rename(self._path.parent / f"{number}-{self._hash.hexdigest()}")
+        return self._hash.hexdigest()
 
 
 def complete(call: Call) -> Response:

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from hubsync.localhub.calls import Call, JsonResponse
 from hubsync.localhub.lfs import check_room
 from hubsync.localhub.objects import IncomingObject, holds_object
+from hubsync.localhub.receiving import receive
 from hubsync.localhub.refusals import RefusedError
 from hubsync.localhub.repos import Repo
 from hubsync.localhub.rules import is_oid
@@ -56,7 +57,7 @@ async def put_xorb(request: Request) -> Response:
     if not is_oid(name):
         raise RefusedError(400, "Invalid hash")
     with _new_file(_xorb_path(repo, name)) as file:
-        await _receive(request, file)
+        await receive(request, file.write)
 
     return JsonResponse({"was_inserted": True})
 
@@ -66,7 +67,7 @@ async def put_shard(request: Request) -> Response:
     call = Call(request.app.state.hub, request)
     repo = _granted(call)
     with tempfile.TemporaryFile() as shard:
-        await _receive(request, shard)
+        await receive(request, shard.write)
         shard.seek(0)
         await run_in_threadpool(_keep_files, call, repo, shard)
 
@@ -109,11 +110,6 @@ def _new_file(goal: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             Path(file.name).unlink()
             raise
-
-
-async def _receive(request: Request, file: IO[bytes]) -> None:
-    async for chunk in request.stream():
-        file.write(chunk)
 
 
 def _granted(call: Call) -> Repo:

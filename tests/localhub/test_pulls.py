@@ -139,6 +139,8 @@ def test_a_renamed_repository_is_found_by_its_old_name(
     assert "exit 0" in said
     assert [repo_id, new] == [api.model_info(repo_id).id, api.model_info(new).id]
     assert api.file_exists(new, "a")
+    api.delete_repo(repo_id)
+    assert not api.repo_exists(repo_id)
 
 
 def test_the_default_branch_can_be_another(hub: LocalHub, api: HfApi, repo_id: str, clone: Clone) -> None:
