@@ -444,7 +444,7 @@ def _size(text: str | None) -> int | None:
 def _need_extra(name: str) -> None:
     import importlib.util
 
-    if importlib.util.find_spec("starlette") is None:
+    if any(importlib.util.find_spec(module) is None for module in ("httptools", "lz4", "starlette")):
         raise StateError(f"this command needs hubsync's extra {name!r}", hint=f"pip install 'hubsync[{name}]'")
 
 

@@ -5,6 +5,7 @@ To whatever answers behind it, a broken connection looks as if the client had le
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 
@@ -119,12 +120,21 @@ class _Passage:
     async def break_off(self) -> None:
         """Stall for as long as the fault says so; then reset the connection."""
         if self._fault.stall_after is not None:
-            while not (self._active.withdrawn or self._transport.is_closing()):  # noqa: ASYNC110 - neither sets an event
+            while not (self._active.withdrawn or self._is_gone()):  # noqa: ASYNC110 - neither sets an event
                 await asyncio.sleep(_LOOK_S)
         with contextlib.suppress(OSError):  # it may be gone
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
         self._transport.abort()
         await self._left()
+
+    def _is_gone(self) -> bool:
+        """Whether the client has left, even if more of what it sent waits to be read."""
+        if self._transport.is_closing():
+            return True
+        looking = select.poll()
+        looking.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+
+        return bool(looking.poll(0))
 
     async def _hang_up(self) -> None:
         """Close the connection in good order; what was sent arrives."""

@@ -98,6 +98,20 @@ def test_a_stall_lasts_until_it_is_withdrawn(hub: LocalHub, action: str) -> None
     assert 1 == fault.shown
 
 
+def test_a_stalled_client_that_leaves_is_noticed(hub: LocalHub) -> None:
+    """Though much of what it sent was never read."""
+    hub.add_fault("POST /api/validate-yaml stall-after=10")
+    hub.forget_requests()
+    host, port = hub.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"POST /api/validate-yaml HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n" + b"x" * 1_000_000)
+    deadline = time.monotonic() + 5
+    while not hub.requests and time.monotonic() < deadline:
+        pass
+
+    assert ["/api/validate-yaml"] == [request.path for request in hub.requests]
+
+
 def test_a_rate_holds_both_ways(hub: LocalHub, http: httpx2.Client, repo_id: str) -> None:
     """5,000 bytes up at 10,000 a second take half a second."""
     hub.add_fault(f"POST /api/models/{repo_id}/paths-info/main rate=10KB/s")
