@@ -231,6 +231,15 @@ class Target(TargetSettings):
     source: DiskPath
     mirrors: tuple[Mirror, ...]
 
+    def mirror(self, name: str) -> Mirror:
+        """Return the mirror called *name*; raise UsageError if there is none."""
+        found = next((mirror for mirror in self.mirrors if mirror.name == name), None)
+        if found is None:
+            names = ", ".join(mirror.name for mirror in self.mirrors)
+            raise UsageError(f"target {self.name!r} has no mirror {name!r}", hint=f"declared are: {names}")
+
+        return found
+
 
 class ServiceSettings(Frozen):
     """What the [service] table may say."""
