@@ -95,11 +95,17 @@ def _draw_panel(axes: Any, panel: Panel, theme: Theme) -> None:  # noqa: ANN401 
     for (name, points), colour in zip(panel.series.items(), theme.lines, strict=False):
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) <= 12 else ""  # noqa: PLR2004 - more would hide the line
-        axes.plot(steps, values, label=name, color=colour, linewidth=1.6, marker=marker, markersize=3)
-    axes.set_title(panel.title, fontsize=10, loc="left")
+        axes.plot(steps, values, label=_plain(name), color=colour, linewidth=1.6, marker=marker, markersize=3)
+    axes.set_title(_plain(panel.title), fontsize=10, loc="left")
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=True, color=theme.grid, linewidth=0.7)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if len(panel.series) > 1:
         axes.legend(frameon=False, labelcolor=theme.ink)
+
+
+def _plain(name: str) -> str:
+    """Return *name* so that nothing in it is taken for mathematics, nor for a line without a label."""
+    return name.replace("$", r"\$").lstrip("_")

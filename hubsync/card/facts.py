@@ -129,16 +129,14 @@ def read_facts(files: Files, units: Sequence[Unit], metric: str = "", home: str 
     arguments = _read_arguments(files, events)
     history = read_trainer_log(state) or _read_other_history(files)
     results, results_at = _read_results(files, home, history, _step_of(home, files))
-    metric = _choose_metric(metric, arguments, history)
+    metric = _choose_metric((metric, _said_metric(arguments), _best_metric(state, history), "loss"), history)
     best = state.get("best_metric")
     best_unit = state.get("best_model_checkpoint")
 
     return Facts(
         home=home,
         **_read_model(reader),
-        hyperparameters=recorded.trainer_state(state)
-        | recorded.training_arguments(arguments)
-        | recorded.lightning_hparams(_newest_text(files, "hparams.yaml")),
+        hyperparameters=_read_hyperparameters(files, state, arguments),
         hardware=recorded.hardware(arguments, read_json(_newest_text(files, "wandb-metadata.json"))),
         history=history,
         results=results,
@@ -158,12 +156,10 @@ def choose_home(files: Files, units: Sequence[Unit]) -> str:
     for unit in reversed(units):
         if _holds_model(files, unit.name):
             return unit.name
-    inside = sorted(
-        {path.rpartition("/")[0] for path in files.sizes if path.rpartition("/")[2] in _MODEL_FILES and "/" in path}
-    )
-    whole = [directory for directory in inside if _holds_model(files, directory)]
+    named = [path.rpartition("/") for path in files.sizes]
+    inside = {directory for directory, _, name in named if name in _MODEL_FILES or is_weights(name)}
 
-    return whole[0] if len(whole) == 1 else ""
+    return inside.pop() if len(inside) == 1 else ""
 
 
 def is_weights(name: str) -> bool:
@@ -291,6 +287,14 @@ def _read_arguments(files: Files, events: Mapping[str, str]) -> dict[str, Any]:
     return read_json(_newest_text(files, "training_args.json")) or read_json(recorded_text)
 
 
+def _read_hyperparameters(files: Files, state: Mapping[str, Any], arguments: Mapping[str, Any]) -> Table:
+    table = recorded.training_arguments(arguments)
+    for more in (recorded.trainer_state(state), recorded.lightning_hparams(_newest_text(files, "hparams.yaml"))):
+        table |= {label: value for label, value in more.items() if label not in table}
+
+    return table
+
+
 def _read_event_texts(files: Files) -> dict[str, str]:
     for path in _newest_paths(files, is_events):
         digest = files.digest(path)
@@ -325,16 +329,27 @@ def _read_results(files: Files, home: str, history: History, step: int | None) -
     return (point.evaluation, point) if point else ({}, None)
 
 
-def _choose_metric(metric: str, arguments: Mapping[str, Any], history: History) -> str:
-    """Return the name of the metric to compare units by, as the history has it."""
+def _choose_metric(wanted: Iterable[str], history: History) -> str:
+    """Return the name of the metric to compare units by, as the history has it: the first of *wanted* that is there."""
     names = {name for point in history for name in point.evaluation}
-    said = arguments.get("metric_for_best_model")
-    for wanted in (metric, said if isinstance(said, str) else "", "loss"):
-        for name in (wanted, f"eval_{wanted}", f"eval/{wanted}", f"val_{wanted}"):
+    for metric in filter(None, wanted):
+        for name in (metric, f"eval_{metric}", f"eval/{metric}", f"val_{metric}"):
             if name in names:
                 return name
 
     return min(names, default="")
+
+
+def _said_metric(arguments: Mapping[str, Any]) -> str:
+    said = arguments.get("metric_for_best_model")
+    return said if isinstance(said, str) else ""
+
+
+def _best_metric(state: Mapping[str, Any], history: History) -> str:
+    """Return the metric that had the best value, as the state gives it, at the best step."""
+    best, step = state.get("best_metric"), state.get("best_global_step")
+    found = [name for point in history if point.step == step for name, value in point.evaluation.items() if value == best]
+    return found[0] if len(found) == 1 else ""
 
 
 # --- units

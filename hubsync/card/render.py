@@ -153,7 +153,7 @@ def _at_home(facts: Facts, place: Place) -> Place:
     if row is not None:
         return replace(place, subfolder=row.unit.subfolder, revision=place.revision or row.unit.revision)
 
-    return place
+    return replace(place, subfolder=f"{place.prefix}{facts.home}".rstrip("/"))
 
 
 # --- how it was made
@@ -182,9 +182,9 @@ def _results(facts: Facts, pictures: Pictures) -> str:
         return _history_table(facts.history)
     alt = "Training loss, evaluation metrics and learning rate over steps"
     picture = _PICTURE.format(dark=pictures.dark, light=pictures.light, alt=alt)
-    evaluations = tuple(point for point in facts.history if point.evaluation)
+    is_evaluated = any(point.evaluation for point in facts.history)
 
-    return join_paragraphs(picture, _history_table(evaluations) if evaluations else "")
+    return join_paragraphs(picture, _history_table(facts.history) if is_evaluated else "")
 
 
 def _history_table(history: Sequence[Point]) -> str:
@@ -197,7 +197,7 @@ def _history_table(history: Sequence[Point]) -> str:
     ]
     has_epochs = any(point.epoch is not None for point in chosen)
     has_losses = any(point.step in losses for point in chosen)
-    heads = ["Step", *(["Epoch"] if has_epochs else []), *(["Training loss"] if has_losses else []), *map(escape, names)]
+    heads = ["Step", *(["Epoch"] if has_epochs else []), *(["Training loss"] if has_losses else []), *map(_heading, names)]
     rows = [
         [
             str(point.step),
@@ -209,6 +209,10 @@ def _history_table(history: Sequence[Point]) -> str:
     ]
 
     return table(heads, rows, numbers_from=0)
+
+
+def _heading(name: str) -> str:
+    return "Learning rate" if is_learning_rate(name) else escape(name)
 
 
 def _carry_losses(history: Iterable[Point]) -> dict[int, float]:
@@ -257,7 +261,7 @@ def _evaluation(facts: Facts) -> str:
     best = ""
     if facts.best is not None:
         at = f", at {code(facts.best_unit)}" if facts.best_unit else ""
-        best = f"The best value of the metric that checkpoints are compared by was {format_metric(facts.best)}{at}."
+        best = f"The best evaluation by the trainer's own measure: {format_metric(facts.best)}{at}."
 
     return join_paragraphs(when, table(("Metric", "Value"), rows), best)
 

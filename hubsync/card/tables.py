@@ -23,7 +23,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: 
 
 def fact_table(values: Mapping[str, str]) -> str:
     """Return a table of labels and values."""
-    return table(("", ""), ((escape(label), escape(value)) for label, value in values.items()), numbers_from=2)
+    return table(("Property", "Value"), ((escape(label), escape(value)) for label, value in values.items()), numbers_from=2)
 
 
 def format_metric(value: float | None) -> str:
