@@ -3,8 +3,8 @@
 from hubsync.card.compose import CARD, Composed, Subject, compose_card
 from hubsync.card.files import SourceFiles
 from hubsync.config.model import Config, Mirror, Target
-from hubsync.errors import HubsyncError, UsageError
-from hubsync.mirror.cards import place_of, units_of
+from hubsync.errors import UsageError
+from hubsync.mirror.cards import place_of, read_template, units_of
 from hubsync.units import unit_of
 
 
@@ -31,14 +31,3 @@ def preview_card(config: Config, target: Target, mirror: Mirror) -> Composed:
     )
 
     return compose_card(subject, target.card, files.text(CARD), read_template(target))
-
-
-def read_template(target: Target) -> str | None:
-    """Return the operator's own template."""
-    path = target.card.template
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise HubsyncError(f"the card's template {path}: {exc}", hint="correct card.template in the config") from exc

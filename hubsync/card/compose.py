@@ -46,6 +46,8 @@ class Composed:
 def compose_card(subject: Subject, said: Card, theirs: str | None, template: str | None = None) -> Composed:
     """Return the card of *subject*, put into *theirs*, and the pictures in it."""
     draft, pictures = _draft(subject, said, template)
+    if theirs is None and not draft.metadata and "\n" not in draft.text:
+        return Composed()  # nothing is known but a name
     merged = merge_card(None if theirs is None or is_stock(theirs) else theirs, draft)
     if merged.card is None:
         return Composed(reason=merged.reason)

@@ -70,6 +70,22 @@ def merge_card(theirs: str | None, draft: Draft) -> Merged:
     return _check(card)
 
 
+def is_merge_of(card: str, source: str) -> bool:
+    """Tell whether *card* is *source* with our block and keys put in, and nothing else."""
+    try:
+        front = read_front_matter(card)
+        block = _find_block(card, len(card) - len(front.body))
+    except OddYamlError:
+        return False
+    if block is None or not block.is_intact:
+        return False
+    begin = _BEGIN.match(card, block.start)
+    inside = card[begin.end() if begin else block.start : block.stop - len(_END)]
+    ours = {key: front.values[key] for key in block.keys if key in front.values}
+
+    return merge_card(source, Draft(ours, inside, frozenset(ours))).card == card
+
+
 def has_block(card: str) -> bool:
     """Tell whether *card* has a block of ours, or what is left of one."""
     return _ANY_BEGIN in card

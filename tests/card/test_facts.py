@@ -205,8 +205,12 @@ def test_a_repository(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["/data/models/x", "./x", "../x", "a/b/c", "~/x", "C:\\x", "out/checkpoint-500", "outputs/run", "x y", "", "a--b", "x.git"]
-)  # fmt: skip
+    "name",
+    [
+        *("/data/models/x", "./x", "../x", "a/b/c", "~/x", "C:\\x", "out/checkpoint-500", "outputs/run"),
+        *("x y", "", "a--b", "x.git"),
+    ],
+)
 def test_a_path_of_this_machine(name: str) -> None:
     """These cannot: they are paths, or no legal names."""
     assert not is_repo_id(name)

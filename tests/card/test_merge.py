@@ -23,7 +23,8 @@ PEOPLE = {
     "anchors": "---\na: &x [1, 2]\nb: *x\n---\n# T\n",
     "bom": "\ufeff---\nlicense: mit\n---\n# T\n",
     "leading space": "\n\n---\nlicense: mit\n--- \n# T\n",
-    "html": "<div align='center'>\n<!-- mine -->\n<h1>T</h1>\n</div>\n\n<details><summary>x</summary>\n\n```yaml\n---\na: 1\n---\n```\n</details>",
+    "html": "<div align='center'>\n<!-- mine -->\n<h1>T</h1>\n</div>\n\n"
+    "<details><summary>x</summary>\n\n```yaml\n---\na: 1\n---\n```\n</details>",
     "rule at the top": "---\n\nText under a rule that never closes",
     "unicode": "---\nlanguage: ja\n---\n# モデル \u2028 x\u0085y\n",
     "quoted keys": "---\n\"license\": mit\n'tags': [x]\n---\nx\n",
