@@ -234,7 +234,7 @@ def card(session: Session, target: str, mirror_name: str | None, *, preview: boo
     if as_json:
         _print_json(target=target, mirror=mirror.name, reason=composed.reason, files=composed.files)
     elif not text:
-        raise StateError(f"the source's README.md is left alone: {composed.reason}")
+        raise HubsyncError(f"the source's README.md is left alone: {composed.reason}")
     elif preview and sys.stdout.isatty():
         _print_page(without_block(text))
     else:

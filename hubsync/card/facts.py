@@ -145,31 +145,24 @@ def read_facts(files: Files, units: Sequence[Unit], metric: str = "", home: str 
         best=float(best) if isinstance(best, (int, float)) and not isinstance(best, bool) else None,
         best_unit=best_unit.rstrip("/").rpartition("/")[2] if isinstance(best_unit, str) else "",
         is_trainer=bool(state) or "per_device_train_batch_size" in arguments,
-        units=tuple(_read_unit(files, unit, metric, history) for unit in reversed(units)),
+        units=_read_units(files, units, metric, history),
     )
 
 
 def choose_home(files: Files, units: Sequence[Unit]) -> str:
     """Return where the model lies: at the top, else in the newest unit, else in the only directory that has one."""
-    if _holds_model(files, ""):
-        return ""
-    for unit in reversed(units):
-        if _holds_model(files, unit.name):
-            return unit.name
-    named = [path.rpartition("/") for path in files.sizes]
-    inside = {directory for directory, _, name in named if name in _MODEL_FILES or is_weights(name)}
+    named = (path.rpartition("/") for path in files.sizes)
+    holding = {directory for directory, _, name in named if name in _MODEL_FILES or is_weights(name)}
+    for place in ("", *(unit.name for unit in reversed(units))):
+        if place in holding:
+            return place
 
-    return inside.pop() if len(inside) == 1 else ""
+    return holding.pop() if len(holding) == 1 else ""
 
 
 def is_weights(name: str) -> bool:
     """Tell whether the file *name* holds weights."""
     return name.endswith(_WEIGHTS) and not _NO_WEIGHTS.fullmatch(name)
-
-
-def _holds_model(files: Files, directory: str) -> bool:
-    names = _Reader(files, directory).names()
-    return any(name in _MODEL_FILES for name in names) or any(is_weights(name) for name in names)
 
 
 # --- the model
@@ -355,11 +348,20 @@ def _best_metric(state: Mapping[str, Any], history: History) -> str:
 # --- units
 
 
-def _read_unit(files: Files, unit: Unit, metric: str, history: History) -> UnitRow:
-    step = _step_of(unit.name, files)
-    point = next((p for p in history if p.step == step), None)
-    size = sum(size for path, size in files.sizes.items() if path.startswith(f"{unit.name}/"))
-    return UnitRow(unit, step, point.values.get(metric) if point else None, size)
+def _read_units(files: Files, units: Sequence[Unit], metric: str, history: History) -> tuple[UnitRow, ...]:
+    """Return a row for each unit, the newest first."""
+    points = {point.step: point.values for point in history}
+    sizes = dict.fromkeys((unit.name for unit in units), 0)
+    for path, size in files.sizes.items():
+        for end in (at for at, character in enumerate(path) if character == "/"):
+            if path[:end] in sizes:
+                sizes[path[:end]] += size
+    steps = {unit: _step_of(unit.name, files) for unit in units}
+
+    return tuple(
+        UnitRow(unit, steps[unit], points.get(steps[unit] or 0, {}).get(metric), sizes[unit.name])
+        for unit in reversed(units)
+    )
 
 
 def _step_of(directory: str, files: Files) -> int | None:

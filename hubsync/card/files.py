@@ -18,7 +18,7 @@ from hubsync.watch.inventory import take_inventory
 from hubsync.watch.rules import PathRules
 
 TEXT_MOST = 16 << 20
-_EVENTS_MOST = 64 << 20
+_EVENTS_MOST = 32 << 20  # some seconds
 _POINTS_MOST = 300  # of one tag: more is not seen in a picture
 _TAGS_MOST = 100
 _DIGEST_TEXT_MOST = 1 << 16
