@@ -42,6 +42,7 @@ def test_a_run_of_the_trainer(source: Path) -> None:
     assert facts.weights is not None
     assert {"F32": 320 * 64, "F16": 64 * 64} == facts.weights.dtypes
     assert (source / "checkpoint-40" / "model.safetensors").stat().st_size == facts.weights.bytes
+    assert {"Tokenizer": "PreTrainedTokenizerFast", "Padding side": "left", "Chat template": "yes"} == facts.preprocessing
     assert {"do_sample": "yes", "temperature": "0.6", "top_p": "0.9"} == facts.generation
     assert [10, 20, 30, 40] == [point.step for point in facts.history]
     assert {"eval_loss": 0.5, "eval_accuracy": 0.66} == facts.results
@@ -115,6 +116,17 @@ def test_only_events(source: Path) -> None:
     assert {"eval/loss": pytest.approx(1 / 3), "eval/accuracy": pytest.approx(0.8)} == facts.results
     assert "eval/accuracy" == facts.metric, "the arguments say so"
     assert 3.0 == facts.history[-1].epoch
+
+
+def test_a_unit_is_not_credited_with_what_came_later(source: Path) -> None:
+    """The results of a unit are those of its own step, however far the log goes on."""
+    runs.write_trainer_run(source)
+    (source / "checkpoint-20" / "trainer_state.json").unlink()
+    facts = facts_of(source, "checkpoint-20", "checkpoint-40", home="checkpoint-20")
+
+    assert {"eval/loss": pytest.approx(1.0), "eval/accuracy": pytest.approx(0.6)} == facts.results
+    assert facts.results_at is not None
+    assert 20 == facts.results_at.step
 
 
 def test_a_torn_event_file_gives_what_is_whole() -> None:

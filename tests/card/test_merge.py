@@ -163,6 +163,21 @@ def test_a_key_that_a_person_changed_becomes_theirs() -> None:
     assert 2 / 7 == after["model-index"][0]["results"][0]["metrics"][0]["value"]
 
 
+def test_a_comment_between_keys_is_nobodys() -> None:
+    """A person's comment after a key of ours stays, and the key still follows the facts."""
+    noted = (
+        updated(None, drafts(1))
+        .replace("\npipeline_tag:", "\n# Mine.\n\npipeline_tag:")
+        .replace("\ntags:", "\n# Mine too.\ntags:")
+    )
+    card = updated(noted, Draft({**drafts(1).metadata, "library_name": "peft", "tags": ["new"]}, "x"))
+
+    assert "library_name: peft" in card
+    assert "# Mine.\n\npipeline_tag:" in card
+    assert "# Mine too.\ntags:" in card
+    assert ["new"] == read_front_matter(card).values["tags"]
+
+
 def test_a_key_that_a_person_took_out_stays_out() -> None:
     """What was removed in the web page is not put back."""
     card = updated(None, drafts(1)).replace("library_name: transformers\n", "")
