@@ -3,9 +3,10 @@
 The same history gives the same bytes. matplotlib is in the optional extra ``card``; without it, nothing is drawn.
 """
 
+import functools
 import importlib.util
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Theme:
 
     ink: str
     grid: str
-    lines: Sequence[str]
+    lines: tuple[str, ...]
 
 
 LIGHT = Theme("#374151", "#e5e7eb", ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed"))
@@ -30,10 +31,10 @@ DARK = Theme("#d1d5db", "#374151", ("#60a5fa", "#fbbf24", "#34d399", "#f87171", 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One set of axes: its title, and name → (step, value)."""
+    """One set of axes: its title, and names with their (step, value)."""
 
     title: str
-    series: dict[str, list[tuple[int, float]]]
+    series: tuple[tuple[str, tuple[tuple[int, float], ...]], ...]
 
 
 def can_draw() -> bool:
@@ -47,26 +48,31 @@ def choose_panels(history: History) -> list[Panel]:
     for point in history:
         for name, value in point.values.items():
             series.setdefault(name, []).append((point.step, value))
-    drawn = {name: points for name, points in series.items() if len(points) > 1}
-
-    def pick(is_wanted: Callable[[str], bool]) -> dict[str, list[tuple[int, float]]]:
-        return dict([(name, points) for name, points in drawn.items() if is_wanted(name)][:_LINES_MOST])
-
-    losses = Panel("Loss", pick(lambda name: is_train_loss(name) or (is_evaluation(name) and name.endswith("loss"))))
-    rates = Panel("Learning rate", pick(is_learning_rate))
-    metrics = [
-        Panel(name, {name: points}) for name, points in pick(lambda n: is_evaluation(n) and not n.endswith("loss")).items()
+    drawn = [(name, tuple(points)) for name, points in series.items() if len(points) > 1]
+    losses = [(name, points) for name, points in drawn if _is_loss(name)]
+    metrics = [(name, points) for name, points in drawn if is_evaluation(name) and not _is_loss(name)]
+    rates = [(name, points) for name, points in drawn if is_learning_rate(name)]
+    panels = [
+        Panel("Loss", tuple(losses[:_LINES_MOST])),
+        *(Panel(name, ((name, points),)) for name, points in metrics[: _PANELS_MOST - 2]),
+        Panel("Learning rate", tuple(rates[:_LINES_MOST])),
     ]
-    panels = [losses, *metrics[: _PANELS_MOST - 2], rates]
 
     return [panel for panel in panels if panel.series]
+
+
+def _is_loss(name: str) -> bool:
+    return is_train_loss(name) or (is_evaluation(name) and name.endswith("loss"))
 
 
 def draw_curves(history: History, theme: Theme) -> str | None:
     """Return the picture; ``None`` if there is nothing to draw, or nothing to draw with."""
     panels = choose_panels(history)
-    if not panels or not can_draw():
-        return None
+    return _draw(tuple(panels), theme) if panels and can_draw() else None
+
+
+@functools.lru_cache(16)  # a publication that brings nothing new of the training draws nothing
+def _draw(panels: Sequence[Panel], theme: Theme) -> str:
     import matplotlib as mpl  # noqa: PLC0415 - optional, and slow to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -92,7 +98,7 @@ def draw_curves(history: History, theme: Theme) -> str | None:
 
 
 def _draw_panel(axes: Any, panel: Panel, theme: Theme) -> None:  # noqa: ANN401 - matplotlib's Axes
-    for (name, points), colour in zip(panel.series.items(), theme.lines, strict=False):
+    for (name, points), colour in zip(panel.series, theme.lines, strict=False):
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) <= 12 else ""  # noqa: PLR2004 - more would hide the line
         axes.plot(steps, values, label=_plain(name), color=colour, linewidth=1.6, marker=marker, markersize=3)

@@ -12,7 +12,7 @@ import runs
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
-from hubsync.card.curves import DARK, LIGHT, draw_curves
+from hubsync.card.curves import DARK, LIGHT, _draw, draw_curves
 from hubsync.card.dataset import read_rows, split_of
 from hubsync.card.frontmatter import read_front_matter
 from hubsync.card.history import read_metrics_csv, read_trainer_log
@@ -138,6 +138,7 @@ def test_curves_are_the_same_bytes_and_text() -> None:
     """The same history draws the same SVG, which a Hub takes as text; light and dark differ in colours alone."""
     history = read_trainer_log({"log_history": runs.log_history(60)})
     light, dark = draw_curves(history, LIGHT), draw_curves(history, DARK)
+    _draw.cache_clear()
 
     assert light is not None
     assert dark is not None
