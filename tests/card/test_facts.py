@@ -12,9 +12,10 @@ import runs
 from hubsync.card.facts import Facts, Unit, read_facts
 from hubsync.card.files import SourceFiles, digest_file
 from hubsync.card.history import read_metrics_csv, read_trainer_log
-from hubsync.card.rules import is_repo_id, legal_languages, legal_license
+from hubsync.card.rules import LICENSES, is_repo_id, legal_languages, legal_license
 from hubsync.card.tfevents import read_events
 from hubsync.config.model import Mirror, Target
+from hubsync.localhub import licenses
 
 MIRROR = Mirror(name="m", endpoint="hub", repo_type="model", repo_id="acme/x")
 
@@ -249,3 +250,8 @@ def test_the_two_logs_agree() -> None:
     text = "step,epoch,loss,eval_loss\n1,0.5,2.5,\n1,0.5,,1.5\n"
 
     assert read_trainer_log(json.loads(json.dumps(state))) == read_metrics_csv(text)
+
+
+def test_the_licences_are_those_of_a_hub() -> None:
+    """The card names the licences that the local Hub takes, no other."""
+    assert set(licenses.LICENSES) == LICENSES
