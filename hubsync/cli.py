@@ -235,6 +235,33 @@ def status(session: Session, target: str | None, *, watch: bool, as_json: bool) 
     sys.exit(show_status(state_dir, target, rejected, watch=watch, as_json=as_json))
 
 
+@cli.command()
+@click.argument("target")
+@click.option("--preview", is_flag=True, help="Show it as a page, on a terminal.")
+@click.option("--mirror", "mirror_name", help="The mirror to write it for (default: the first).")
+@json_option
+@config_option
+@pass_session
+def card(session: Session, target: str, mirror_name: str | None, *, preview: bool, as_json: bool) -> None:
+    """Print the model card of TARGET, made from the source as it stands; publishes nothing."""
+    from hubsync.card.merge import without_block
+    from hubsync.preview import preview_card
+
+    config = session.load()
+    declared = config.target(target)
+    mirror = declared.mirror(mirror_name) if mirror_name else declared.mirrors[0]
+    composed = preview_card(config, declared, mirror)
+    text = composed.files.get("README.md", "")
+    if as_json:
+        _print_json(target=target, mirror=mirror.name, reason=composed.reason, files=composed.files)
+    elif not text:
+        raise HubsyncError(f"the source's README.md is left alone: {composed.reason}")
+    elif preview and sys.stdout.isatty():
+        _print_page(without_block(text))
+    else:
+        click.echo(text, nl=False)
+
+
 def _command(name: str, doc: str) -> None:
     @cli.command(name, help=doc)
     @click.argument("targets", nargs=-1)
@@ -503,6 +530,19 @@ def _print_plan(plan: "Plan") -> None:
         click.echo(escape_unsafe(f"  {step.action:8}{step.path}{where}{amount}  {step.route} ({step.reason})"))
     if len(plan.steps) > _SHOWN_STEPS:
         click.echo(f"  … and {len(plan.steps) - _SHOWN_STEPS} more (--json lists all)")
+
+
+def _print_page(text: str) -> None:
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.syntax import Syntax
+
+    from hubsync.card.frontmatter import read_front_matter
+
+    front = read_front_matter(text)
+    console = Console()
+    console.print(Syntax(front.text, "yaml", background_color="default"))
+    console.print(Markdown(front.body))
 
 
 def _print_json(**document: Any) -> None:  # noqa: ANN401 - values that JSON can hold

@@ -168,7 +168,7 @@ class Batch(Frozen):
 class Card(Frozen):
     """What the operator says about the model card; the rest is read from the source."""
 
-    enabled: bool = Field(default=True, description="Write a README.md if the source has none.")
+    enabled: bool = Field(default=False, description="Keep a card in README.md, beside what people write in it.")
     language: OneOrMany = Field((), description="ISO 639-1 codes.")
     license: Text | None = Field(None, description="A licence of the Hub's list, such as 'apache-2.0'.")
     tags: Strings = ()
@@ -178,8 +178,10 @@ class Card(Frozen):
     library_name: Text | None = None
     metrics: OneOrMany = ()
     model_name: Text | None = None
-    template: DiskPath | None = Field(None, description="A file to use instead of the built-in template.")
-    sections: dict[str, Text] = Field(default_factory=dict, description="Free text, by heading.")
+    template: DiskPath | None = Field(
+        None, description="A file to use instead of the built-in text; $title, $how_to_use ... stand for its parts."
+    )
+    sections: dict[Text, Text] = Field(default_factory=dict, description="Free text, by heading.")
 
 
 class TargetSettings(Frozen):
@@ -230,6 +232,15 @@ class Target(TargetSettings):
     name: Name
     source: DiskPath
     mirrors: tuple[Mirror, ...]
+
+    def mirror(self, name: str) -> Mirror:
+        """Return the mirror called *name*; raise UsageError if there is none."""
+        found = next((mirror for mirror in self.mirrors if mirror.name == name), None)
+        if found is None:
+            names = ", ".join(mirror.name for mirror in self.mirrors)
+            raise UsageError(f"target {self.name!r} has no mirror {name!r}", hint=f"declared are: {names}")
+
+        return found
 
 
 class ServiceSettings(Frozen):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.attributes import as_entries, attributes_to_publish
+from hubsync.mirror.cards import Cards
 from hubsync.mirror.graft import ForeignEdit, Graft, graft, parents, policy_of
 from hubsync.mirror.view import Line, Step, fold
 from hubsync.store.git import DIRECTORY, FastImport, Git, TreeEntry
@@ -57,12 +58,21 @@ class MadeAnewError(Exception):
 class Branch:
     """Makes the commits of one branch; *policies* are those of ``on_foreign_edit``."""
 
-    def __init__(self, name: str, git: Git, store: Store, policies: Mapping[str, str], patterns: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        git: Git,
+        store: Store,
+        policies: Mapping[str, str],
+        patterns: tuple[str, ...],
+        cards: Cards,
+    ) -> None:
         self._ref = f"refs/mirror/graft/{name}"
         self._git = git
         self._store = store
         self._policies = policies
         self._patterns = patterns
+        self._cards = cards
         self._agreed = False  # whether the attributes were compared with all paths since the config was read
 
     def graft(self, line: Line, head: Head, *, is_new_view: bool = False) -> Grafted:
@@ -107,7 +117,9 @@ class Branch:
 
     def _skip_held(self, base: str | None, steps: list[Step], head: str) -> tuple[str | None, list[Step]]:
         """Leave out the first of *steps* if *head* has them: they were pushed, and we were killed before the record."""
-        theirs = self._git.list_tree(head)
+        card = self._cards.path
+        published = [change.after for step in steps for change in step.changes if change.path == card]
+        theirs = self._cards.unmerged(self._git.list_tree(head), *published)
         differing: set[str] = set()
         held = 0
         for number, step in enumerate(steps, 1):
@@ -148,6 +160,7 @@ class Branch:
         """Plan what *step* changes on what is *shown*, which nobody else has touched but where others have the say."""
         last = {change.path: change.before for change in step.changes if change.before}
         ours = {change.path: change.after for change in step.changes if change.after}
+        shown = self._cards.unmerged(shown, ours.get(self._cards.path), last.get(self._cards.path))
         foreign = {path for path in (c.path for c in step.changes) if policy_of(path, self._policies) != "ours"}
         theirs = {path: entry for path, entry in last.items() if path not in foreign}
         theirs |= {path: entry for path in foreign if (entry := shown.get(path)) is not None}
@@ -157,9 +170,10 @@ class Branch:
 
     def _plan_all(self, line: Line, ours: Mapping[str, TreeEntry], published: "_Published", head: Head) -> Graft:
         last = published.tree
-        theirs = self._git.list_tree(head.commit) if head.commit else {}
+        theirs: Mapping[str, TreeEntry] = self._git.list_tree(head.commit) if head.commit else {}
         if last and not any(theirs.get(path) == entry for path, entry in last.items()):
             raise MadeAnewError
+        theirs = self._cards.unmerged(theirs, ours.get(self._cards.path), last.get(self._cards.path))
         left = self._git.list_tree(head.left) if head.left else {}
         paths = [path for path in sorted(ours.keys() | published.paths) if not line.is_frozen(path)]
         planned = graft(paths, theirs, last, ours, self._policies)
@@ -189,8 +203,11 @@ class Branch:
         pointers = {path: bool(route) for path, route in routes.items()}
         if head.commit is not None and not (head.is_ours and self._agreed):
             pointers = self._standing(line.tree(steps[-1].snapshot.commit), head.commit, changed) | pointers
-        attributes = attributes_to_publish(self._git, head.commit, pointers, self._patterns)
+        written = {path: entry for _, changes in changed for path, entry in changes.items()}
+        card = self._cards.write(line, steps[-1].snapshot.commit, written, head.commit, head.left)
+        attributes = attributes_to_publish(self._git, head.commit, pointers | dict.fromkeys(card, False), self._patterns)
         changed[0][1].update(as_entries(self._git, attributes))
+        changed[-1][1].update(as_entries(self._git, card))
 
         return Grafted(self._write(head.commit, changed), blobs, foreign)
 

@@ -15,6 +15,7 @@ from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Branch, Grafted, Head, MadeAnewError
+from hubsync.mirror.cards import Cards
 from hubsync.mirror.hub import Hub, Visibility
 from hubsync.mirror.remote import HeadMovedError, Remote
 from hubsync.mirror.roles import expand_include
@@ -80,6 +81,7 @@ class Publisher:
         self._view = View(target, mirror, store)
         self._hub = Hub(endpoint, tokens)
         self._git = store.open_mirror(mirror.name)
+        self._cards = Cards(target, mirror, endpoint, self._view, store, self._git)
         self._refs = self._git.list_refs("refs/mirror")  # only this process moves them
         self._remote = (
             ApiRemote(self._git, store.objects, mirror, self._hub)
@@ -222,6 +224,7 @@ class Publisher:
         """Forget what the mirror refused: it may take it now."""
         self._refused.clear()
         self._view.refused = {}
+        self._cards.is_refused = False
 
     def _forget_mended(self) -> None:
         """Forget the refusal of files that are not any more what was refused."""
@@ -234,6 +237,8 @@ class Publisher:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
         if exc.error_kind not in _REFUSALS or not exc.paths:
             return False
+        if self._cards.refuse(exc.paths, str(exc)):
+            return True
         if not self._folds:  # a version that is not the newest one any more may be what was refused
             self._folds = True
             return True
@@ -428,7 +433,9 @@ class Publisher:
 
     def _branch(self, name: str) -> Branch:
         if name not in self._branches:
-            self._branches[name] = Branch(name, self._git, self._store, self.mirror.on_foreign_edit, self._patterns)
+            self._branches[name] = Branch(
+                name, self._git, self._store, self.mirror.on_foreign_edit, self._patterns, self._cards
+            )
         return self._branches[name]
 
     def _record(

@@ -331,6 +331,14 @@ _EVENTS = (
         'If their content should stay, set `on_foreign_edit` to "theirs" for that path.',
     ),
     Event(
+        "card.held",
+        "warning",
+        ("repo", "branch", "path", "reason"),
+        "{mirror}: the card {path} is left alone: {reason}",
+        "A person changed what hubsync wrote in the card, or it cannot be read; nothing in it is overwritten.",
+        "Write above or below the block; delete the block and its two marks, or the whole card, to say what you want.",
+    ),
+    Event(
         "mirror.adopted",
         "info",
         ("repo", "branch", "commit", "previous", "reason"),

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from support.plain_server import PlainServer
 
-from hubsync.config.model import Config, Endpoint, Mirror, Service, Target, TokenSource
+from hubsync.config.model import Card, Config, Endpoint, Mirror, Service, Target, TokenSource
 from hubsync.mirror.publish import Published, Publisher
 from hubsync.mirror.token import Tokens
 from hubsync.pipeline import Pipeline
@@ -36,7 +36,11 @@ def declare(root: Path, servers: Sequence[PlainServer], mirror: Mapping[str, Any
         endpoints[name] = Endpoint(name=name, url=server.url, token=token, timeout_s=10.0, stall_s=20.0)
         mirrors.append(Mirror(name=f"m{number}", endpoint=name, repo_id=REPO, **{"repo_type": "model", **mirror}))
     target = Target(
-        name="run", source=root / "source", mirrors=tuple(mirrors), **{"quiet_s": 0.02, "exclude": (), **settings}
+        name="run",
+        source=root / "source",
+        mirrors=tuple(mirrors),
+        # A card is on only where a test is about it: what is published is just what was written.
+        **{"quiet_s": 0.02, "exclude": (), "card": Card(enabled=False), **settings},
     )
 
     return Config(

@@ -118,7 +118,13 @@ def write_config(path: Path, source: Path, mirrors: dict[str, str], **settings: 
     """Write a config of one target; *mirrors* maps an endpoint's table to its mirror."""
     endpoints = "\n".join(f"[endpoint.m{number}]\n{table}" for number, table in enumerate(mirrors))
     named = ", ".join(f'"m{number}:{repo}"' for number, repo in enumerate(mirrors.values()))
-    options = {"quiet": '"300ms"', "schedule": '"1s"', "units": '["checkpoint-*"]', **settings}
+    options = {
+        "quiet": '"300ms"',
+        "schedule": '"1s"',
+        "units": '["checkpoint-*"]',
+        "card": "{ enabled = false }",
+        **settings,
+    }
     rest = "\n".join(f"{key} = {value}" for key, value in options.items())
     path.write_text(f"""
 [log]

@@ -1,0 +1,1 @@
+"""The card: what a run says about itself in its files, put as the Hub shows it, beside what people write."""
