@@ -28,12 +28,11 @@ from hubsync.pauses import Pauses
 from hubsync.report import describe_rejected, describe_target, describe_unopened, summarize
 from hubsync.service import hold_state, open_target, select_targets
 from hubsync.signals import Bell
-from hubsync.target_run import TargetRun
+from hubsync.target_run import LOOK_S, TargetRun
 from hubsync.wait import Answer, News, Wish
 
 _STATUS_DELAY_S = 1.0
 _STOP_S = 5.0
-_LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
 _POLL_S = 0.02
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
@@ -282,7 +281,7 @@ class Daemon:
             if run is not None and run is not owner:
                 wait, owner = run.begin_wait(wish), run
             looked = run.look(wait) if run is not None and wait is not None else None
-            answer, holds_s = looked or (Answer(False, f"{wish.target} is not open; the log says why"), _LOOK_S)
+            answer, holds_s = looked or (Answer(False, f"{wish.target} is not open; the log says why"), LOOK_S)
             left_s = deadline - time.monotonic()
             if answer.final or left_s <= 0:
                 return asdict(answer)

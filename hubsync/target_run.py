@@ -17,7 +17,7 @@ from hubsync.wait import Answer, Wait, Wish
 from hubsync.watcher import Watcher
 
 _PARKED_TRY_S = 3600.0
-_LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
+LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _LEAST_LOOK_S = 0.05
 _HUNG_S = 5.0  # a mirror that makes no progress for so long is not waited for at the end
 
@@ -110,7 +110,7 @@ class TargetRun:
         if answer.hasten:
             self._jobs.wake(f"commit:{self.target.name}")
 
-        return answer, _LOOK_S if due is None else max(_LEAST_LOOK_S, min(_LOOK_S, due - time.monotonic()))
+        return answer, LOOK_S if due is None else max(_LEAST_LOOK_S, min(LOOK_S, due - time.monotonic()))
 
     def commit(self) -> None:
         """Commit what is settled, then let the mirrors go."""

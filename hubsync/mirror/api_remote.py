@@ -5,8 +5,6 @@ as one commit there, on condition that the branch is where we saw it. The Hub gi
 each one is, is remembered by a ref. All ids that come and go here are ours, but those of heads that were never fetched.
 """
 
-import os
-import tempfile
 from collections.abc import Container, Iterable, Mapping
 
 from hubsync.config.model import Mirror
@@ -132,25 +130,16 @@ class ApiRemote:
         for path, file in files.items():
             blob = file.blob
             if blob not in there:
-                blob = self._write(
+                blob = self._git.write_blob(
                     Pointer(file.oid, file.size).encode() if file.oid else self._hub.read_file(self._mirror, theirs, path)
                 )
             entries[path] = TreeEntry(REGULAR, blob)
-        tree = self._write_tree(entries)
+        with self._git.scratch_index(entries) as environment:
+            tree = self._git.text("write-tree", environment=environment)
         commit = self._git.text("commit-tree", "-m", theirs, tree, environment={**_WHO, **_WHEN})
         self._remember(theirs, commit)
 
         return commit
-
-    def _write(self, content: bytes) -> str:
-        return self._git.text("hash-object", "-w", "--stdin", "--no-filters", feed=[content])
-
-    def _write_tree(self, entries: Mapping[str, TreeEntry]) -> str:
-        with tempfile.TemporaryDirectory(dir=self._git.git_dir, prefix="index-") as scratch:
-            environment = {"GIT_INDEX_FILE": f"{scratch}/index"}
-            lines = [f"{e.mode} {e.blob}\t".encode() + os.fsencode(path) + b"\0" for path, e in entries.items()]
-            self._git.run("update-index", "-z", "--index-info", feed=lines, environment=environment)
-            return self._git.text("write-tree", environment=environment)
 
     def _remember(self, theirs: str, ours: str, instead_of: str | None = None) -> None:
         self._git.update_refs({_KNOWN + theirs: ours})

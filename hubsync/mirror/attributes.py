@@ -5,7 +5,6 @@ above the path, at its end, because there it wins over all others.
 """
 
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -76,9 +75,7 @@ def _read_attributes(git: Git, head: str) -> Iterator[tuple[str, bytes]]:
 
 def _disagreeing(git: Git, files: Mapping[str, bytes], pointers: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:
     """Yield the paths whose filter attribute, as git reads *files*, is not what it should be."""
-    with tempfile.TemporaryDirectory(dir=git.git_dir, prefix="index-") as scratch:
-        environment = {"GIT_INDEX_FILE": f"{scratch}/index"}
-        _fill_index(git, files, environment)
+    with git.scratch_index(as_entries(git, files)) as environment:
         answer = git.run(
             "check-attr", "--cached", "--stdin", "-z", "filter",
             feed=(os.fsencode(path) + b"\0" for path in pointers), environment=environment,
@@ -89,17 +86,6 @@ def _disagreeing(git: Git, files: Mapping[str, bytes], pointers: Mapping[str, bo
             yield path, pointers[path]
 
 
-def _fill_index(git: Git, files: Mapping[str, bytes], environment: Mapping[str, str]) -> None:
-    lines = []
-    for path, content in files.items():
-        blob = git.text("hash-object", "-w", "--stdin", "--no-filters", feed=[content])
-        lines.append(REGULAR.encode() + b" " + blob.encode() + b"\t" + os.fsencode(path) + b"\0")
-    git.run("update-index", "-z", "--index-info", feed=lines, environment=environment)
-
-
 def as_entries(git: Git, files: Mapping[str, bytes]) -> dict[str, TreeEntry]:
     """Store *files* as blobs and return their tree entries."""
-    return {
-        path: TreeEntry(REGULAR, git.text("hash-object", "-w", "--stdin", "--no-filters", feed=[content]))
-        for path, content in files.items()
-    }
+    return {path: TreeEntry(REGULAR, git.write_blob(content)) for path, content in files.items()}

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from hubsync.errors import MirrorError
 from hubsync.mirror.attributes import as_entries, attributes_to_publish
 from hubsync.mirror.cards import Cards
-from hubsync.mirror.graft import ForeignEdit, Graft, graft, parents, policy_of
+from hubsync.mirror.graft import ForeignEdit, Graft, Tree, graft, parents, policy_of
 from hubsync.mirror.view import Line, Step, fold
 from hubsync.store.git import DIRECTORY, FastImport, Git, TreeEntry
 from hubsync.store.snapshot import Store
 
 _FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 
-Tree = Mapping[str, TreeEntry]
 Changes = dict[str, TreeEntry | None]
 
 
@@ -47,7 +46,7 @@ class Grafted:
 class _Published:
     """What we published, and which paths are ours to remove."""
 
-    tree: Mapping[str, TreeEntry]
+    tree: Tree
     paths: AbstractSet[str]
 
 
@@ -104,7 +103,7 @@ class Branch:
 
     # --- what to change
 
-    def _published(self, line: Line, base: str | None, head: Head, *, is_new_view: bool) -> "_Published":
+    def _published(self, line: Line, base: str | None, head: Head, *, is_new_view: bool) -> _Published:
         """Return what we published, by path: what others changed of it is theirs."""
         if is_new_view and head.left is not None:
             left = self._git.list_tree(head.left)
@@ -168,7 +167,7 @@ class Branch:
         # What was pushed before we were killed is there already; a second commit of it would be empty.
         return Graft({p: entry for p, entry in planned.changes.items() if shown.get(p) != entry}, planned.foreign)
 
-    def _plan_all(self, line: Line, ours: Mapping[str, TreeEntry], published: "_Published", head: Head) -> Graft:
+    def _plan_all(self, line: Line, ours: Mapping[str, TreeEntry], published: _Published, head: Head) -> Graft:
         last = published.tree
         theirs: Mapping[str, TreeEntry] = self._git.list_tree(head.commit) if head.commit else {}
         if last and not any(theirs.get(path) == entry for path, entry in last.items()):

@@ -26,6 +26,7 @@ from hubsync.mirror.view import Line, View, revision_of
 from hubsync.store.git import Git, TreeEntry
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
+from hubsync.units import unit_of
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.inventory import look
 
@@ -258,7 +259,7 @@ class Cards:
             home = line.unit or self._unit_at_top(tree, shown, reversed(by_age))
         if line.unit:
             tree = {path: entry for path, entry in tree.items() if path.startswith(f"{line.unit}/")}
-        there = {self._view.unit_of(path) for path in tree}
+        there = {unit_of(self._target, path) for path in tree}
 
         return Subject(
             files=SnapshotFiles(self._store, tree),

@@ -1,7 +1,8 @@
 """Publishes one target to one mirror: objects first, then our tree grafted on its head, then the record.
 
-Joins the decisions (``view``, ``graft``) with the adapters (``remote``, ``hub``, the store). It knows nothing of other
-mirrors and never retries by itself, except when somebody else pushed between its fetch and its push.
+Joins the decisions (``view``, ``graft``) with the adapters (``remote``, ``hub``, the store). Of other mirrors it knows only
+that an object may be had there. It never retries by itself, except when somebody else pushed between its fetch and its
+push.
 """
 
 import time
@@ -21,10 +22,11 @@ from hubsync.mirror.remote import HeadMovedError, Remote
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
-from hubsync.mirror.view import Ahead, Line, Step, View, fold
+from hubsync.mirror.view import Ahead, Line, Refusal, Step, View, fold
 from hubsync.store.git import Git, TreeChange, blob_id
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
+from hubsync.units import unit_of
 from hubsync.watch.entry import Identity
 from hubsync.watch.rules import PathRules
 
@@ -76,8 +78,8 @@ class Publisher:
         endpoints = config.endpoints
         endpoint = endpoints[mirror.endpoint]
         self.mirror = mirror
+        self._target = target
         self._store = store
-        self._patterns = target.lfs.patterns
         self._view = View(target, mirror, store)
         self._hub = Hub(endpoint, tokens)
         self._git = store.open_mirror(mirror.name)
@@ -98,7 +100,6 @@ class Publisher:
         self._began = 0.0
         self._checked = False
         self._folds = False  # whether the backlog goes as one commit, because one of them was refused
-        self._refused: dict[str, str] = {}
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
 
     def published(self) -> str | None:
@@ -113,7 +114,7 @@ class Publisher:
     def holds(self, snapshot: str, unit: str | None) -> bool:
         """Tell whether the mirror shows *unit*, or with ``None`` everything, as it is at *snapshot* or later."""
         if unit is None:
-            return not self._refused and self._store.is_ancestor(snapshot, self.published())
+            return not self._view.refused and self._store.is_ancestor(snapshot, self.published())
         if self._view.refuses_unit(unit):
             return False
         shown = [self.published(), self._ahead(self._store.backlog(self.published())).units.get(unit)]
@@ -218,20 +219,21 @@ class Publisher:
 
     def refused(self) -> dict[str, str]:
         """Return the files that the mirror refuses as they are, and why."""
-        return dict(self._refused)
+        return {path: refusal.reason for path, refusal in self._view.refused.items()}
 
     def try_refused_again(self) -> None:
         """Forget what the mirror refused: it may take it now."""
-        self._refused.clear()
         self._view.refused = {}
         self._cards.is_refused = False
 
     def _forget_mended(self) -> None:
         """Forget the refusal of files that are not any more what was refused."""
         in_tree = self._store.ledger.in_tree
-        now = {path: entry.blob for path in self._view.refused if (entry := in_tree(path)) is not None}
-        self._view.refused = {path: blob for path, blob in self._view.refused.items() if now.get(path) == blob}
-        self._refused = {path: reason for path, reason in self._refused.items() if path in self._view.refused}
+        self._view.refused = {
+            path: refusal
+            for path, refusal in self._view.refused.items()
+            if (entry := in_tree(path)) is not None and entry.blob == refusal.blob
+        }
 
     def _hold_back(self, exc: MirrorError) -> bool:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
@@ -247,9 +249,7 @@ class Publisher:
 
     def _hold_back_lost(self, steps: Sequence[Step]) -> bool:
         """Hold back the files whose content is nowhere any more; tell whether there are such."""
-        pointers = self._store.pointers({change.after.blob for step in steps for change in step.changes if change.after})
-        there = self._store.ledger.uploaded(self.mirror.name, {pointer.oid for pointer in pointers.values()})
-        lost = {blob for blob, pointer in pointers.items() if pointer.oid not in there}
+        lost = self._lacked_blobs(steps)
         newest = {change.path: change.after for step in steps for change in step.changes}
         paths = [path for path, entry in newest.items() if entry is not None and entry.blob in lost]
         return self._refuse(paths, "it was changed or deleted here before it was uploaded, and no other mirror has it",
@@ -259,10 +259,9 @@ class Publisher:
         """Leave *paths*, as they are now, out of what is published; tell whether that changes anything."""
         was_new_view = self._is_new_view()
         entries = {path: self._store.ledger.in_tree(path) for path in paths if path not in self._view.refused}
-        refused = {path: entry.blob for path, entry in entries.items() if entry is not None}
+        refused = {path: Refusal(entry.blob, reason) for path, entry in entries.items() if entry is not None}
         for path in refused:
-            self._refused[path] = reason
-            log.warning("file.rejected", path=path, unit=self._view.unit_of(path), reason=reason, hint=hint)
+            log.warning("file.rejected", path=path, unit=unit_of(self._target, path), reason=reason, hint=hint)
         self._view.refused = {**self._view.refused, **refused}
         if refused and not was_new_view and self.published() is not None:
             self._store.ledger.set_meta(self._view_key, self._view.signature)
@@ -281,15 +280,16 @@ class Publisher:
         return self._publish_backlog()
 
     def _publish_backlog(self) -> Published | None:
-        if not self.backlog():
+        backlog = self.backlog()
+        if not backlog:
             return None
         self.check_repository()
         done: list[Published] = []
-        while not self._folds and (newest := self._publish_newest_unit()) is not None:
+        while not self._folds and len(backlog) > 1 and (newest := self._publish_newest_unit(backlog)) is not None:
             done.append(newest)
+            backlog = self.backlog()
         started = time.monotonic()
         is_new_view = self._is_new_view()
-        backlog = self.backlog()
         ahead = Ahead() if is_new_view else self._ahead(backlog)
         base = None if is_new_view else self.published()
         steps = self._lacking(base, backlog, ahead)
@@ -309,12 +309,10 @@ class Publisher:
 
     # --- the newest unit first
 
-    def _publish_newest_unit(self) -> Published | None:
+    def _publish_newest_unit(self, backlog: Sequence[Snapshot]) -> Published | None:
         """Publish the newest unit by itself if the mirror would wait for other objects before it gets that."""
         started = time.monotonic()
-        base, backlog = self.published(), self.backlog()
-        if len(backlog) < 2:  # noqa: PLR2004 - one and another; a new view has one
-            return None
+        base = self.published()
         ahead = self._ahead(backlog)
         newest = self._newest_waiting(self._lacking(base, backlog, ahead))
         if newest is None:
@@ -374,17 +372,19 @@ class Publisher:
 
         return any(held)
 
+    def _lacked_blobs(self, steps: Sequence[Step]) -> set[str]:
+        """Return the pointers of *steps* whose objects the mirror lacks."""
+        return {blob_id(pointer.encode()) for pointer in self._uploader.lacks(self._objects(steps)).values()}
+
     def _publishable(self, steps: Sequence[Step]) -> list[Step]:
         """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""
-        pointers = self._store.pointers({change.after.blob for step in steps for change in step.changes if change.after})
-        there = self._store.ledger.uploaded(self.mirror.name, {pointer.oid for pointer in pointers.values()})
+        lacked = self._lacked_blobs(steps)
         ready: list[Step] = []
         waiting: list[Step] = []
         for step in steps:
             waiting.append(step)
             folded = fold(waiting)
-            blobs = {change.after.blob for change in folded.changes if change.after}
-            if all(pointers[blob].oid in there for blob in blobs if blob in pointers):
+            if lacked.isdisjoint(change.after.blob for change in folded.changes if change.after):
                 ready.append(folded)
                 waiting = []
 
@@ -434,7 +434,7 @@ class Publisher:
     def _branch(self, name: str) -> Branch:
         if name not in self._branches:
             self._branches[name] = Branch(
-                name, self._git, self._store, self.mirror.on_foreign_edit, self._patterns, self._cards
+                name, self._git, self._store, self.mirror.on_foreign_edit, self._target.lfs.patterns, self._cards
             )
         return self._branches[name]
 

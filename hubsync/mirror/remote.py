@@ -105,19 +105,19 @@ class Remote:
         """
         oids = list(oids)
         if self._mirror.transfer == "git-lfs":
-            self._push_objects(oids)
+            self._lfs("upload", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids))
             return
         things = [Thing(oid, self._objects.path(oid).stat().st_size, oid not in immutable) for oid in oids]
         upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S)
         self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids),
                       progress=upload.progress, upload=upload)  # fmt: skip
 
-    def _push_objects(self, oids: Iterable[str]) -> None:
-        """Upload by git-lfs's own means."""
+    def _lfs(self, doing: str, *args: str, feed: Iterable[bytes] = ()) -> None:
+        """Run git-lfs by its own means."""
         with counted_file() as (fd, count):
             self._network(
-                "upload", "lfs", "push", "--object-id", "--stdin", "{url}",
-                feed=_lines(oids),
+                doing, "lfs", *args,
+                feed=feed,
                 environment={"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"},
                 progress=count,
                 pass_fds=(fd,),
@@ -133,13 +133,7 @@ class Remote:
                 changes[pointer.oid] = TreeEntry(REGULAR, blob_id(content))
             header = CommitHeader("hubsync <hubsync@localhost>", "0 +0000", "0 +0000", "wanted")
             wanted = writer.commit(_WANTED, None, header, changes.items())
-        with counted_file() as (fd, count):
-            self._network(
-                "download", "lfs", "fetch", "{url}", wanted,
-                environment={"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"},
-                progress=count,
-                pass_fds=(fd,),
-            )  # fmt: skip
+        self._lfs("download", "fetch", "{url}", wanted)
 
     def push(self, heads: Mapping[str, str]) -> None:
         """Make *heads* (branch → commit) what the mirror shows, all or none, if each descends from the present one.

@@ -9,9 +9,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from hubsync.config.model import Mirror, Target
-from hubsync.mirror.graft import with_prefix
+from hubsync.mirror.graft import Tree, with_prefix
 from hubsync.mirror.roles import expand_exclude, expand_include
 from hubsync.mirror.selection import UnitTimes, choose_best, choose_latest, newest_units
 from hubsync.store.git import TreeChange, TreeEntry
@@ -21,7 +22,6 @@ from hubsync.watch.rules import PathRules
 
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?=/|$)|^[-./@]|[./]$|\udc80-\udcff")
 
-Tree = Mapping[str, TreeEntry]
 _Lister = Callable[[str | None], dict[str, TreeEntry]]
 
 
@@ -73,12 +73,18 @@ class Ahead:
         return self.order.get(commit, -1)
 
 
+class Refusal(NamedTuple):
+    """The blob of a file that a mirror refuses, and why it does."""
+
+    blob: str
+    reason: str
+
+
 class View:
     """What one mirror shows of one target.
 
     Attributes:
-        refused: files (path → blob) that the mirror refuses as they are; they, and whole their units, stay as they are
-            there.
+        refused: files that the mirror refuses as they are; they, and whole their units, stay as they are there.
     """
 
     def __init__(self, target: Target, mirror: Mirror, store: Store) -> None:
@@ -88,7 +94,7 @@ class View:
         self._rules = PathRules(expand_include(mirror.include), expand_exclude(mirror.exclude))
         self._is_whole = mirror.include == ("**",) and not mirror.exclude
         self._listed = functools.lru_cache(3)(self._list_shown)
-        self.refused: Mapping[str, str] = {}
+        self.refused: Mapping[str, Refusal] = {}
 
     @property
     def signature(self) -> str:
@@ -100,7 +106,7 @@ class View:
             "path_in_repo": str(self._mirror.path_in_repo),
             "publish": self._target.publish,
             "main": self._target.main if self._target.publish == "revisions" else None,
-            "refused": dict(self.refused),
+            "refused": {path: refusal.blob for path, refusal in self.refused.items()},
         }
         return json.dumps(settings, sort_keys=True)
 
@@ -111,10 +117,6 @@ class View:
     def refuses_unit(self, unit: str) -> bool:
         """Tell whether the mirror refuses a file of *unit*."""
         return unit in self._frozen()
-
-    def unit_of(self, path: str) -> str | None:
-        """Return the unit that *path* of the source belongs to."""
-        return unit_of(self._target, path)
 
     def filter(self, steps: Sequence[Step], ahead: Ahead) -> list[Step]:
         """Return *steps* with only what the mirror gets and does not have: of units that stay, and are not *ahead*."""
@@ -129,32 +131,25 @@ class View:
                 return False
             return self.shows(path)
 
-        return [
-            Step(
-                replace(
-                    step.snapshot,
-                    units=tuple(
-                        unit
-                        for unit in step.snapshot.units
-                        if unit not in frozen and not ahead.shown_at(unit, step.snapshot.commit)
-                    ),
-                ),
-                tuple(change for change in step.changes if is_lacking(step.snapshot.commit, change.path)),
-            )
-            for step in steps
-        ]
+        filtered = []
+        for step in steps:
+            commit = step.snapshot.commit
+            units = tuple(u for u in step.snapshot.units if u not in frozen and not ahead.shown_at(u, commit))
+            changes = tuple(change for change in step.changes if is_lacking(commit, change.path))
+            filtered.append(Step(replace(step.snapshot, units=units), changes))
+
+        return filtered
 
     def sources(self, places: Iterable[str], steps: Sequence[Step]) -> list[str]:
         """Return the paths of the source that *steps* put at *places* in the repository."""
         wanted = set(places)
         changed = {change.path for step in steps for change in step.changes if change.after}
-        return sorted(path for path in changed if not wanted.isdisjoint(self._places(path)))
+        return sorted(path for path in changed if self._place_inside(path) in wanted)
 
-    def _places(self, path: str) -> list[str]:
-        unit = unit_of(self._target, path)
-        if unit is None or self._target.publish == "tree":
-            return [self._place(path)]
-        return [self._place(path[len(unit) + 1 :])]
+    def _place_inside(self, path: str) -> str:
+        """Return where a branch that shows *path* has it: with revisions, the files of a unit are at the top."""
+        unit = unit_of(self._target, path) if self._target.publish == "revisions" else None
+        return self._place(path[len(unit) + 1 :] if unit else path)
 
     def _frozen(self) -> frozenset[str]:
         """Return the files and units that stay as they are on the mirror."""
@@ -178,13 +173,16 @@ class View:
 
     def lines(self, base: str | None, steps: Sequence[Step], ahead: Ahead) -> list[Line]:
         """Return what each branch is to show after *base*."""
+
+        def tree(commit: str | None) -> dict[str, TreeEntry]:
+            return self._main_tree(commit, ahead)
+
         if self._target.publish == "tree" and self._mirror.keep_latest is None:
-            placed = [Step(step.snapshot, self._place_all(step.changes)) for step in steps]
-            main = Line(self._mirror.branch, base, tuple(placed), lambda commit: self._main_tree(commit, ahead))
-            return [replace(main, is_frozen=self._is_frozen_place)]
+            placed = tuple(Step(step.snapshot, self._place_all(step.changes)) for step in steps)
+            return [Line(self._mirror.branch, base, placed, tree, None, self._is_frozen_place)]
         units = self._unit_lines(base, steps, ahead) if self._target.publish == "revisions" else []
 
-        return [*units, self._main_line(base, steps, lambda commit: self._main_tree(commit, ahead))]
+        return [*units, self._main_line(base, steps, tree)]
 
     def lines_ahead(self, base: str | None, step: Step, before: Ahead, after: Ahead) -> list[Line]:
         """Return what each branch is to show for a ``unit_step`` that turns what is ahead from *before* to *after*."""
@@ -321,8 +319,7 @@ class View:
     def _is_frozen_place(self, place: str) -> bool:
         if not self.refused:
             return False
-        prefix = self._place("")
-        path = place.removeprefix(prefix)
+        path = place.removeprefix(self._place(""))
         return (unit_of(self._target, path) or path) in self._frozen()
 
     def _place(self, path: str) -> str:

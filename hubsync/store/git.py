@@ -4,10 +4,12 @@ The only user of GitPython beside ``mirror.remote``. Only commands are run throu
 processes and descriptors alive, and its index bypasses the rules of git-lfs. It must never know what a snapshot is.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +180,19 @@ class Git:
             return {}
         lines = self.run("cat-file", "--batch-check=%(objectname) %(objectsize)", feed=feed).stdout.decode().splitlines()
         return {name: int(size) for name, _, size in (line.partition(" ") for line in lines) if size.isdigit()}
+
+    def write_blob(self, content: bytes) -> str:
+        """Store *content* as it is and return its name."""
+        return self.text("hash-object", "-w", "--stdin", "--no-filters", feed=[content])
+
+    @contextlib.contextmanager
+    def scratch_index(self, entries: Mapping[str, TreeEntry]) -> Iterator[dict[str, str]]:
+        """Yield the environment in which commands see an index of *entries* (path → entry)."""
+        with tempfile.TemporaryDirectory(dir=self.git_dir, prefix="index-") as scratch:
+            environment = {"GIT_INDEX_FILE": f"{scratch}/index"}
+            lines = [f"{e.mode} {e.blob}\t".encode() + os.fsencode(path) + b"\0" for path, e in entries.items()]
+            self.run("update-index", "-z", "--index-info", feed=lines, environment=environment)
+            yield environment
 
     def update_refs(self, refs: Mapping[str, str | None]) -> None:
         """Set (or, with ``None``, delete) several refs, all or none, and make that durable."""

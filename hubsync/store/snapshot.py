@@ -324,15 +324,6 @@ class SnapshotWriter:
 
         return entry
 
-    def add_known(self, path: str, mode: str, pointer: Pointer, blob: str) -> TreeEntry | None:
-        """Add the pointer of an object that was captured before; as ``add``."""
-        entry = TreeEntry(mode, blob)
-        if self._entry_now(path) == entry:
-            return None
-        self._fast_import.blob(pointer.encode())
-
-        return entry
-
     def commit(
         self, changes: dict[str, TreeEntry | None], subject: str, *, units: tuple[str, ...], written_at: int, now: int
     ) -> str:

@@ -157,6 +157,7 @@ def test_names_in_curves_are_no_mathematics() -> None:
 
 def test_without_the_extra_there_is_a_table(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn when matplotlib is not there; the numbers stand in a table."""
+    # The extra is installed where tests run; this is what the program sees where it is not.
     monkeypatch.setattr("hubsync.card.curves.importlib.util.find_spec", lambda _: None)
     runs.write_trainer_run(source)
     card = card_of(source)

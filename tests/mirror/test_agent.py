@@ -329,7 +329,7 @@ def test_an_upload_without_progress_is_ended(server: LfsServer, store: Store) ->
 
 def test_an_agent_that_dies_is_a_failure_that_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a report, git-lfs's own words are kept, and it is tried again."""
-    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", "/bin/false")  # what git-lfs starts as the agent; git and git-lfs are real
 
     assert store.fail(store.pin(b"x")).retryable
 

@@ -100,7 +100,7 @@ def test_a_lost_race_is_run_again(http_rig: Rig, api: HfApi, monkeypatch: pytest
     http_rig.update()
     http_rig.write("new.txt", b"new")
     remote = http_rig.publisher()._remote
-    push = remote.push
+    push = remote.push  # wrapped, not replaced: only there is the moment between our look and our commit
     raced: list[str] = []
 
     def race(heads: dict[str, str]) -> None:

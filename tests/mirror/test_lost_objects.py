@@ -26,17 +26,22 @@ def add_mirror(rig: Rig, server: PlainServer) -> None:
     rig.restart_with({})
 
 
-def test_a_mirror_that_is_added_later_is_filled_from_the_other(
-    make_rig: MakeRig, server: PlainServer, second: PlainServer
-) -> None:
-    """What was rotated away here comes back from the mirror that has it; nothing of it stays on this disk."""
-    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+def rotated(rig: Rig) -> Rig:
+    """Publish two units, and delete the first of them; what was kept of it is let go."""
     for step in (1, 2):
         rig.write(f"checkpoint-{step}/model.safetensors", safetensors(3000 + step))
         rig.write(f"checkpoint-{step}/DONE", b"")
         rig.update()
     rig.work.release()
     shutil.rmtree(rig.source / "checkpoint-1")
+    return rig
+
+
+def test_a_mirror_that_is_added_later_is_filled_from_the_other(
+    make_rig: MakeRig, server: PlainServer, second: PlainServer
+) -> None:
+    """What was rotated away here comes back from the mirror that has it; nothing of it stays on this disk."""
+    rig = rotated(make_rig(server, units=("checkpoint-*",), complete_when=("DONE",)))
     add_mirror(rig, second)
 
     with capture_logs() as entries:
@@ -53,13 +58,7 @@ def test_what_nobody_has_any_more_holds_back_itself_only(
     make_rig: MakeRig, server: PlainServer, second: PlainServer
 ) -> None:
     """The unit that is gone is said, and all else arrives; its next version does too."""
-    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
-    for step in (1, 2):
-        rig.write(f"checkpoint-{step}/model.safetensors", safetensors(3000 + step))
-        rig.write(f"checkpoint-{step}/DONE", b"")
-        rig.update()
-    rig.work.release()
-    shutil.rmtree(rig.source / "checkpoint-1")
+    rig = rotated(make_rig(server, units=("checkpoint-*",), complete_when=("DONE",)))
     server.objects.clear()
     add_mirror(rig, second)
 
