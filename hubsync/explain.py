@@ -17,7 +17,7 @@ from hubsync.mirror.publish import LEFT, read_published
 from hubsync.mirror.view import View, revision_of
 from hubsync.monitor.status import MirrorStatus, Status, read_status
 from hubsync.monitor.text import format_bytes, format_duration
-from hubsync.plan import store_directory
+from hubsync.pipeline import store_directory
 from hubsync.store.git import Git, TreeEntry
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import decode_pointer
@@ -129,7 +129,7 @@ def _read_status(config: Config) -> Status | None:
 @contextmanager
 def _opened(config: Config, target: Target) -> Iterator[Store | None]:
     """Yield the store with a copy of its ledger: a daemon may be writing the original. ``None`` if there is none yet."""
-    directory = store_directory(config, target)
+    directory = store_directory(target, config.service.state_dir)
     if not (directory / "store.git" / "HEAD").exists():
         yield None
         return
