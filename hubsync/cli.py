@@ -212,8 +212,11 @@ def explain(session: Session, path: str, *, as_json: bool) -> None:
     Exits with 1 if something of it is not on all required mirrors.
     """
     from hubsync.explain import explain as explain_path
+    from hubsync.monitor.log import discard_log
 
-    found = explain_path(session.load(), path, Path.cwd())
+    config = session.load()
+    discard_log()
+    found = explain_path(config, path, Path.cwd())
     if as_json:
         _print_json(paths=[{**asdict(one), "published": one.is_published} for one in found])
     else:

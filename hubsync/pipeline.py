@@ -123,14 +123,9 @@ class Pipeline:
         """Compare the source (or its directory *under*) with what was captured; return False if that halts the target."""
         with self.lock:
             started = time.monotonic()
-            try:
-                inventory = take_inventory(self.target.source, self._rules, under)
-                if not under:
-                    self._guard(inventory)
-            except SourceError as exc:
-                self._halt(exc)
+            inventory = self._list(under)
+            if inventory is None:
                 return False
-            self._resume()
             changed = self._feed_changed(inventory, under)
             removed = self._note_removed(inventory, under)
             self._report_skipped(inventory)
@@ -141,6 +136,23 @@ class Pipeline:
                 skipped=len(inventory.skipped), took_s=round(time.monotonic() - started, 3),
             )  # fmt: skip
             return True
+
+    def check_source(self) -> bool:
+        """List the source only to see whether that halts the target; return False if so."""
+        with self.lock:
+            return self._list("") is not None
+
+    def _list(self, under: str) -> Inventory | None:
+        try:
+            inventory = take_inventory(self.target.source, self._rules, under)
+            if not under:
+                self._guard(inventory)
+        except SourceError as exc:
+            self._halt(exc)
+            return None
+        self._resume()
+
+        return inventory
 
     def note(self, path: str) -> None:
         """Look at *path*, of which an event said that it changed."""

@@ -5,6 +5,7 @@ as little as a decision needs: headers, small files, and the content of a file t
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -45,11 +46,33 @@ class Rehearsal:
         self.gone = self.pipeline.removed()
         self.pipeline.commit()
 
+    def run_on(self, path: str) -> None:
+        """Do what ``once`` does, for one file (with its unit, or what an index beside it names) or directory only."""
+        if not self.pipeline.check_source():
+            return
+        source = self.pipeline.target.source
+        goal = self.pipeline.unit_of(path) or path
+        if not goal or (source / goal).is_dir():
+            self.pipeline.take_inventory(goal)
+        else:
+            self.pipeline.note(path)
+            for each in _beside(source, path) if path.endswith(".index.json") else ():
+                self.pipeline.note(each)
+        self._settle()
+        self.pipeline.commit()
+
     def _settle(self) -> None:
         for _ in range(_ROUNDS):
             self.pipeline.settle()
             if self.pipeline.next_due() is None:
                 return
+
+
+def _beside(source: Path, path: str) -> list[str]:
+    parent = path.rpartition("/")[0]
+    names = [entry.name for entry in os.scandir(source / parent) if entry.is_file()]
+
+    return [f"{parent}/{name}" if parent else name for name in names]
 
 
 @contextmanager
