@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hubsync.config.model import Config
     from hubsync.explain import Explanation
     from hubsync.once import Outcome
-    from hubsync.plan import Plan
+    from hubsync.plan import MirrorPlan, Plan
 
 SCHEMA_VERSION = 1
 _SHOWN_STEPS = 40
@@ -182,17 +182,23 @@ def once(session: Session, targets: tuple[str, ...], timeout: str, *, confirm_de
 @config_option
 @pass_session
 def plan(session: Session, targets: tuple[str, ...], *, as_json: bool) -> None:
-    """Show what `once` would do, with reasons; changes nothing."""
+    """Show what `once` would do, with reasons; changes nothing.
+
+    Exits with 1 if a target is halted.
+    """
+    from hubsync.monitor.log import discard_log
     from hubsync.plan import make_plan
     from hubsync.service import select_targets
 
     config = session.load()
+    discard_log()
     plans = [make_plan(config, target) for target in select_targets(config, targets)]
     if as_json:
         _print_json(targets=[asdict(one) for one in plans])
     else:
         for one in plans:
             _print_plan(one)
+    sys.exit(any(one.halted is not None for one in plans))
 
 
 @cli.command()
@@ -206,8 +212,11 @@ def explain(session: Session, path: str, *, as_json: bool) -> None:
     Exits with 1 if something of it is not on all required mirrors.
     """
     from hubsync.explain import explain as explain_path
+    from hubsync.monitor.log import discard_log
 
-    found = explain_path(session.load(), path, Path.cwd())
+    config = session.load()
+    discard_log()
+    found = explain_path(config, path, Path.cwd())
     if as_json:
         _print_json(paths=[{**asdict(one), "published": one.is_published} for one in found])
     else:
@@ -301,10 +310,12 @@ def wait(
     Exits with 1, and why, if it is not published in time or cannot be, and with 3 if no daemon runs. Without --unit it
     does not wait for the schedule: files are committed as they settle. A unit never waits for it.
     """
+    from hubsync.monitor.log import discard_log
     from hubsync.wait import Wish
     from hubsync.wait_client import wait_for
 
     config = session.load()
+    discard_log()
     wish = Wish(config.target(target).name, unit.rstrip("/") if unit else None, mirror)
     answer = wait_for(config, wish, None if timeout is None else _seconds(timeout))
     if as_json:
@@ -520,14 +531,20 @@ def _print_plan(plan: "Plan") -> None:
     taken = [step for step in plan.steps if step.action == "capture"]
     size = format_bytes(sum(step.bytes for step in taken))
     click.echo(f"{plan.target}: {format_count(len(taken), 'file')} to publish ({size}), {plan.unchanged} unchanged")
-    click.echo(f"  from {plan.source} to {', '.join(plan.mirrors)}")
-    for name, count in plan.backlog.items():
-        if count:
-            click.echo(f"  {format_count(count, 'snapshot')} committed before wait for {name}")
+    click.echo(escape_unsafe(f"  from {plan.source}"))
+    if plan.halted is not None:
+        click.echo(escape_unsafe(f"  halted: nothing is captured: {plan.halted.error}"))
+        click.echo(f"          → {plan.halted.hint}")
+    for mirror in plan.publishes:
+        click.echo(
+            f"  to {mirror.name}: {format_count(mirror.files, 'file')} ({format_bytes(mirror.bytes)}){_backlog(mirror)}"
+        )
     for step in plan.steps[:_SHOWN_STEPS]:
         where = f" [{step.unit}]" if step.unit else ""
-        amount = f" {format_bytes(step.bytes)}" if step.action == "capture" else ""
-        click.echo(escape_unsafe(f"  {step.action:8}{step.path}{where}{amount}  {step.route} ({step.reason})"))
+        amount = f" {format_bytes(step.bytes)} {step.route}" if step.action in {"capture", "upload"} else ""
+        click.echo(escape_unsafe(f"  {step.action:8}{step.path}{where}{amount}  ({step.reason})"))
+        if step.hint:
+            click.echo(escape_unsafe(f"          → {step.hint}"))
     if len(plan.steps) > _SHOWN_STEPS:
         click.echo(f"  … and {len(plan.steps) - _SHOWN_STEPS} more (--json lists all)")
 
@@ -543,6 +560,15 @@ def _print_page(text: str) -> None:
     console = Console()
     console.print(Syntax(front.text, "yaml", background_color="default"))
     console.print(Markdown(front.body))
+
+
+def _backlog(mirror: "MirrorPlan") -> str:
+    from hubsync.monitor.text import format_bytes, format_count
+
+    if not mirror.backlog_snapshots:
+        return ""
+    files, size = format_count(mirror.backlog_files, "file"), format_bytes(mirror.backlog_bytes)
+    return f", of which {files} ({size}) in {format_count(mirror.backlog_snapshots, 'snapshot')} waited for it"
 
 
 def _print_json(**document: Any) -> None:  # noqa: ANN401 - values that JSON can hold

@@ -1,13 +1,12 @@
 """Explains one path: which rule takes it, whether it is settled and whole, and where it stands on each mirror.
 
-It reads the source, the store and the status file, and changes nothing; a daemon may run meanwhile or not.
+What would become of a file is rehearsed, not guessed; the rest is read from the store and the status file. It changes
+nothing; a daemon may run meanwhile or not.
 """
 
+import functools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +15,18 @@ from hubsync.errors import HubsyncError, UsageError
 from hubsync.mirror.publish import LEFT, read_published
 from hubsync.mirror.view import View, revision_of
 from hubsync.monitor.status import MirrorStatus, Status, read_status
-from hubsync.monitor.text import format_bytes, format_duration
-from hubsync.plan import store_directory
+from hubsync.monitor.text import format_bytes, format_count, format_duration
+from hubsync.rehearsal import Rehearsal, rehearse
+from hubsync.service import is_locked
 from hubsync.store.git import Git, TreeEntry
-from hubsync.store.ledger import Ledger
-from hubsync.store.pointer import decode_pointer
 from hubsync.store.route import RouteRules, choose_route
-from hubsync.store.secrets import SecretRules, judge_name
 from hubsync.store.snapshot import SNAPSHOTS, Store
-from hubsync.units import age_s, check_file, read_facts, unit_of
+from hubsync.units import age_s, read_facts, unit_of
 from hubsync.watch.entry import Entry
-from hubsync.watch.inventory import look, take_inventory
+from hubsync.watch.inventory import examine, take_inventory
 from hubsync.watch.layouts import judge
-from hubsync.watch.rules import PathRules
+from hubsync.watch.names import Skip
+from hubsync.watch.rules import PathRules, Ruling
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,10 @@ class Explanation:
     taken: bool
     state: str
     settled: bool
+    source: str = ""
+    rule_from: str = ""
+    settled_in_s: float | None = None
+    hint: str = ""
     unit: str | None = None
     unit_state: str | None = None
     missing: tuple[str, ...] = ()
@@ -70,6 +72,17 @@ class Explanation:
         return bool(required) and all(fact.published for fact in required)
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """How a file is here; *is_current*: what the newest snapshot has is what there is."""
+
+    reason: str
+    settled: bool
+    settled_in_s: float | None = None
+    hint: str = ""
+    is_current: bool = False
+
+
 def explain(config: Config, path: str, cwd: Path) -> list[Explanation]:
     """Explain *path*: a file, or each file below a directory; it may be gone.
 
@@ -78,16 +91,18 @@ def explain(config: Config, path: str, cwd: Path) -> list[Explanation]:
     """
     target, relative = _locate(config, path, cwd)
     status = _read_status(config)
-    with _opened(config, target) as store:
-        paths = _files_below(target, store, relative)
-        return [_Explainer(target, store, status).explain(each) for each in paths]
+    with rehearse(config, target) as rehearsal:
+        explainer = _Explainer(target, rehearsal, status, relative, is_running=is_locked(config.service.state_dir))
+        return [explainer.explain(each) for each in explainer.paths]
 
 
 def describe(one: Explanation) -> Iterator[tuple[str, str]]:
     """Yield what is to be read of *one*, as (heading, text)."""
-    yield "target", one.target
-    yield "rule", one.rule
+    yield "target", f"{one.target} ({one.source})"
+    yield "rule", f"{one.rule} ({one.rule_from})"
     yield "state", one.state
+    if one.hint:
+        yield "", f"→ {one.hint}"
     if one.unit is not None:
         yield "unit", f"{one.unit}: {one.unit_state}"
         if one.missing:
@@ -96,11 +111,9 @@ def describe(one: Explanation) -> Iterator[tuple[str, str]]:
         yield "route", one.route + (f", oid {one.oid}" if one.oid else "")
     yield "snapshot", one.snapshot or "none has it"
     for fact in one.mirrors:
-        yield (
-            fact.mirror,
-            f"{'published' if fact.published else 'not published'}: {fact.reason}"
-            + (f" → {fact.hint}" if fact.hint else ""),
-        )
+        yield (fact.mirror, f"{'published' if fact.published else 'not published'}: {fact.reason}")
+        if fact.hint:
+            yield "", f"→ {fact.hint}"
 
 
 def _locate(config: Config, path: str, cwd: Path) -> tuple[Target, str]:
@@ -126,159 +139,202 @@ def _read_status(config: Config) -> Status | None:
         return None
 
 
-@contextmanager
-def _opened(config: Config, target: Target) -> Iterator[Store | None]:
-    """Yield the store with a copy of its ledger: a daemon may be writing the original. ``None`` if there is none yet."""
-    directory = store_directory(config, target)
-    if not (directory / "store.git" / "HEAD").exists():
-        yield None
-        return
-    store = Store(directory, target.source)
-    with tempfile.TemporaryDirectory() as scratch:
-        for part in directory.glob("ledger.sqlite*"):
-            if not part.name.endswith("-shm"):
-                shutil.copy(part, scratch)
-        store.ledger = Ledger(Path(scratch) / "ledger.sqlite")
-        store.ledger.open()
-        try:
-            yield store
-        finally:
-            store.ledger.close()
-
-
-def _files_below(target: Target, store: Store | None, path: str) -> list[str]:
+def _files_below(target: Target, store: Store, path: str) -> list[str]:
     """Return *path* itself, or the files below it if it is a directory, there or in the newest snapshot."""
     if path and not (target.source / path).is_dir():
-        known = [each for each in store.ledger.tree_paths() if each.startswith(f"{path}/")] if store else []
+        known = [each for each in store.ledger.tree_paths() if each.startswith(f"{path}/")]
         return sorted(known) or [path]
     inventory = take_inventory(target.source, PathRules(target.include, target.exclude), path)
     found = {*inventory.entries, *inventory.skipped}
-    if store is not None:
-        found |= {each for each in store.ledger.tree_paths() if not path or each.startswith(f"{path}/")}
+    found |= {each for each in store.ledger.tree_paths() if not path or each.startswith(f"{path}/")}
 
     return sorted(found) or [path or "."]
 
 
 class _Explainer:
-    """Explains paths of one target, whose facts are read once."""
+    """Explains paths of one target, whose facts are read once: what is captured, and then what ``once`` would do."""
 
-    def __init__(self, target: Target, store: Store | None, status: Status | None) -> None:
+    def __init__(self, target: Target, rehearsal: Rehearsal, status: Status | None, path: str, *, is_running: bool) -> None:
         self._target = target
-        self._store = store
+        self._is_running = is_running
+        self._store = rehearsal.store
         self._rules = PathRules(target.include, target.exclude)
         described = next((one for one in status.targets if one.name == target.name), None) if status else None
         self._mirrors: dict[str, MirrorStatus] = {one.name: one for one in described.mirrors} if described else {}
-        self._units: dict[str, tuple[str, tuple[str, ...], bool]] = {}
+        self.paths = _files_below(target, self._store, path)
+        self._known = {each: self._store.ledger.known(each) for each in self.paths}
+        self._trees = {each: self._store.ledger.in_tree(each) for each in self.paths}
+        rehearsal.run_on(path)
+        self._pipeline = rehearsal.pipeline
+        self._routes = rehearsal.capturer.routes
+        self._held, self._hints = self._pipeline.held(), self._pipeline.hints()
+        self._halted = self._pipeline.halted
+        self._units = functools.cache(self._look_at_unit)
+        self._history = functools.cache(_read_history)
+        self._tree = functools.cache(_read_tree)
 
     def explain(self, path: str) -> Explanation:
         """Explain one file."""
-        ruling = self._rules.verdict(path)
-        entry = look(self._target.source, path)
-        state, settled = self._judge(path, entry)
-        unit = unit_of(self._target, path)
-        unit_state, missing, _ = self._judge_unit(unit) if unit else (None, (), True)
-        blob = self._store.ledger.in_tree(path) if self._store else None
+        ruling = self._rules.verdict(path, is_dir=(self._target.source / path).is_dir())
+        found = None if self._halted else examine(self._target.source, path)
+        entry = found if isinstance(found, Entry) else None
+        state = self._judge(path, found) if ruling.taken else _State("not taken, by the rule", False)
+        unit = self._pipeline.unit_of(path)
+        unit_state, missing = self._units(unit) if unit else (None, ())
+        blob = self._trees[path]
 
         return Explanation(
             target=self._target.name,
+            source=str(self._target.source),
             path=path,
             rule=("taken: " if ruling.taken else "not taken: ") + ruling.reason,
-            taken=ruling.taken,
-            state=state,
-            settled=settled,
+            rule_from=self._rule_from(ruling),
+            taken=ruling.taken and not isinstance(found, Skip),
+            state=state.reason,
+            settled=state.settled,
+            settled_in_s=state.settled_in_s,
+            hint=state.hint,
             unit=unit,
             unit_state=unit_state,
             missing=missing,
-            route=self._route(path, entry),
-            oid=self._oid(blob),
+            route=self._route(path, entry, blob),
+            oid=self._oid(blob) or self._known_oid(path, entry),
             snapshot=self._snapshot_of(path) if blob else None,
-            mirrors=tuple(self._explain_mirror(mirror, path, blob) for mirror in self._target.mirrors),
+            mirrors=tuple(self._explain_mirror(mirror, path, blob, state) for mirror in self._target.mirrors),
         )
 
     # --- here
 
-    def _judge(self, path: str, entry: Entry | None) -> tuple[str, bool]:
-        if entry is None:
-            return self._why_none(path), False
-        known = self._store.ledger.known(path) if self._store else None
-        if known is not None and known.identity == entry.identity:
-            return f"captured as it is, {format_bytes(entry.identity.size)}", True
-        left_s = self._target.quiet_s - age_s(entry.identity)
+    def _judge(self, path: str, found: Entry | Skip | None) -> _State:
+        if self._halted is not None:
+            return _State(f"the target is halted: {self._halted}", False, hint=self._halted.hint)
+        if isinstance(found, Skip):
+            return _State(f"not taken: {found.reason}", False, hint=found.hint)
+        if found is None:
+            return _State(self._why_gone(path), False, is_current=self._trees[path] is not None)
+
+        return self._judge_present(path, found)
+
+    def _judge_present(self, path: str, found: Entry) -> _State:
+        if self._is_committed(path, found):
+            return _State(f"captured as it is, {format_bytes(found.identity.size)}", True, is_current=True)
+        reason, hint = self._held.get(path, ""), self._hints.get(path, "")
+        left_s = self._target.quiet_s - age_s(found.identity)
         if left_s > 0:
-            return f"changed lately: settled in {format_duration(left_s)} if it stays quiet", False
-        reason, _ = check_file(self._target.source, entry)
+            as_it_is = f"; as it is now, it is held back: {reason}" if reason else ""
+            lately = f"changed lately: settled in {format_duration(left_s)} if it stays quiet{as_it_is}"
+            return _State(lately, False, round(left_s, 3), hint=hint)
         if reason:
-            return f"held back: {reason}", False
-        found = judge_name(path) if self._target.secrets == "block" else None
-        if found is not None and not SecretRules("block", self._target.secrets_allow).allows_path(path):
-            return f"held back: it looks like {found.rule}; see secrets_allow", False
+            return _State(f"held back: {reason}", False, hint=hint)
+        if path in self._pipeline.settled():
+            unit = self._pipeline.unit_of(path)
+            early = ", and its object is captured" if self._known_oid(path, found) else ""
+            return _State(f"settled and whole{early}; waits for {unit}, which is published whole", True)
 
-        return "settled and whole, not captured in this version yet", True
+        return _State("settled and whole, not captured in this version yet", True)
 
-    def _why_none(self, path: str) -> str:
-        if not os.path.lexists(self._target.source / path):
-            kept = "; the mirrors keep it" if self._target.deletes == "keep" else ""
-            return f"is not there any more{kept}" if self._store and self._store.ledger.in_tree(path) else "is not there"
-        parent = path.rpartition("/")[0]
-        skip = take_inventory(self._target.source, self._rules, parent).skipped.get(path)
-        return f"not taken: {skip.reason}" if skip else "is not taken"
+    def _is_committed(self, path: str, entry: Entry) -> bool:
+        """Tell whether *entry* is what the newest snapshot has, also if it was only touched."""
+        known, tree = self._known[path], self._trees[path]
+        if known is not None and known.identity == entry.identity and TreeEntry(known.mode, known.blob) == tree:
+            return True
+        is_pending = path in self._store.changes or path in self._held or path in self._pipeline.settled()
 
-    def _judge_unit(self, unit: str) -> tuple[str, tuple[str, ...], bool]:
-        if unit not in self._units:
-            self._units[unit] = self._look_at_unit(unit)
-        return self._units[unit]
+        return tree is not None and not is_pending
 
-    def _look_at_unit(self, unit: str) -> tuple[str, tuple[str, ...], bool]:
+    def _why_gone(self, path: str) -> str:
+        kept = "; the mirrors keep it" if self._target.deletes == "keep" else ""
+        return f"is not there any more{kept}" if self._trees[path] else "is not there"
+
+    def _rule_from(self, ruling: Ruling) -> str:
+        """Return where the rule stands that takes *path* or not: a key of the config, or hubsync itself."""
+        if ruling.reason.startswith("exclude pattern"):
+            return f"exclude of target {self._target.name}"
+        if not ruling.taken and not ruling.reason.startswith("no include"):
+            return "built in"
+
+        return "the default" if self._target.include == ("**",) else f"include of target {self._target.name}"
+
+    def _look_at_unit(self, unit: str) -> tuple[str, tuple[str, ...]]:
         if not (self._target.source / unit).is_dir():
-            return "is not there any more", (), True
+            return "is not there any more", ()
         inventory = take_inventory(self._target.source, self._rules, unit)
         quiet_s = self._target.quiet_s
-        waiting = {p: "still being written" for p, e in inventory.entries.items() if age_s(e.identity) < quiet_s}
-        completion = judge(read_facts(self._target, self._rules, unit, waiting))
+        known = {p: "still being written" for p, e in inventory.entries.items() if age_s(e.identity) < quiet_s}
+        known |= self._held
+        completion = judge(read_facts(self._target, self._rules, unit, known))
         state = "complete" if completion.complete else "not complete"
-        return f"{state} ({completion.layout}): {completion.reason}", completion.missing, completion.complete
 
-    def _route(self, path: str, entry: Entry | None) -> str | None:
-        if entry is None:
-            return None
+        return f"{state}: {completion.reason}", completion.missing
+
+    def _route(self, path: str, entry: Entry | None, blob: TreeEntry | None) -> str | None:
+        if routing := self._routes.get(path):
+            return f"{routing.route.value} ({routing.reason})"
+        size = entry.identity.size if entry else None
         rules = RouteRules(self._target.lfs.patterns, self._target.lfs.threshold_bytes)
-        routing = choose_route(path, entry.identity.size, rules)
-        return f"{routing.route.value} ({routing.reason})" if routing else "git or lfs (its content decides)"
+        if size is not None and (routing := choose_route(path, size, rules)):
+            return f"{routing.route.value} ({routing.reason})"
+        if blob is not None:
+            return "lfs (binary content)" if self._oid(blob) else "git (small text)"
+
+        return None if entry is None else "git or lfs (its content decides)"
 
     def _oid(self, blob: TreeEntry | None) -> str | None:
-        if blob is None or self._store is None:
+        if blob is None:
             return None
-        pointer = next((decode_pointer(text) for _, text in self._store.git.read_blobs([blob.blob])), None)
+        pointer = self._store.pointers([blob.blob]).get(blob.blob)
+
         return pointer.oid if pointer else None
 
+    def _known_oid(self, path: str, entry: Entry | None) -> str | None:
+        """Return the oid of an object that was captured before its commit."""
+        known = self._known[path]
+        return known.oid if known and entry and known.identity == entry.identity else None
+
     def _snapshot_of(self, path: str) -> str | None:
-        assert self._store is not None  # noqa: S101 - it has the path
-        return self._store.git.text("log", "-1", "--format=%H", SNAPSHOTS, "--", f":(literal){path}") or None
+        return self._last_change(self._store.git.git_dir, SNAPSHOTS, path)
+
+    def _last_change(self, git_dir: Path, revision: str, path: str) -> str | None:
+        """Return the commit that last changed *path*; of many paths the history is read once."""
+        if len(self.paths) > 1:
+            return self._history(git_dir, revision).get(path)
+        return Git(git_dir).text("log", "-1", "--format=%H", revision, "--", f":(literal){path}") or None
 
     # --- on the mirrors
 
-    def _explain_mirror(self, mirror: Mirror, path: str, blob: TreeEntry | None) -> MirrorFact:
+    def _explain_mirror(self, mirror: Mirror, path: str, blob: TreeEntry | None, state: _State) -> MirrorFact:
         def fact(reason: str, hint: str = "", *, published: bool = False, commit: str | None = None) -> MirrorFact:
             return MirrorFact(mirror.name, mirror.repo_id, mirror.required, published, reason, hint, commit, uploaded)
 
-        store, oid = self._store, self._oid(blob)
-        uploaded = None if oid is None or store is None else bool(store.ledger.uploaded(mirror.name, [oid]))
-        if store is None or blob is None:
-            return fact("no snapshot has it yet")
+        store = self._store
+        known = self._known[path]
+        oid = self._oid(blob) or (known.oid if known else None)
+        uploaded = None if oid is None else bool(store.ledger.uploaded(mirror.name, [oid]))
+        if blob is None:
+            return fact("no snapshot has it yet" + (", its object is there" if uploaded else ""))
         view = View(self._target, mirror, store)
         if not view.shows(path):
             return fact("this mirror leaves it out, by its own include and exclude")
         git = Git(store.mirror_directory(mirror.name))
         shown = self._shown_at(git, mirror, path, blob)
+        if shown is not None and not state.is_current and not self._halted:
+            return fact(f"an earlier version of it is in commit {shown}", commit=shown)
         if shown is not None:
             return fact(f"in commit {shown}", published=True, commit=shown)
-        published = read_published(store, mirror.name)
+        reason, hint = self._why_lacking(mirror, path)
+        return fact(reason + (", its object is there" if uploaded else ""), hint)
+
+    def _why_lacking(self, mirror: Mirror, path: str) -> tuple[str, str]:
+        published = read_published(self._store, mirror.name)
         status = self._mirrors.get(mirror.name)
         if status is not None and (trouble := status.last_error) is not None:
-            return fact(f"the mirror is {status.state}: {trouble.error}", trouble.hint)
-        if published is not None and store.is_ancestor(self._snapshot_of(path) or "", published):
-            return fact("the mirror refused it, or somebody else's version stands there", "see its events in the log")
-        return fact("waits to be published" + (", its object is there" if uploaded else ""))
+            return f"waits: the mirror is {status.state}: {trouble.error}", trouble.hint
+        if published is not None and self._store.is_ancestor(self._snapshot_of(path) or "", published):
+            return "the mirror refused it, or somebody else's version stands there", "see its events in the log"
+        behind = format_count(len(self._store.backlog(published)), "snapshot")
+        hint = "" if self._is_running else "no hubsync is running: hubsync run, or hubsync once"
+
+        return f"waits to be published, {behind} behind", hint
 
     def _shown_at(self, git: Git, mirror: Mirror, path: str, blob: TreeEntry) -> str | None:
         """Return the mirror's commit that shows *path* as the newest snapshot has it, on any branch that should."""
@@ -287,8 +343,8 @@ class _Explainer:
         refs = git.list_refs(LEFT.rstrip("/"))
         for branch, place in self._places(mirror, path):
             head = refs.get(LEFT + branch)
-            if head is not None and git.list_tree(head, place).get(place) == blob:
-                return git.text("log", "-1", "--format=%H", head, "--", f":(literal){place}") or head
+            if head is not None and self._tree(git.git_dir, head).get(place) == blob:
+                return self._last_change(git.git_dir, head, place) or head
 
         return None
 
@@ -298,3 +354,19 @@ class _Explainer:
         if self._target.publish == "revisions" and unit is not None:
             return [(revision_of(unit, mirror.branch), prefix + path[len(unit) + 1 :])]
         return [(mirror.branch, prefix + path)]
+
+
+def _read_tree(git_dir: Path, revision: str) -> dict[str, TreeEntry]:
+    return Git(git_dir).list_tree(revision)
+
+
+def _read_history(git_dir: Path, revision: str) -> dict[str, str]:
+    """Return the commit that last changed each path."""
+    git = Git(git_dir)
+    commits = git.text("rev-list", "--first-parent", revision).split()
+    history: dict[str, str] = {}
+    for commit, changes in zip(commits, git.diff_line(commits), strict=True):
+        for change in changes:
+            history.setdefault(change.path, commit)
+
+    return history

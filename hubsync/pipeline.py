@@ -5,7 +5,6 @@ when.
 All paths are relative to the source; all times are monotonic seconds unless they are named otherwise.
 """
 
-import shutil
 import threading
 import time
 from collections.abc import Iterable
@@ -39,6 +38,7 @@ from hubsync.watch.settle import Settler
 from hubsync.watch.unit_facts import MARK
 
 _HASH_THREADS = 2
+_NO_ROOM = "capture is paused: there is too little free space"
 _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
 
 log = structlog.get_logger()
@@ -75,23 +75,27 @@ class _Held:
     """Paths that wait, and why; each reason is logged once."""
 
     reasons: dict[str, str] = field(default_factory=dict)
+    hints: dict[str, str] = field(default_factory=dict)
 
-    def is_news(self, path: str, reason: str) -> bool:
-        """Remember *reason*; tell whether it was not known."""
+    def is_news(self, path: str, reason: str, hint: str) -> bool:
+        """Remember *reason* and *hint*; tell whether that was not known."""
         known = self.reasons.get(path) == reason
-        self.reasons[path] = reason
+        self.reasons[path], self.hints[path] = reason, hint
 
         return not known
 
     def forget(self, path: str) -> None:
         """Wait for *path* no longer."""
         self.reasons.pop(path, None)
+        self.hints.pop(path, None)
 
 
 class Pipeline:
     """One target's way from files to snapshots. Every public method takes the lock."""
 
-    def __init__(self, target: Target, store: Store, min_free_bytes: int, stop: threading.Event) -> None:
+    def __init__(
+        self, target: Target, store: Store, min_free_bytes: int, stop: threading.Event, capturer: Capturer | None = None
+    ) -> None:
         self.target = target
         self.store = store
         self.lock = threading.RLock()
@@ -101,9 +105,7 @@ class Pipeline:
         self._min_free_bytes = min_free_bytes
         self._stop = stop
         self._rules = PathRules(target.include, target.exclude)
-        routes = RouteRules(target.lfs.patterns, target.lfs.threshold_bytes)
-        secrets = SecretRules(target.secrets, target.secrets_allow)
-        self._capturer = Capturer(target.source, store.objects, routes, target.capture, secrets)
+        self._capturer = capturer or make_capturer(target, store)
         self._settler = Settler(target.quiet_s)
         self._settled: dict[str, Identity] = {}
         self._refused: dict[str, Identity] = {}
@@ -121,14 +123,9 @@ class Pipeline:
         """Compare the source (or its directory *under*) with what was captured; return False if that halts the target."""
         with self.lock:
             started = time.monotonic()
-            try:
-                inventory = take_inventory(self.target.source, self._rules, under)
-                if not under:
-                    self._guard(inventory)
-            except SourceError as exc:
-                self._halt(exc)
+            inventory = self._list(under)
+            if inventory is None:
                 return False
-            self._resume()
             changed = self._feed_changed(inventory, under)
             removed = self._note_removed(inventory, under)
             self._report_skipped(inventory)
@@ -139,6 +136,23 @@ class Pipeline:
                 skipped=len(inventory.skipped), took_s=round(time.monotonic() - started, 3),
             )  # fmt: skip
             return True
+
+    def check_source(self) -> bool:
+        """List the source only to see whether that halts the target; return False if so."""
+        with self.lock:
+            return self._list("") is not None
+
+    def _list(self, under: str) -> Inventory | None:
+        try:
+            inventory = take_inventory(self.target.source, self._rules, under)
+            if not under:
+                self._guard(inventory)
+        except SourceError as exc:
+            self._halt(exc)
+            return None
+        self._resume()
+
+        return inventory
 
     def note(self, path: str) -> None:
         """Look at *path*, of which an event said that it changed."""
@@ -210,7 +224,7 @@ class Pipeline:
                 commits += self._commit_settled()
                 commits += self._commit_removed(confirmed=confirm_deletes)
             if commits:
-                self.store.git.repack()
+                self.store.repack()
 
             return commits
 
@@ -236,7 +250,23 @@ class Pipeline:
         """Return what is held back and why: files, and units (with a trailing slash)."""
         with self.lock:
             units = {f"{name}/": unit.completion.reason for name, unit in self._units.items()}
-            return {**self._held.reasons, **units}
+            paused = dict.fromkeys(self._settled, _NO_ROOM) if self._paused else {}
+            return {**paused, **self._held.reasons, **units}
+
+    def hints(self) -> dict[str, str]:
+        """Return what the operator can do about what is held back."""
+        with self.lock:
+            return self._held.hints.copy()
+
+    def settled(self) -> dict[str, Identity]:
+        """Return the settled files that are not committed."""
+        with self.lock:
+            return self._settled.copy()
+
+    def removed(self) -> list[str]:
+        """Return the published paths that are gone from the source, since the last commit."""
+        with self.lock:
+            return sorted(self._removed)
 
     def pending(self) -> dict[str, Pending]:
         """Return what is not committed as it stands: files outside of units, and units (with a trailing slash)."""
@@ -667,7 +697,7 @@ class Pipeline:
 
     def _has_room(self) -> bool:
         """Tell whether the disk of the store has room; pause and resume are said once."""
-        free = shutil.disk_usage(self.store.directory).free
+        free = self.store.free_bytes()
         if free < self._min_free_bytes and not self._paused:
             self._log.warning("capture.paused", path=str(self.store.directory), free_bytes=free,
                               min_free_bytes=self._min_free_bytes, reason="too little free space")  # fmt: skip
@@ -680,15 +710,15 @@ class Pipeline:
     # --- what is said
 
     def _tell_held(self, path: str, reason: str, hint: str = "") -> None:
-        if self._held.is_news(path, reason):
+        if self._held.is_news(path, reason, hint):
             self._log.info("file.held", path=path, reason=reason, hint=hint)
 
     def _tell_rejected(self, path: str, reason: str, hint: str, secret: Secret | None = None) -> None:
-        if not self._held.is_news(path, reason):
-            return
         unit = self.unit_of(path)
         if unit:
             hint = f"{hint}; until then {unit} is not published" if hint else ""
+        if not self._held.is_news(path, reason, hint):
+            return
         rule, line, member, offset = (secret.rule, secret.line, secret.member, secret.offset) if secret else (None,) * 4
         self._log.warning("file.rejected", path=path, unit=unit, reason=reason, rule=rule, line=line, member=member,
                           offset=offset, hint=hint)  # fmt: skip
@@ -698,7 +728,7 @@ class Pipeline:
                           offset=secret.offset, hint=SECRET_HINT)  # fmt: skip
 
     def _tell_unreadable(self, path: str, reason: str, hint: str = "") -> None:
-        if self._held.is_news(path, reason):
+        if self._held.is_news(path, reason, hint):
             self._log.warning("file.unreadable", path=path, reason=reason, hint=hint)
 
 
@@ -711,10 +741,22 @@ def _step(unit: str) -> str:
     return "" if step == float("-inf") else f"step {step}, "
 
 
+def make_capturer(target: Target, store: Store, kind: type[Capturer] = Capturer) -> Capturer:
+    """Return what captures the files of *target*, by its rules."""
+    routes = RouteRules(target.lfs.patterns, target.lfs.threshold_bytes)
+    secrets = SecretRules(target.secrets, target.secrets_allow)
+
+    return kind(target.source, store.objects, routes, target.capture, secrets)
+
+
+def store_directory(target: Target, state_dir: Path) -> Path:
+    """Return where the store of *target* lies."""
+    return (target.store_dir or state_dir / "targets") / target.name
+
+
 def open_store(target: Target, state_dir: Path, *, inherit: tuple[int, ...] = ()) -> Store:
     """Open the store of *target*: in its ``store_dir``, else below the state directory."""
-    base = target.store_dir or state_dir / "targets"
-    store = Store(base / target.name, target.source, inherit=inherit)
+    store = Store(store_directory(target, state_dir), target.source, inherit=inherit)
     store.open()
 
     return store

@@ -1,38 +1,59 @@
-"""Works out what ``once`` would do, with reasons. It reads the source and the ledger; it changes nothing."""
+"""Works out what ``once`` would do, with reasons: it rehearses it, and puts the outcome into steps. It changes nothing."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 
-from hubsync.config.model import Config, Target
+from hubsync.config.model import Config, Mirror, Target
 from hubsync.mirror.publish import read_published
-from hubsync.store.ledger import Ledger
-from hubsync.store.route import RouteRules, choose_route
-from hubsync.store.scan import scan_file
-from hubsync.store.secrets import Secret, SecretRules, judge_name
+from hubsync.mirror.view import View
+from hubsync.monitor.text import format_duration
+from hubsync.rehearsal import Rehearsal, rehearse
+from hubsync.store.route import Route
 from hubsync.store.snapshot import SNAPSHOTS, Store
-from hubsync.units import check_file, read_facts, unit_of
-from hubsync.watch.beneath import open_entry
-from hubsync.watch.entry import Entry
-from hubsync.watch.inventory import look, take_inventory
-from hubsync.watch.layouts import judge
-from hubsync.watch.names import Kind
-from hubsync.watch.rules import PathRules
+from hubsync.units import age_s
+from hubsync.watch.inventory import look
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What would happen to one path: ``capture``, ``hold`` or ``leave``."""
+    """What would happen to one path.
+
+    ``action`` is ``capture`` (commit and publish it), ``upload`` (its object only: its unit waits), ``wait`` (with its
+    unit), ``hold`` (back, for *reason*; a unit ends in a slash), ``remove`` or ``leave``.
+    """
 
     action: str
     path: str
-    bytes: int
-    route: str
-    reason: str
+    bytes: int = 0
+    route: str = ""
+    reason: str = ""
     unit: str | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPlan:
+    """What one mirror would get: *files* and *bytes* in all, of which the backlog was captured before.
+
+    *snapshot* is what it holds now. Left out is what its own rules leave out, not what ``keep_latest`` drops.
+    """
+
+    name: str
+    repo: str
+    snapshot: str | None
+    files: int
+    bytes: int
+    backlog_snapshots: int
+    backlog_files: int
+    backlog_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Why nothing would be captured."""
+
+    error: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,122 +66,104 @@ class Plan:
     unchanged: int
     steps: tuple[Step, ...]
     backlog: dict[str, int]  # mirror → snapshots that were committed before and wait for it
+    publishes: tuple[MirrorPlan, ...]
+    halted: Halt | None = None
 
 
 def make_plan(config: Config, target: Target) -> Plan:
-    """Compare *target*'s source with what was captured before.
+    """Rehearse ``once`` for *target*."""
+    with rehearse(config, target) as rehearsal:
+        views = {mirror.name: View(target, mirror, rehearsal.store) for mirror in target.mirrors}
+        backlogs = {mirror.name: _read_backlog(rehearsal.store, mirror) for mirror in target.mirrors}
+        rehearsal.run()
+        steps = sorted(_make_steps(target, rehearsal), key=lambda step: step.path)
+        sizes = {step.path: step.bytes for step in steps if step.action == "capture"}
+        gone = {step.path for step in steps if step.action == "remove"}
+        halted = rehearsal.pipeline.halted
 
-    Raises:
-        SourceError: the source is missing or no directory.
-    """
-    rules = PathRules(target.include, target.exclude)
-    inventory = take_inventory(target.source, rules)
-    known = _read_known(store_directory(config, target) / "ledger.sqlite")
-    routes = RouteRules(target.lfs.patterns, target.lfs.threshold_bytes)
-    changed = [entry for path, entry in inventory.entries.items() if known.get(path) != entry.identity]
-    held = dict(_find_held(target, rules, changed))
-    steps = [
-        Step("hold", entry.path, entry.identity.size, "", held[entry.path], unit_of(target, entry.path))
-        if entry.path in held
-        else _plan_entry(target, entry, routes)
-        for entry in sorted(changed)
-    ]
-    steps += [
-        Step("hold", path, 0, "", skip.reason)
-        for path, skip in sorted(inventory.skipped.items())
-        if skip.kind is not Kind.IGNORED
-    ]
-    steps += _plan_removed(target, set(inventory.entries), known.keys())
-    mirrors = tuple(mirror.name for mirror in target.mirrors)
+        return Plan(
+            target.name,
+            str(target.source),
+            tuple(mirror.name for mirror in target.mirrors),
+            len(rehearsal.published - {step.path for step in steps}),
+            tuple(steps),
+            {name: backlog.snapshots for name, backlog in backlogs.items()},
+            tuple(_plan_mirror(m, views[m.name], backlogs[m.name], sizes, gone) for m in target.mirrors),
+            None if halted is None else Halt(str(halted), halted.hint),
+        )
 
-    return Plan(
-        target.name, str(target.source), mirrors, len(inventory.entries) - len(changed), tuple(steps),
-        _count_backlogs(config, target),
+
+def _make_steps(target: Target, rehearsal: Rehearsal) -> Iterator[Step]:
+    pipeline, changes = rehearsal.pipeline, rehearsal.store.changes
+    held, hints = pipeline.held(), pipeline.hints()
+    for path, entry in changes.items():
+        yield (
+            Step("remove", path, reason='gone, and deletes = "propagate"')
+            if entry is None
+            else _capture(target, rehearsal, path)
+        )
+    for path, identity in pipeline.settled().items():
+        if path not in held:
+            yield _wait(target, rehearsal, path, identity.size)
+    for path, reason in held.items():
+        yield Step("hold", path, reason=reason, unit=pipeline.unit_of(path), hint=hints.get(path, ""))
+    if target.deletes == "keep":
+        for path in rehearsal.gone:
+            yield Step("leave", path, reason='gone here, kept on the mirrors: deletes = "keep"')
+
+
+def _capture(target: Target, rehearsal: Rehearsal, path: str) -> Step:
+    routing = rehearsal.capturer.routes[path]
+    entry = look(target.source, path)
+    quiet_in = max(0.0, target.quiet_s - age_s(entry.identity)) if entry else 0.0
+    reason = f"{routing.reason}; once it is quiet, in {format_duration(quiet_in)}" if quiet_in else routing.reason
+
+    return Step("capture", path, entry.identity.size if entry else 0, routing.route.value, reason,
+                rehearsal.pipeline.unit_of(path))  # fmt: skip
+
+
+def _wait(target: Target, rehearsal: Rehearsal, path: str, size: int) -> Step:
+    """Return the step of a file whose unit is not complete: its object may go up all the same."""
+    unit = rehearsal.pipeline.unit_of(path)
+    routing = rehearsal.capturer.routes.get(path)
+    known = rehearsal.store.ledger.known(path)
+    reason = f"{unit} is published whole, and is not complete"
+    if routing is None or routing.route is not Route.LFS or known is None or known.oid is None:
+        return Step("wait", path, size, routing.route.value if routing else "", reason, unit)
+    lacking = [m.name for m in target.mirrors if not rehearsal.store.ledger.uploaded(m.name, [known.oid])]
+    action = "upload" if lacking else "wait"
+
+    return Step(action, path, size, routing.route.value, reason, unit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Backlog:
+    published: str | None
+    snapshots: int
+    sizes: dict[str, int]
+
+
+def _read_backlog(store: Store, mirror: Mirror) -> _Backlog:
+    """Return what *mirror* lacks of what was committed before: path → bytes."""
+    published = read_published(store, mirror.name)
+    backlog = store.backlog(published)
+    if not backlog:
+        return _Backlog(published, 0, {})
+    changed = store.git.diff_trees(published, SNAPSHOTS)
+    blobs = {change.path: change.after.blob for change in changed if change.after}
+    pointers = store.pointers(set(blobs.values()))
+    own = store.git.sizes({blob for blob in blobs.values() if blob not in pointers})
+    sizes = {path: pointers[blob].size if blob in pointers else own.get(blob, 0) for path, blob in blobs.items()}
+
+    return _Backlog(published, len(backlog), sizes)
+
+
+def _plan_mirror(mirror: Mirror, view: View, backlog: _Backlog, sizes: dict[str, int], gone: set[str]) -> MirrorPlan:
+    before = {path: size for path, size in backlog.sizes.items() if view.shows(path)}
+    after = before | {path: size for path, size in sizes.items() if view.shows(path)}
+    together = {path: size for path, size in after.items() if path not in gone}
+
+    return MirrorPlan(
+        mirror.name, mirror.repo_id, backlog.published, len(together), sum(together.values()), backlog.snapshots,
+        len(before), sum(before.values()),
     )  # fmt: skip
-
-
-def _find_held(target: Target, rules: PathRules, changed: Iterable[Entry]) -> Iterator[tuple[str, str]]:
-    """Yield the files that would be held back once all is quiet, and why; a unit is held back whole."""
-    secrets = SecretRules(target.secrets, target.secrets_allow)
-    reasons = {entry.path: reason for entry in changed if (reason := _why_held(target, secrets, entry))}
-    by_unit: dict[str, list[str]] = {}
-    for entry in changed:
-        if unit := unit_of(target, entry.path):
-            by_unit.setdefault(unit, []).append(entry.path)
-    for unit, paths in by_unit.items():
-        completion = judge(read_facts(target, rules, unit, {p: r for p, r in reasons.items() if p.startswith(f"{unit}/")}))
-        if not completion.complete:
-            reasons = {**dict.fromkeys(paths, f"{unit} is not complete: {completion.reason}"), **reasons}
-    yield from reasons.items()
-
-
-def _why_held(target: Target, secrets: SecretRules, entry: Entry) -> str:
-    reason, members = check_file(target.source, entry)
-    if reason:
-        return reason
-    if members is not None and unit_of(target, entry.path) is None:
-        directory = PurePosixPath(entry.path).parent
-        missing = [name for name in members if look(target.source, str(directory / name)) is None]
-        if missing:
-            return f"shard {missing[0]} is missing"
-    if secrets.mode != "block" or secrets.allows_path(entry.path):
-        return ""
-    found = judge_name(entry.path) or _scan(target, entry)
-
-    return f"holds a secret: {found.rule}" if found else ""
-
-
-def _scan(target: Target, entry: Entry) -> Secret | None:
-    fd = open_entry(target.source, entry)
-    try:
-        return scan_file(fd, entry.identity.size)
-    finally:
-        os.close(fd)
-
-
-def _count_backlogs(config: Config, target: Target) -> dict[str, int]:
-    store = Store(store_directory(config, target), target.source)
-    if not store.git.git_dir.exists() or store.git.resolve(SNAPSHOTS) is None:
-        return dict.fromkeys((mirror.name for mirror in target.mirrors), 0)
-    counts = {}
-    for mirror in target.mirrors:
-        published = read_published(store, mirror.name)
-        span = f"{published}..{SNAPSHOTS}" if published else SNAPSHOTS
-        counts[mirror.name] = int(store.git.text("rev-list", "--count", "--first-parent", span))
-
-    return counts
-
-
-def _plan_entry(target: Target, entry: Entry, routes: RouteRules) -> Step:
-    routing = choose_route(entry.path, entry.identity.size, routes)
-    route, reason = (routing.route.value, routing.reason) if routing else ("git or lfs", "its content decides")
-    return Step("capture", entry.path, entry.identity.size, route, reason, unit_of(target, entry.path))
-
-
-def _plan_removed(target: Target, present: set[str], known: Iterable[str]) -> list[Step]:
-    gone = sorted(path for path in known if path not in present)
-    if target.deletes == "propagate":
-        return [Step("remove", path, 0, "", 'gone, and deletes = "propagate"') for path in gone]
-    return [Step("leave", path, 0, "", 'gone here, kept on the mirrors: deletes = "keep"') for path in gone]
-
-
-def _read_known(path: Path) -> dict[str, object]:
-    """Read a copy of the ledger: a daemon may be writing the original, and a plan must not touch it."""
-    if not path.exists():
-        return {}
-    with tempfile.TemporaryDirectory() as directory:
-        for suffix in ("", "-wal"):
-            part = path.with_name(path.name + suffix)
-            if part.exists():
-                shutil.copy(part, directory)
-        ledger = Ledger(Path(directory) / path.name)
-        ledger.open()
-        try:
-            return dict(ledger.all_known())
-        finally:
-            ledger.close()
-
-
-def store_directory(config: Config, target: Target) -> Path:
-    """Return where the store of *target* lies."""
-    return (target.store_dir or config.service.state_dir / "targets") / target.name

@@ -4,7 +4,8 @@ from hubsync.config.model import Config, Target
 from hubsync.control import send_command
 from hubsync.errors import NotRunningError
 from hubsync.mirror.publish import read_published
-from hubsync.plan import make_plan, store_directory
+from hubsync.pipeline import store_directory
+from hubsync.plan import make_plan
 from hubsync.store.snapshot import SNAPSHOTS, Store
 from hubsync.wait import Answer, Wish, choose_mirrors
 
@@ -37,10 +38,11 @@ def wait_for(config: Config, wish: Wish, timeout_s: float | None) -> Answer:
 
 
 def _is_published_already(config: Config, target: Target, wish: Wish) -> bool:
-    steps = [step for step in make_plan(config, target).steps if step.action in {"capture", "hold"}]
-    if any(wish.unit in {None, step.unit} for step in steps):
+    plan = make_plan(config, target)
+    steps = [step for step in plan.steps if step.action in {"capture", "hold"}]
+    if (plan.halted is not None and wish.unit is None) or any(wish.unit in {None, step.unit} for step in steps):
         return False
-    store = Store(store_directory(config, target), target.source)
+    store = Store(store_directory(target, config.service.state_dir), target.source)
     if not (store.git.git_dir / "HEAD").exists():
         return not steps and wish.unit is None
     goal = store.find_unit(wish.unit) if wish.unit else store.git.resolve(SNAPSHOTS)

@@ -90,6 +90,15 @@ def configure_logging(
     _log_uncaught()
 
 
+def discard_log() -> None:
+    """Log nothing from now on: a command that only rehearses says nothing of what did not happen."""
+    structlog.configure(processors=[_drop])
+
+
+def _drop(_logger: object, _method: str, _entry: EventDict) -> EventDict:
+    raise structlog.DropEvent
+
+
 def choose_format(log_format: str, stream: TextIO, environment: Mapping[str, str]) -> str:
     """Return the format that *log_format* means for *stream*: auto is console on a terminal, journal under systemd."""
     if log_format == "journal":

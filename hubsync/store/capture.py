@@ -114,14 +114,13 @@ class Capturer:
         """Look for secrets in a file that was captured before, perhaps under other rules; raises as ``capture`` does."""
         fd = open_entry(self._source, entry)
         try:
-            self._find_secret(fd, entry)
+            self.find_secret(fd, entry)
         except OSError as exc:
             raise FileUnreadableError(entry.path, words(exc)) from exc
         finally:
             os.close(fd)
 
-    @staticmethod
-    def recall(entry: Entry, pointer: Pointer, mode: str, blob: str) -> Captured:
+    def recall(self, entry: Entry, pointer: Pointer, mode: str, blob: str) -> Captured:
         """Return what capturing *entry* gave before; nothing is read."""
         routing = Routing(Route.LFS, "captured before")
         return Captured(entry.path, entry.identity, mode, routing, blob, pointer.encode(), pointer)
@@ -142,19 +141,19 @@ class Capturer:
             _expect_unchanged(fd, identity, entry.path)
             routing = routing or choose_route_by_content(content)
             if routing.route is Route.GIT:
-                found = self._find_secret(fd, entry, content)
-                return replace(self._as_blob(entry, identity, routing, content), secret=found)
+                found = self.find_secret(fd, entry, content)
+                return replace(self.as_blob(entry, identity, routing, content), secret=found)
 
-        return self._as_object(fd, entry, identity, routing, on_bytes)
+        return self.as_object(fd, entry, identity, routing, on_bytes)
 
-    def _find_secret(self, fd: int, entry: Entry, content: bytes | None = None) -> Secret | None:
+    def find_secret(self, fd: int, entry: Entry, content: bytes | None = None) -> Secret | None:
         """Return the secret in *entry* if it is to be let through with a warning; raises as ``_judge_secret`` does."""
         if not self._is_looked_at(entry.path):
             return None
         found = judge_name(entry.path)
         found = found or (scan_file(fd, entry.identity.size) if content is None else scan_content(content))
 
-        return self._judge_secret(entry.path, found, lambda: _digest(fd, None, lambda _: None))
+        return self._judge_secret(entry.path, found, lambda: digest_file(fd))
 
     def _is_looked_at(self, path: str) -> bool:
         return self._secrets.mode != "off" and not self._secrets.allows_path(path)
@@ -172,15 +171,17 @@ class Capturer:
 
         return found
 
-    def _as_blob(self, entry: Entry, identity: Identity, routing: Routing, content: bytes) -> Captured:
+    def as_blob(self, entry: Entry, identity: Identity, routing: Routing, content: bytes) -> Captured:
+        """Return a small text as git's own blob; raises as ``capture`` does."""
         if decode_pointer(content):
             raise FileRefusedError(entry.path, "is a git-lfs pointer; its content is not here", hint=_POINTER_HINT)
 
         return Captured(entry.path, identity, _mode(entry), routing, blob_id(content), content)
 
-    def _as_object(
+    def as_object(
         self, fd: int, entry: Entry, identity: Identity, routing: Routing, on_bytes: Callable[[int], None]
     ) -> Captured:
+        """Pin and hash an open file; raises as ``capture`` does."""
         scanner = Scanner(identity.size) if self._is_looked_at(entry.path) else None
 
         def take(piece: memoryview) -> None:
@@ -203,29 +204,34 @@ class Capturer:
 
         after = Identity.of(os.fstat(fd))  # naming or dropping the pin moved the ctime once more
         _expect_same_content(after, identity, entry.path)
-        pointer = Pointer(oid, identity.size)
-        content = pointer.encode()
 
-        return Captured(
-            entry.path, after, _mode(entry), routing, blob_id(content), content, pointer, pin.kind, is_new, secret
+        return replace(
+            as_captured(entry, after, routing, Pointer(oid, identity.size)), kind=pin.kind, is_new=is_new, secret=secret
         )
+
+
+def as_captured(entry: Entry, identity: Identity, routing: Routing, pointer: Pointer) -> Captured:
+    """Return an object as a captured file."""
+    content = pointer.encode()
+    return Captured(entry.path, identity, _mode(entry), routing, blob_id(content), content, pointer)
 
 
 def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> str:
     """Return the SHA-256 of the pinned bytes; a copy is written on the way, so that the source is read once."""
     if pin.kind is PinKind.REFLINK:
         with pin.path.open("rb", buffering=0) as clone:
-            return _digest(clone.fileno(), None, take)
+            return digest_file(clone.fileno(), take=take)
     if pin.kind is PinKind.LINK:
-        return _digest(fd, None, take)
+        return digest_file(fd, take=take)
     with pin.path.open("r+b", buffering=0) as copy:
-        oid = _digest(fd, copy.fileno(), take)
+        oid = digest_file(fd, copy.fileno(), take)
         os.fsync(copy.fileno())
 
     return oid
 
 
-def _digest(fd: int, copy_fd: int | None, take: Callable[[memoryview], None]) -> str:
+def digest_file(fd: int, copy_fd: int | None = None, take: Callable[[memoryview], object] = lambda _: None) -> str:
+    """Return the SHA-256 of an open file; *take* gets each piece, *copy_fd* a copy."""
     sha = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)

@@ -7,6 +7,7 @@ pins first, then blobs and pointers, then the ref, then the ledger.
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,16 +77,24 @@ class Store:
         self.ledger.open()
         if leftovers:
             log.warning("state.recovered", what="leftovers", path=str(self.git.git_dir), reason="killed", files=leftovers)
-        self._follow_branch()
+        self.follow_branch()
         self.git.repack()
 
     def close(self) -> None:
         """Close the ledger; git keeps nothing open."""
         self.ledger.close()
 
+    def repack(self) -> None:
+        """Tidy the repository up."""
+        self.git.repack()
+
+    def free_bytes(self) -> int:
+        """Return how much room there is."""
+        return shutil.disk_usage(self.directory).free
+
     def head(self) -> str | None:
         """Return the newest snapshot's commit."""
-        return self.ledger.meta("snapshot") or None  # follows the branch, see _follow_branch and SnapshotWriter
+        return self.ledger.meta("snapshot") or None  # follows the branch, see follow_branch and SnapshotWriter
 
     def open_mirror(self, name: str) -> Git:
         """Open the repository where the commits of one mirror are made; it borrows the store's objects.
@@ -278,7 +287,7 @@ class Store:
 
         return found
 
-    def _follow_branch(self) -> None:
+    def follow_branch(self) -> None:
         """Bring the ledger to the branch's newest snapshot, whatever a crash came between."""
         head = self.git.resolve(SNAPSHOTS)
         if head != self.head():

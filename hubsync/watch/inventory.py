@@ -36,6 +36,7 @@ __all__ = [
     "Inventory",
     "Kind",
     "Skip",
+    "examine",
     "look",
     "network_file_system",
     "open_beneath",
@@ -95,15 +96,23 @@ def look(source: Path, path: str) -> Entry | None:
     Raises:
         SourceError: *source* is missing or no directory.
     """
-    if judge_names(path):
-        return None
+    found = examine(source, path)
+    return found if isinstance(found, Entry) else None
+
+
+def examine(source: Path, path: str) -> Entry | Skip | None:
+    """Return the file that is at *path* now, or why it is not taken; ``None`` if nothing is there.
+
+    Raises:
+        SourceError: *source* is missing or no directory.
+    """
+    if skip := judge_names(path):
+        return skip
     with opened_source(source) as root:
         try:
-            found = _judge_status(source, path, stat_beneath(root, path))
-        except OSError:
-            return None
-
-    return found if isinstance(found, Entry) else None
+            return _judge_status(source, path, stat_beneath(root, path))
+        except OSError as exc:
+            return None if exc.errno in GONE else Skip(f"unreadable: {words(exc)}", Kind.UNREADABLE, READ_HINT)
 
 
 class _Walk:

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from support.running import hubsync, write_checkpoint, write_config
+from support.plain_server import AnswerError, PlainServer, Request
+from support.running import Daemon, hubsync, write_checkpoint, write_config
 
 from hubsync.localhub import LocalHub
 
@@ -63,3 +64,31 @@ def test_a_mirror_that_leaves_it_out_says_so(tmp_path: Path, source: Path, hub: 
     assert 1 == code
     assert "leaves it out" in one["mirrors"][0]["reason"]
     assert 2 == hubsync(config, "explain", "/etc/passwd").returncode
+
+
+def refuse(_: Request) -> None:
+    raise AnswerError(403)
+
+
+def test_a_parked_mirror_beside_a_running_daemon(plain_config: Path, source: Path, plain: PlainServer) -> None:
+    """The daemon's own error and hint are the reason, while it runs and after it died; nothing is disturbed."""
+    write_checkpoint(source / "checkpoint-1")
+    plain.before = refuse
+    with Daemon(plain_config) as daemon:
+        daemon.wait_for("mirror.parked")
+        running = wait_until_explained(plain_config, source, "is parked")
+    dead = hubsync(plain_config, "explain", str(source / "checkpoint-1/config.json"))
+
+    assert 1 == running.returncode == dead.returncode
+    assert running.stdout == dead.stdout
+    assert "→" in running.stdout
+    assert "" == running.stderr
+
+
+def wait_until_explained(config: Path, source: Path, word: str) -> Any:
+    """Ask until the daemon's status file, written each second, has it."""
+    for _ in range(20):
+        done = hubsync(config, "explain", str(source / "checkpoint-1/config.json"))
+        if word in done.stdout:
+            break
+    return done
