@@ -18,8 +18,18 @@ from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.batch import BatchLimits, split_batches
-from hubsync.store.capture import HELD_HINT, Captured, Capturer, FileHeldError, FileRefusedError, has_same_content
+from hubsync.store.capture import (
+    HELD_HINT,
+    Captured,
+    Capturer,
+    FileHeldError,
+    FileRefusedError,
+    Prefix,
+    has_grown,
+    has_same_content,
+)
 from hubsync.store.git import TreeEntry
+from hubsync.store.ledger import Known
 from hubsync.store.pointer import Pointer
 from hubsync.store.process import StoppedError
 from hubsync.store.route import RouteRules
@@ -32,6 +42,7 @@ from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.layout_words import step_of
 from hubsync.watch.layouts import Completion, judge
+from hubsync.watch.logs import is_event_log, is_text_log
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
 from hubsync.watch.settle import Settler
@@ -174,7 +185,8 @@ class Pipeline:
                 self._wake_units_beside(path)
                 return
             self._feed(entry, age_s=0.0)
-            self._wake_units_beside(path)
+            if not self._grows(path):  # a log is no signal, and changes all the time
+                self._wake_units_beside(path)
 
     def settle(self) -> Settled:
         """Take what is settled by now, capture it where it may go early, and judge units."""
@@ -184,7 +196,7 @@ class Pipeline:
             touched: set[str] = set()
             for path, identity in self._settler.take_settled(time.monotonic()):
                 self._settled[path] = identity
-                if unit := self.unit_of(path):
+                if (unit := self.unit_of(path)) and not is_event_log(path):
                     touched.add(unit)
             early = self._capture_early()
             for unit in touched:
@@ -275,7 +287,7 @@ class Pipeline:
             files = {path: Pending(reason, final=True) for path, reason in held.items()}
             files |= {path: Pending(held.get(path, "waits for the schedule"), settled=True) for path in self._settled}
             files |= dict.fromkeys(unquiet, Pending("is not quiet yet"))
-            loose = {path: one for path, one in files.items() if self.unit_of(path) is None and not path.endswith("/")}
+            loose = {path: one for path, one in files.items() if self._is_loose(path) and not path.endswith("/")}
             return loose | {f"{n}/": Pending(u.completion.reason, final=u.abandoned) for n, u in self._units.items()}
 
     def count_settled(self) -> int:
@@ -286,6 +298,24 @@ class Pipeline:
     def unit_of(self, path: str) -> str | None:
         """Return the unit that *path* belongs to."""
         return unit_of(self.target, path)
+
+    def _grows(self, path: str) -> bool:
+        """Tell whether *path* is a log: it may never be quiet. In a unit only event files are, which prove themselves."""
+        return is_event_log(path) or (is_text_log(path) and self.unit_of(path) is None)
+
+    def _is_loose(self, path: str) -> bool:
+        """Tell whether *path* follows the schedule: it is in no unit, or is a log of one that is not on its way.
+
+        A log goes with its unit and never keeps it waiting. What it grows by after that is nobody's but its own. As a
+        unit's own revision must not begin with a log alone, it waits for the unit there.
+        """
+        unit = self.unit_of(path)
+        if unit is None:
+            return True
+        if not is_event_log(path) or unit in self._units:
+            return False
+
+        return self.target.publish == "tree" or any(self.store.ledger.all_known(unit))
 
     # --- feeding
 
@@ -308,12 +338,16 @@ class Pipeline:
         known = self.store.ledger.known(path)
         if known is not None and known.identity == identity and self._is_committed(path, known.mode, known.blob):
             return
-        self._settled.pop(path, None)
         self._refused.pop(path, None)
         self._removed.discard(path)
+        grows = self._grows(path)
+        if grows and path in self._settled:  # the next commit takes what is there then
+            self._settled[path] = identity
+            return
+        self._settled.pop(path, None)
         now = time.monotonic()
-        self._settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s))
-        if unit := self.unit_of(path):
+        self._settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s), grows=grows)
+        if (unit := self.unit_of(path)) and not is_event_log(path):
             state = self._units.setdefault(unit, _Unit(now))
             state.completion = Completion(False, f"{path} is not settled", state.completion.layout)
 
@@ -383,7 +417,8 @@ class Pipeline:
             self._units.pop(unit, None)  # with a directory above it, or no event has told
             return
         state = self._units.setdefault(unit, _Unit(time.monotonic()))
-        held = dict.fromkeys(self._settler.waiting(time.monotonic()), "still being written")
+        waiting = (path for path in self._settler.waiting(time.monotonic()) if not is_event_log(path))
+        held = dict.fromkeys(waiting, "still being written")
         held |= {path: self._held.reasons.get(path, "refused") for path in self._refused}
         state.completion = judge(read_facts(self.target, self._rules, unit, held))
 
@@ -405,7 +440,7 @@ class Pipeline:
         started = time.monotonic()
         inventory = take_inventory(self.target.source, self._rules, unit)
         entries = [entry for entry in inventory.entries.values() if not self._is_unchanged(entry)]
-        if fresh := [entry for entry in entries if not self._is_settled(entry)]:
+        if fresh := [entry for entry in entries if not is_event_log(entry.path) and not self._is_settled(entry)]:
             for entry in fresh:  # it came or changed after the unit was judged, and no event has told
                 self._feed(entry)
             return []
@@ -422,11 +457,12 @@ class Pipeline:
             return []
         size = sum(entry.identity.size for entry in inventory.entries.values())
         subject = f"{_one_line(unit)}: {_step(unit)}{format_count(len(inventory.entries), 'file')}, {format_bytes(size)}"
-        written_ns = max((entry.identity.mtime_ns for entry in inventory.entries.values()), default=0)
+        own = [entry for entry in inventory.entries.values() if not is_event_log(entry.path)]
+        written_ns = max((entry.identity.mtime_ns for entry in own), default=0)
         with self.store.write() as writer:
             commits = self._write(writer, captured, subject, (unit,), written_ns)
         del self._units[unit]  # not before: a commit that failed is tried again
-        self._drop_settled(entry.path for entry in inventory.entries.values())
+        self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
         self._held.forget(f"{unit}/")
         if commits:
             self.newest_unit = unit
@@ -440,10 +476,12 @@ class Pipeline:
     def _expect_still(self, unit: str, before: Inventory) -> None:
         """Raise FileChangedError unless the unit is, after it was captured, what it was before."""
         now = take_inventory(self.target.source, self._rules, unit)
-        if now.entries.keys() != before.entries.keys():
-            changed = sorted(now.entries.keys() ^ before.entries.keys())
+        changed = [path for path in sorted(now.entries.keys() ^ before.entries.keys()) if not is_event_log(path)]
+        if changed:
             raise FileChangedError(changed[0], "came or went while the unit was captured")
         for path, entry in now.entries.items():
+            if is_event_log(path):
+                continue
             known = self.store.ledger.known(path)
             if entry.identity not in {before.entries[path].identity, known.identity if known else None}:
                 raise FileChangedError(path, "changed while the unit was captured")
@@ -468,7 +506,7 @@ class Pipeline:
         """Capture objects before their commit, each path once per commit, so that they are safe and can go up."""
         early = []
         for path, identity in self._settled.items():
-            if path not in self._early and self._capturer.is_early(path, identity.size):
+            if path not in self._early and not self._grows(path) and self._capturer.is_early(path, identity.size):
                 entry = self._look_settled(path)
                 if entry is not None:
                     early.append(entry)
@@ -480,7 +518,10 @@ class Pipeline:
         return any(one is not None for one in captured)
 
     def _capture_all(self, entries: list[Entry]) -> list[Captured]:
-        """Capture *entries*, objects on a few threads; raise the first failure, but tell of all that are refused."""
+        """Capture *entries*, objects on a few threads; raise the first failure, but tell of all that are refused.
+
+        A log that cannot be captured is left out: no unit waits for one.
+        """
         large = [entry for entry in entries if self._capturer.is_early(entry.path, entry.identity.size)]
         names = {entry.path for entry in large}
         with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hubsync-hash") as pool:
@@ -491,12 +532,16 @@ class Pipeline:
 
         return [one for one in tried if isinstance(one, Captured)]
 
-    def _capture_or_refuse(self, entry: Entry) -> Captured | FileRefusedError:
+    def _capture_or_refuse(self, entry: Entry) -> Captured | FileRefusedError | None:
         try:
             return self._capture(entry)
         except FileRefusedError as exc:
             self._refuse(entry, exc)
             return exc
+        except (FileChangedError, FileUnreadableError):
+            if is_event_log(entry.path):
+                return None
+            raise
 
     def _refuse(self, entry: Entry, exc: FileRefusedError) -> None:
         """Take *entry* no more until it changes."""
@@ -516,7 +561,10 @@ class Pipeline:
                     self._capturer.check_again(entry)
                 return self._capturer.recall(entry, pointer, known.mode, known.blob)
         started = time.monotonic()
-        captured = self._capturer.capture(entry, self._check_stop)
+        if self._grows(entry.path):
+            captured = self._capture_log(entry, known)
+        else:
+            captured = self._capturer.capture(entry, self._check_stop)
         if captured.pointer is not None:
             self.store.ledger.record(captured)
             self._looked_at.add(entry.path)
@@ -527,6 +575,23 @@ class Pipeline:
             bytes=captured.identity.size, route=captured.routing.route.value, reason=captured.routing.reason,
             pin=captured.kind.value if captured.kind else None, took_s=round(time.monotonic() - started, 3),
         )  # fmt: skip
+
+        return captured
+
+    def _capture_log(self, entry: Entry, known: Known | None) -> Captured:
+        """Capture what a log holds by now; what was captured before, if no whole record came since."""
+        before = None
+        if known and has_grown(entry.identity, known.identity) and self._is_committed(entry.path, known.mode, known.blob):
+            before = Prefix(known.identity.size, known.blob, known.oid)
+        is_quiet = age_of(entry.identity) >= self.target.quiet_s
+        captured = self._capturer.capture_log(entry, before, self._check_stop, is_quiet=is_quiet)
+        if captured is None:
+            assert known is not None  # noqa: S101 - it was grown from
+            pointer = Pointer(known.oid, known.identity.size) if known.oid else None
+            same = entry._replace(identity=known.identity)
+            captured = self._capturer.recall(same, pointer, known.mode, known.blob)
+        if not is_quiet and is_text_log(entry.path) and captured.identity.size < entry.identity.size:
+            self._settler.feed(entry.path, entry.identity, time.monotonic())  # a last line without its end, once quiet
 
         return captured
 
@@ -558,6 +623,8 @@ class Pipeline:
         if entry is None:
             self._forget(path)
             return None
+        if self._grows(path):
+            return entry
         settled = self._settled[path]
         known = self.store.ledger.known(path)
         if entry.identity != settled and not (known is not None and known.identity == entry.identity):
@@ -580,7 +647,7 @@ class Pipeline:
 
     def _commit_settled(self) -> list[str]:
         commits: list[str] = []
-        loose = [(path, identity.size) for path, identity in self._settled.items() if not self.unit_of(path)]
+        loose = [(path, identity.size) for path, identity in self._settled.items() if self._is_loose(path)]
         limits = BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes)
         done: list[str] = []
         with self.store.write() as writer:

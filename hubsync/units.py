@@ -15,6 +15,7 @@ from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure, index_members
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.layouts import LINKS, MARKERS, FileFact, UnitFacts
+from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
 
@@ -28,9 +29,14 @@ def unit_of(target: Target, path: str) -> str | None:
 
 
 def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, str]) -> UnitFacts:
-    """Return what is known of *unit*; *known* says of paths of the source why they are held already."""
+    """Return what is known of *unit*; *known* says of paths of the source why they are held already.
+
+    Its event files count for nothing: they grow as long as the run does.
+    """
     source = target.source
     inventory = take_inventory(source, rules, unit)
+    for path in [path for path in inventory.entries if is_event_log(path)]:
+        del inventory.entries[path]
     inside = len(unit) + 1
     held = {path[inside:]: reason for path, reason in known.items() if path.startswith(f"{unit}/")}
     indexes: dict[str, tuple[str, ...]] = {}

@@ -348,7 +348,7 @@ def test_a_file_that_is_written_all_the_time_waits(make_rig: MakeRig) -> None:
     """As long as it changes it is waited for, and counted as still being written; others are not."""
     rig = make_rig(quiet_s=0.15)
     rig.write("notes.txt")
-    log = rig.source / "train.log"
+    log = rig.source / "train.txt"
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
         with log.open("a") as file:
@@ -359,9 +359,9 @@ def test_a_file_that_is_written_all_the_time_waits(make_rig: MakeRig) -> None:
         time.sleep(0.02)
 
     assert {"notes.txt"} == tree(rig)
-    assert ["train.log"] == list(rig.pipeline.waiting())
+    assert ["train.txt"] == list(rig.pipeline.waiting())
     rig.commit()
-    assert {"notes.txt", "train.log"} == tree(rig)
+    assert {"notes.txt", "train.txt"} == tree(rig)
 
 
 def test_an_event_is_enough(make_rig: MakeRig) -> None:
