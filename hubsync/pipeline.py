@@ -5,6 +5,7 @@ when.
 All paths are relative to the source; all times are monotonic seconds unless they are named otherwise.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -124,6 +125,7 @@ class Pipeline:
         self._early: set[str] = set()
         self._looked_at: set[str] = set()  # captured by this process: under the present rules for secrets
         self._units: dict[str, _Unit] = {}
+        self._left: set[str] = set()  # units that a temporary file has left, in or beside them: to be judged again
         self._held = _Held()
         self._paused = False
         self._release_due = False
@@ -171,7 +173,7 @@ class Pipeline:
             if self.halted is not None:
                 return
             if not self._rules.verdict(path).taken:
-                self._judge_marked(path)
+                self._note_not_taken(path)
                 return
             try:
                 entry = look(self.target.source, path)
@@ -193,7 +195,8 @@ class Pipeline:
         with self.lock:
             if self.halted is not None:
                 return Settled()
-            touched: set[str] = set()
+            touched = self._left & self._units.keys()
+            self._left.clear()
             for path, identity in self._settler.take_settled(time.monotonic()):
                 self._settled[path] = identity
                 if (unit := self.unit_of(path)) and not is_event_log(path):
@@ -401,16 +404,17 @@ class Pipeline:
 
     def _wake_units_beside(self, path: str) -> None:
         """Judge again the units whose completion a file beside them may signal (``latest``)."""
-        parent = str(PurePosixPath(path).parent)
         for unit in list(self._units):
-            if str(PurePosixPath(unit).parent) == parent:
+            if _parent_of(unit) == _parent_of(path):
                 self._judge(unit)
 
-    def _judge_marked(self, path: str) -> None:
-        """Judge the unit in which a callback has put its mark."""
-        unit, _, name = path.rpartition("/")
-        if name == MARK and unit in self._units:
-            self._judge(unit)
+    def _note_not_taken(self, path: str) -> None:
+        """Judge again the units that wait for a callback's mark that came, or a temporary file that went."""
+        parent, _, name = path.rpartition("/")
+        if name == MARK and parent in self._units:
+            self._judge(parent)
+        elif not os.path.lexists(self.target.source / path):
+            self._left.update(unit for unit in self._units if unit == self.unit_of(path) or _parent_of(unit) == parent)
 
     def _judge(self, unit: str) -> None:
         if not (self.target.source / unit).is_dir():
@@ -801,6 +805,10 @@ class Pipeline:
 
 def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _parent_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _step(unit: str) -> str:
