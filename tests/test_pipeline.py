@@ -120,6 +120,47 @@ def test_a_temporary_file_that_is_being_written_holds_its_unit(local: Rig) -> No
     assert 5 == len(tree(local))
 
 
+@pytest.mark.parametrize("temporary", ["default.orbax-checkpoint-tmp-3", "shards.tmp", "deep/er/tmpab12cd34"])
+def test_a_temporary_directory_that_is_being_written_holds_its_unit(local: Rig, temporary: str) -> None:
+    """Also if what is written in it has a final name; when it goes, nothing else has to happen."""
+    files = write_unit(local, "checkpoint-1")
+    local.write(f"checkpoint-1/{temporary}/a/weights.bin", b"\0")
+
+    assert [] == local.commit()
+    assert temporary in local.pipeline.held()["checkpoint-1/"]
+
+    shutil.rmtree(local.source / "checkpoint-1" / temporary)
+    local.pipeline.note(f"checkpoint-1/{temporary}")
+    assert local.pipeline.settle().units
+    local.pipeline.commit()
+    assert set(files) == tree(local)
+
+
+@pytest.mark.parametrize("temporary", ["__pycache__", ".cache/huggingface"])
+def test_a_directory_of_another_program_holds_nothing(local: Rig, temporary: str) -> None:
+    """It is never published, and no sign of a writer at work."""
+    files = write_unit(local, "checkpoint-1")
+    local.write(f"checkpoint-1/{temporary}/a", b"\0")
+
+    local.commit()
+
+    assert set(files) == tree(local)
+
+
+def test_a_mark_beside_a_unit_holds_it_and_stays_here(local: Rig) -> None:
+    """NeMo's empty file is there while it saves, however long that takes; when it goes, the unit is complete."""
+    files = write_unit(local, "checkpoint-1")
+    mark = local.write("checkpoint-1-unfinished", b"")
+    assert [] == local.commit()
+
+    mark.unlink()
+    local.pipeline.note(mark.name)
+    local.pipeline.settle()
+    local.pipeline.commit()
+
+    assert set(files) == tree(local)
+
+
 def test_a_file_that_comes_after_the_judgement_is_not_taken_unsettled(make_rig: MakeRig) -> None:
     """A unit was complete, then its writer begins one more file: it is not published with half of that."""
     rig = make_rig(units=UNITS, quiet_s=0.3)
@@ -382,7 +423,7 @@ def test_a_file_that_is_written_all_the_time_waits(make_rig: MakeRig) -> None:
     """As long as it changes it is waited for, and counted as still being written; others are not."""
     rig = make_rig(quiet_s=0.15)
     rig.write("notes.txt")
-    log = rig.source / "train.log"
+    log = rig.source / "train.txt"
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
         with log.open("a") as file:
@@ -393,9 +434,9 @@ def test_a_file_that_is_written_all_the_time_waits(make_rig: MakeRig) -> None:
         time.sleep(0.02)
 
     assert {"notes.txt"} == tree(rig)
-    assert ["train.log"] == list(rig.pipeline.waiting())
+    assert ["train.txt"] == list(rig.pipeline.waiting())
     rig.commit()
-    assert {"notes.txt", "train.log"} == tree(rig)
+    assert {"notes.txt", "train.txt"} == tree(rig)
 
 
 def test_an_event_is_enough(make_rig: MakeRig) -> None:

@@ -25,7 +25,7 @@ from hubsync.watch.layout_words import (
     unless_patient,
     weights,
 )
-from hubsync.watch.unit_facts import MARK, Lack, UnitFacts
+from hubsync.watch.unit_facts import MARK, UNFINISHED, Lack, UnitFacts
 
 
 def lacks_signal(unit: UnitFacts) -> Iterator[Lack]:
@@ -141,12 +141,10 @@ def lacks_megatron(unit: UnitFacts) -> Iterator[Lack]:
 
 # --- NeMo: an empty file beside the unit, made first and removed last
 
-_UNFINISHED = "-unfinished"
-
 
 def unfinished_marker(unit: UnitFacts) -> str:
     """Return the name of NeMo's marker for the unit."""
-    return unit.name.removesuffix(".nemo").removesuffix(".ckpt").removesuffix("-EMA") + _UNFINISHED
+    return unit.name.removesuffix(".nemo").removesuffix(".ckpt").removesuffix("-EMA") + UNFINISHED
 
 
 def is_nemo(unit: UnitFacts) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 MARK = ".hubsync-complete"  # an empty file that our own callbacks put into a unit when it is complete; never published
+UNFINISHED = "-unfinished"  # how the name of NeMo's mark ends, which lies beside a checkpoint while that is saved
 
 # Small files whose text the caller puts into UnitFacts.markers, and whose time into marker_times, if they exist.
 MARKERS = (
