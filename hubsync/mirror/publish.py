@@ -496,8 +496,9 @@ class Publisher:
         units = [(unit, snapshot) for snapshot in snapshots for unit in snapshot.units if unit not in skipped]
         for branch, each in grafted.items():
             self._report_foreign(branch, each)
-        log.info("mirror.published", repo=self.mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
-                 units=[unit for unit, _ in units], took_s=done.took_s)  # fmt: skip
+        if any(step.changes for step in steps):  # else it was nothing of this mirror's
+            log.info("mirror.published", repo=self.mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
+                     units=[unit for unit, _ in units], took_s=done.took_s)  # fmt: skip
         for unit, snapshot in units:
             revision = revisions.get(unit)
             log.info("unit.published", unit=unit, repo=self.mirror.repo_id, revision=revision,

@@ -128,12 +128,14 @@ def test_objects_of_other_roles_are_not_sent_early(make_units: MakeRig, server: 
 
 
 def test_a_snapshot_with_nothing_for_a_mirror_is_done(make_units: MakeRig, server: PlainServer) -> None:
-    """Nothing is pushed, not even a branch, and nothing waits."""
+    """Nothing is pushed, not even a branch, nothing is said to be published, and nothing waits."""
     rig = make_units({"include": ("weights",)})
     rig.write("notes.txt", b"notes")
 
-    rig.update()
+    with capture_logs() as entries:
+        rig.update()
 
+    assert [] == [entry for entry in entries if entry["event"] == "mirror.published"]
     assert set() == branches(server)
     assert [] == rig.publisher().backlog()
     write_unit(rig, 1)
