@@ -75,11 +75,21 @@ class Pending:
 
 @dataclass(slots=True)
 class _Unit:
-    """What is known of a unit that is not published as it stands."""
+    """What is known of a unit that is not published as it stands.
+
+    *seen*: file → its state, and the numbers of the first and the last look that saw another one.
+    """
 
     since: float
     completion: Completion = field(default_factory=lambda: Completion(False, "not judged yet", ""))
     abandoned: bool = False
+    seen: dict[str, tuple[Identity, int, int]] = field(default_factory=dict)
+
+    def note(self, path: str, identity: Identity, number: int) -> None:
+        """Note that the look of this *number* saw *path*, if its content is another one."""
+        before, first, _ = self.seen.get(path, (None, number, 0))
+        if before is None or not has_same_content(identity, before):
+            self.seen[path] = identity, first, number
 
 
 @dataclass(slots=True)
@@ -129,6 +139,7 @@ class Pipeline:
         self._held = _Held()
         self._paused = False
         self._release_due = False
+        self._looks = 0  # counts events and inventories
 
     # --- what changed
 
@@ -139,6 +150,7 @@ class Pipeline:
             inventory = self._list(under)
             if inventory is None:
                 return False
+            self._looks += 1
             changed = self._feed_changed(inventory, under)
             removed = self._note_removed(inventory, under)
             self._report_skipped(inventory)
@@ -186,6 +198,7 @@ class Pipeline:
                     self._judge(unit)
                 self._wake_units_beside(path)
                 return
+            self._looks += 1
             self._feed(entry, age_s=0.0)
             if not self._grows(path):  # a log is no signal, and changes all the time
                 self._wake_units_beside(path)
@@ -352,6 +365,7 @@ class Pipeline:
         self._settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s), grows=grows)
         if (unit := self.unit_of(path)) and not is_event_log(path):
             state = self._units.setdefault(unit, _Unit(now))
+            state.note(path, identity, self._looks)
             state.completion = Completion(False, f"{path} is not settled", state.completion.layout)
 
     def _is_committed(self, path: str, mode: str, blob: str) -> bool:
@@ -429,6 +443,12 @@ class Pipeline:
     def read_unit(self, unit: str, held: Mapping[str, str]) -> UnitFacts:
         """Return what is known of *unit*, also against what was published of it; *held*: paths that wait, and why."""
         facts = read_facts(self.target, self._rules, unit, held)
+        if state := self._units.get(unit):
+            for name in facts.held:
+                if f"{unit}/{name}" not in held:
+                    state.seen.pop(f"{unit}/{name}", None)  # it is not whole; to mend it is not to save it again
+            seen = {path[len(unit) + 1 :]: (first, last) for path, (_, first, last) in state.seen.items()}
+            facts = replace(facts, changes=seen)
         before = {name: entry for name in facts.files if (entry := self.store.ledger.in_tree(f"{unit}/{name}"))}
         if not before:
             return facts

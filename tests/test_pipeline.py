@@ -108,6 +108,21 @@ def test_a_torn_shard_holds_its_unit(local: Rig) -> None:
     assert set(files) == tree(local)
 
 
+def test_a_shard_that_was_torn_and_is_mended_is_not_saved_again(local: Rig) -> None:
+    """The marker is older than the mended shard, and says the truth all the same."""
+    files = write_unit(local, "checkpoint-1")
+    for path in files:
+        local.pipeline.note(path)
+    shard = "checkpoint-1/model-00001-of-00002.safetensors"
+    os.truncate(local.source / shard, 100)
+    local.pipeline.note(shard)
+    assert [] == local.commit()
+    local.write(shard, files[shard])
+    local.pipeline.note(shard)
+
+    assert 1 == len(local.commit())
+
+
 def test_a_temporary_file_that_is_being_written_holds_its_unit(local: Rig) -> None:
     """A writer at work in the directory is waited for; its temporary file is never published."""
     write_unit(local, "checkpoint-1")
@@ -234,6 +249,21 @@ def test_a_shard_that_is_saved_again_waits_for_its_marker(local: Rig) -> None:
     assert 1 == len(local.commit())
     (local.source / shard).touch()
     assert ([], {}) == (local.commit(), local.pipeline.held())
+
+
+def test_a_shard_that_is_saved_again_at_once_waits_for_its_marker(local: Rig) -> None:
+    """Before the first save was published, and within the time that clocks may differ by: the order of changes tells."""
+    for path in write_unit(local, "checkpoint-1"):
+        local.pipeline.note(path)
+    shard = "checkpoint-1/model-00001-of-00002.safetensors"
+    local.write(shard, safetensors(4000, b"\3"))
+    local.pipeline.note(shard)
+
+    assert [] == local.commit()
+
+    assert "was written before trainer_state.json, and after it" in local.pipeline.held()["checkpoint-1/"]
+    local.write("checkpoint-1/trainer_state.json", b'{"global_step": 2}')
+    assert 1 == len(local.commit())
 
 
 @pytest.mark.parametrize("name", ["a\\b.json", b"\xff.json", "tokenizer.json"])

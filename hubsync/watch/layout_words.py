@@ -54,27 +54,31 @@ def needs_weights(unit: UnitFacts) -> Iterator[Lack]:
         yield Lack("no weights yet")
 
 
-def needs_renewed(unit: UnitFacts, marker: str, paths: Iterable[str]) -> Iterator[Lack]:
-    """Complain if *marker* is the one that was published, and one of *paths* is not: it is being saved again in place."""
+def needs_renewed(unit: UnitFacts, marker: str, paths: Collection[str]) -> Iterator[Lack]:
+    """Complain if one of *paths* was saved again and *marker* was not, as far as that is known without their times.
+
+    It is for a unit that was published, and for files that were seen to be written before *marker* and after it.
+    """
     renewed = min(unit.renewed.intersection(paths), default=None)
     if renewed is not None and marker in unit.untouched:
         yield Lack(f"{renewed} is not what was published, but {marker} is: it is saved again (if not, `touch` {marker})")
+    _, marked = unit.changes.get(marker, (0, 0))
+    again = (path for path in paths if path in unit.changes and unit.changes[path][0] <= marked < unit.changes[path][1])
+    if (path := min(again, default=None)) is not None:
+        yield Lack(f"{path} was written before {marker}, and after it: it is saved again (if not, `touch` {marker})")
 
 
 def needs_newer(unit: UnitFacts, marker: str, paths: Collection[str], *, copied: bool = False) -> Iterator[Lack]:
     """Complain if *marker* is older than one of *paths*: the unit is being saved again in place.
 
-    So do files that were *copied* within a minute look like; those that were published before tell without their times.
+    Times decide only what nothing else tells; files that may have been *copied* within a minute have them in no order.
     """
     yield from needs_renewed(unit, marker, paths)
     written = unit.files[marker].mtime_ns if marker in unit.files else unit.marker_times.get(marker)
     newest = max(paths, key=lambda path: unit.files[path].mtime_ns, default=None)
-    if written is None or newest is None:
-        return
-    late_ns = unit.files[newest].mtime_ns - written
-    if late_ns > CLOCKS_NS:
-        lack = Lack(f"{marker} is older than {newest}: it is saved again (or was copied; then `touch` {marker})")
-        yield from unless_patient(unit, [lack]) if copied and late_ns <= COPY_NS else [lack]
+    margin_ns = COPY_NS if copied else CLOCKS_NS
+    if written is not None and newest is not None and unit.files[newest].mtime_ns > written + margin_ns:
+        yield Lack(f"{marker} is older than {newest}: it is saved again (or was copied; then `touch` {marker})")
 
 
 def need_newer(unit: UnitFacts, markers: Iterable[str], paths: Collection[str]) -> Iterator[Lack]:
@@ -156,6 +160,7 @@ def below(unit: UnitFacts, directory: str) -> UnitFacts:
         marker_times={},
         held={},
         writing=frozenset(),
+        changes={path[size:]: seen for path, seen in unit.changes.items() if path.startswith(directory)},
         untouched=frozenset(path[size:] for path in unit.untouched if path.startswith(directory)),
         renewed=frozenset(path[size:] for path in unit.renewed if path.startswith(directory)),
     )

@@ -41,6 +41,7 @@ class UnitFacts:
         writing: files and directories under temporary names that changed lately.
         untouched: files that nobody has written since the unit was published; none if it never was.
         renewed: files whose content is not what the unit was published with; none if it never was.
+        changes: file -> numbers of the first and of the last look that saw it change, in the order of looks.
         unchanged_s: for how long nothing in the unit has changed, as far as is known.
     """
 
@@ -55,6 +56,7 @@ class UnitFacts:
     writing: frozenset[str] = frozenset()
     untouched: frozenset[str] = frozenset()
     renewed: frozenset[str] = frozenset()
+    changes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     unchanged_s: float = 0.0
 
 
