@@ -199,7 +199,7 @@ class Pipeline:
             self._left.clear()
             for path, identity in self._settler.take_settled(time.monotonic()):
                 self._settled[path] = identity
-                if (unit := self.unit_of(path)) and not is_event_log(path):
+                if (unit := self.unit_of(path)) and (unit in self._units or not is_event_log(path)):
                     touched.add(unit)
             early = self._capture_early()
             for unit in touched:
@@ -307,18 +307,15 @@ class Pipeline:
         return is_event_log(path) or (is_text_log(path) and self.unit_of(path) is None)
 
     def _is_loose(self, path: str) -> bool:
-        """Tell whether *path* follows the schedule: it is in no unit, or is a log of one that is not on its way.
+        """Tell whether *path* follows the schedule: it is in no unit, or is the log of one that was published.
 
-        A log goes with its unit and never keeps it waiting. What it grows by after that is nobody's but its own. As a
-        unit's own revision must not begin with a log alone, it waits for the unit there.
+        A log goes with its unit and never keeps it waiting. What it grows by after that is nobody's but its own.
         """
         unit = self.unit_of(path)
-        if unit is None:
-            return True
-        if not is_event_log(path) or unit in self._units:
-            return False
+        return unit is None or (is_event_log(path) and unit not in self._units and self._was_committed(unit))
 
-        return self.target.publish == "tree" or any(self.store.ledger.all_known(unit))
+    def _was_committed(self, unit: str) -> bool:
+        return any(self.store.ledger.all_known(unit))
 
     # --- feeding
 
@@ -350,7 +347,11 @@ class Pipeline:
         self._settled.pop(path, None)
         now = time.monotonic()
         self._settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s), grows=grows)
-        if (unit := self.unit_of(path)) and not is_event_log(path):
+        unit = self.unit_of(path)
+        if unit and is_event_log(path):
+            if unit not in self._units and not self._was_committed(unit):
+                self._units[unit] = _Unit(now)
+        elif unit:
             state = self._units.setdefault(unit, _Unit(now))
             state.completion = Completion(False, f"{path} is not settled", state.completion.layout)
 
@@ -509,7 +510,7 @@ class Pipeline:
     def _capture_early(self) -> bool:
         """Capture objects before their commit, each path once per commit, so that they are safe and can go up."""
         early = []
-        for path, identity in self._settled.items():
+        for path, identity in list(self._settled.items()):  # a look at one may drop it
             if path not in self._early and not self._grows(path) and self._capturer.is_early(path, identity.size):
                 entry = self._look_settled(path)
                 if entry is not None:

@@ -1,6 +1,7 @@
 """Logs that grow as long as their run does: captured by whole records, once per commit, and no unit waits for one."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 
@@ -273,28 +274,33 @@ def test_a_log_without_a_record_does_not_hold_its_unit(local: Rig) -> None:
     assert files == tree(local, commit)
 
 
-def test_a_log_alone_is_no_unit(local: Rig) -> None:
-    """A directory that holds a log and nothing else completes nothing, and the log goes by the schedule."""
-    append(local, "checkpoint-9/events.out.tfevents.1.host", record(b"one"))
-
-    [commit] = local.commit()
-
-    assert [()] == [snapshot.units for snapshot in local.store.backlog(None)]
-    assert {"checkpoint-9/events.out.tfevents.1.host"} == tree(local, commit)
-
-
-def test_a_revision_does_not_begin_with_a_log(make_rig: MakeRig) -> None:
-    """A unit that is a branch of its own is whole from its first commit on, and its log grows there."""
-    rig = make_rig(units=("checkpoint-*",), publish="revisions")
-    append(rig, INSIDE, record(b"one"))
+def test_a_log_alone_is_a_unit_only_once_it_is_quiet(make_rig: MakeRig) -> None:
+    """Whatever else comes, the unit enters the history in one commit; a directory of nothing but logs is one as well."""
+    rig = make_rig(units=("run-*",))
+    append(rig, f"run-1/{EVENTS}", record(b"one"))
     assert [] == rig.commit()
+    assert "still being written" in rig.pipeline.held()["run-1/"]
 
-    files = write_unit(rig)
-    [commit] = rig.commit()
-    assert files | {INSIDE} == tree(rig, commit)
+    fall_quiet(rig, f"run-1/{EVENTS}")
+    rig.commit()
+    assert [("run-1",)] == [snapshot.units for snapshot in rig.store.backlog(None)]
 
-    append(rig, INSIDE, record(b"two"))
-    assert 1 == len(rig.commit())
+    append(rig, f"run-1/{EVENTS}", record(b"two"))
+    rig.commit()
+    assert record(b"one") + record(b"two") == committed(rig, f"run-1/{EVENTS}")
+
+
+def test_what_a_unit_left_of_its_log_is_nothing(local: Rig) -> None:
+    """A unit that is rotated away before it was complete leaves nothing behind, not even its log."""
+    append(local, INSIDE, record(b"one"))
+    assert [] == local.commit()
+
+    shutil.rmtree(local.source / UNIT)
+    local.pipeline.note(INSIDE)
+    local.pipeline.note(UNIT)
+
+    assert [] == local.commit()
+    assert ({}, {}) == (local.pipeline.pending(), local.pipeline.settled())
 
 
 # --- who waits
