@@ -124,6 +124,7 @@ class Pipeline:
         self._removed: set[str] = set()
         self._early: set[str] = set()
         self._looked_at: set[str] = set()  # captured by this process: under the present rules for secrets
+        self._logs: set[str] = set()
         self._units: dict[str, _Unit] = {}
         self._left: set[str] = set()  # units that a temporary file has left, in or beside them: to be judged again
         self._held = _Held()
@@ -236,6 +237,7 @@ class Pipeline:
                 for commit in self._commit_unit(unit)
             ]
             if not units_only:
+                self._look_at_logs()
                 commits += self._commit_settled()
                 commits += self._commit_removed(confirmed=confirm_deletes)
             if commits:
@@ -319,7 +321,19 @@ class Pipeline:
 
     # --- feeding
 
+    def _look_at_logs(self) -> None:
+        """Settle what the logs that were captured before have grown by: no event tells of a file that stays open."""
+        for path in sorted(self._logs):
+            entry = look(self.target.source, path)
+            if entry is None or self.store.ledger.in_tree(path) is None:
+                continue
+            self._feed(entry)
+            if path in self._settler:
+                self._settler.forget(path)
+                self._settled[path] = entry.identity
+
     def _feed_changed(self, inventory: Inventory, under: str) -> int:
+        self._logs.update(path for path in inventory.entries if self._grows(path))
         changed = dict(inventory.entries)
         for path, identity in self.store.ledger.all_known(under):
             entry = changed.get(path)
@@ -341,6 +355,8 @@ class Pipeline:
         self._refused.pop(path, None)
         self._removed.discard(path)
         grows = self._grows(path)
+        if grows:
+            self._logs.add(path)
         if grows and path in self._settled:  # the next commit takes what is there then
             self._settled[path] = identity
             return
@@ -378,6 +394,7 @@ class Pipeline:
         self._refused.pop(path, None)
         self._early.discard(path)
         self._looked_at.discard(path)
+        self._logs.discard(path)
         self._held.forget(path)
         if self.store.ledger.known(path) is not None:
             self.store.ledger.forget_files([path])

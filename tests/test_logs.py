@@ -26,15 +26,16 @@ def local(make_rig: MakeRig) -> Rig:
     return make_rig(units=("checkpoint-*",))
 
 
-def append(rig: Rig, path: str, content: bytes) -> None:
-    """Append as a writer does that is never quiet, and let the watch know: the file's time lies in the future."""
+def append(rig: Rig, path: str, content: bytes, *, told: bool = True) -> None:
+    """Append as a writer does that is never quiet: the file's time lies in the future. An event may tell of it."""
     file = rig.source / path
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab") as log:
         log.write(content)
     later = time.time() + LATER_S
     os.utime(file, (later, later))
-    rig.pipeline.note(path)
+    if told:
+        rig.pipeline.note(path)
 
 
 def fall_quiet(rig: Rig, path: str) -> None:
@@ -178,6 +179,21 @@ def test_a_log_that_is_begun_anew_is_taken_as_it_is(local: Rig) -> None:
     local.commit()
 
     assert (b"new\n", b"old\n" * 3) == (committed(local, "train.log"), committed(local, "train.log.1"))
+
+
+@pytest.mark.parametrize("path", [EVENTS, "train.log"])
+def test_a_log_that_stays_open_is_looked_at_by_each_commit(make_rig: MakeRig, path: str) -> None:
+    """No event tells of what is appended to an open file, also not after a restart, and an inventory may be far."""
+    rig = make_rig(quiet_s=0.3)
+    line = record(b"loss\n") if path == EVENTS else b"loss\n"
+    for number in range(1, 5):
+        append(rig, path, line, told=False)
+        if number in {1, 3}:
+            rig.restart()
+            rig.settle()
+        assert 1 == len(rig.pipeline.commit())
+        assert line * number == committed(rig, path)
+    assert [] == rig.pipeline.commit()
 
 
 @pytest.mark.parametrize("content", [b"", b"no records at all", record(b"brain.Event:2")[:-1]])
