@@ -8,9 +8,9 @@ All paths are relative to the source; all times are monotonic seconds unless the
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -47,7 +47,7 @@ from hubsync.watch.logs import is_event_log, is_text_log
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
 from hubsync.watch.settle import Settler
-from hubsync.watch.unit_facts import MARK
+from hubsync.watch.unit_facts import MARK, UnitFacts
 
 _HASH_THREADS = 2
 _NO_ROOM = "capture is paused: there is too little free space"
@@ -442,7 +442,26 @@ class Pipeline:
         waiting = (path for path in self._settler.waiting(time.monotonic()) if not is_event_log(path))
         held = dict.fromkeys(waiting, "still being written")
         held |= {path: self._held.reasons.get(path, "refused") for path in self._refused}
-        state.completion = judge(read_facts(self.target, self._rules, unit, held))
+        state.completion = judge(self.read_unit(unit, held))
+
+    def read_unit(self, unit: str, held: Mapping[str, str]) -> UnitFacts:
+        """Return what is known of *unit*, also against what was published of it; *held*: paths that wait, and why."""
+        facts = read_facts(self.target, self._rules, unit, held)
+        before = {name: entry for name in facts.files if (entry := self.store.ledger.in_tree(f"{unit}/{name}"))}
+        if not before:
+            return facts
+        changing = self._settled.keys() | self._refused.keys() | self._settler.waiting(time.monotonic()).keys()
+        untouched = frozenset(name for name in before if f"{unit}/{name}" not in changing)
+        equal = {name for name, entry in before.items() if self._has_content(f"{unit}/{name}", entry)}
+
+        return replace(facts, untouched=untouched, renewed=frozenset(facts.files) - untouched - equal)
+
+    def _has_content(self, path: str, published: TreeEntry) -> bool:
+        """Tell whether the settled *path* was captured already, and is what was published: it was only touched."""
+        settled, known = self._settled.get(path), self.store.ledger.known(path)
+        if settled is None or known is None:
+            return False
+        return known.blob == published.blob and has_same_content(known.identity, settled)
 
     def _abandon_late_units(self) -> None:
         now = time.monotonic()

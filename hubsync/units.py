@@ -52,7 +52,7 @@ def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, 
             held[name] = reason
         if members is not None:
             indexes[name] = members
-    held |= {path[inside:]: skip.reason for path, skip in inventory.skipped.items() if skip.kind is Kind.UNREADABLE}
+    held |= {path[inside:]: skip.reason for path, skip in inventory.skipped.items() if skip.kind is not Kind.IGNORED}
     markers = dict(_read_markers(source, unit))
 
     return UnitFacts(

@@ -220,6 +220,40 @@ def test_a_unit_that_is_saved_again_is_published_again(local: Rig) -> None:
     assert 3 == len(changed)
 
 
+def test_a_shard_that_is_saved_again_waits_for_its_marker(local: Rig) -> None:
+    """However young the marker is: what was published tells that it is the old one. To touch a file changes nothing."""
+    shard = "checkpoint-1/model-00001-of-00002.safetensors"
+    write_unit(local, "checkpoint-1")
+    local.commit()
+    local.write(shard, safetensors(4000, b"\3"))
+
+    assert [] == local.commit()
+
+    assert "is not what was published, but trainer_state.json is" in local.pipeline.held()["checkpoint-1/"]
+    (local.source / "checkpoint-1/trainer_state.json").touch()
+    assert 1 == len(local.commit())
+    (local.source / shard).touch()
+    assert ([], {}) == (local.commit(), local.pipeline.held())
+
+
+@pytest.mark.parametrize("name", ["a\\b.json", b"\xff.json", "tokenizer.json"])
+def test_a_unit_waits_for_a_file_that_cannot_be_taken(local: Rig, name: str | bytes) -> None:
+    """A name that a Hub refuses, or a link that leads out of the source: the unit would lack it. Its mending is noticed."""
+    write_unit(local, "checkpoint-1")
+    file = local.source / "checkpoint-1" / os.fsdecode(name)
+    if name == "tokenizer.json":
+        file.symlink_to("/etc/hostname")
+    else:
+        file.write_text("{}")
+
+    assert [] == local.commit()
+
+    assert str(file.relative_to(local.source)) in local.pipeline.held()
+    assert file.name in local.pipeline.held()["checkpoint-1/"]
+    file.unlink()
+    assert 1 == len(local.commit())
+
+
 @pytest.mark.parametrize(
     ("unit", "subject"),
     [("checkpoint-500", "checkpoint-500: step 500, 5 files, "), ("checkpoint-a\n%41 b", "checkpoint-a?%41 b: 5 files, ")],

@@ -17,7 +17,7 @@ from hubsync.store.pointer import Pointer, decode_pointer
 from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
 from hubsync.store.scan import Scanner, scan_content, scan_file
 from hubsync.store.secrets import HINT, Secret, SecretRules, judge_name
-from hubsync.watch.beneath import open_entry, words
+from hubsync.watch.beneath import open_entry, resolve_link, words
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure
 from hubsync.watch.logs import is_event_log, whole_end
@@ -240,10 +240,15 @@ class Capturer:
         """Return the secret in *entry* if it is to be let through with a warning; raises as ``_judge_secret`` does."""
         if not self._is_looked_at(entry.path):
             return None
-        found = judge_name(entry.path)
+        found = self._judge_name(entry)
         found = found or (scan_file(fd, entry.identity.size) if content is None else scan_content(content))
 
         return self._judge_secret(entry.path, found, lambda: digest_file(fd))
+
+    def _judge_name(self, entry: Entry) -> Secret | None:
+        """Judge the name, and if it is a link also the name of what it leads to."""
+        names = [entry.path, resolve_link(self._source, entry.path) or ""] if entry.link else [entry.path]
+        return next((secret for name in names if (secret := judge_name(name))), None)
 
     def _is_looked_at(self, path: str) -> bool:
         return self._secrets.mode != "off" and not self._secrets.allows_path(path)
@@ -284,7 +289,7 @@ class Capturer:
             linked = Identity.of(os.fstat(fd))
             _expect_same_content(linked, identity, entry.path)
             oid = _hash_pin(fd, pin, take)
-            found = None if scanner is None else judge_name(entry.path) or scanner.finish(fd)
+            found = None if scanner is None else self._judge_name(entry) or scanner.finish(fd)
             secret = self._judge_secret(entry.path, found, lambda: oid)
             _expect_unchanged(fd, linked, entry.path)
             is_new = self._objects.keep(pin, oid)
