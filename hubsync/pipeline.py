@@ -134,6 +134,7 @@ class Pipeline:
         self._removed: set[str] = set()
         self._early: set[str] = set()
         self._looked_at: set[str] = set()  # captured by this process: under the present rules for secrets
+        self._logs: set[str] = set()
         self._units: dict[str, _Unit] = {}
         self._left: set[str] = set()  # units that a temporary file has left, in or beside them: to be judged again
         self._held = _Held()
@@ -212,7 +213,7 @@ class Pipeline:
             self._left.clear()
             for path, identity in self._settler.take_settled(time.monotonic()):
                 self._settled[path] = identity
-                if (unit := self.unit_of(path)) and not is_event_log(path):
+                if (unit := self.unit_of(path)) and (unit in self._units or not is_event_log(path)):
                     touched.add(unit)
             early = self._capture_early()
             for unit in touched:
@@ -249,6 +250,7 @@ class Pipeline:
                 for commit in self._commit_unit(unit)
             ]
             if not units_only:
+                self._look_at_logs()
                 commits += self._commit_settled()
                 commits += self._commit_removed(confirmed=confirm_deletes)
             if commits:
@@ -320,22 +322,31 @@ class Pipeline:
         return is_event_log(path) or (is_text_log(path) and self.unit_of(path) is None)
 
     def _is_loose(self, path: str) -> bool:
-        """Tell whether *path* follows the schedule: it is in no unit, or is a log of one that is not on its way.
+        """Tell whether *path* follows the schedule: it is in no unit, or is the log of one that was published.
 
-        A log goes with its unit and never keeps it waiting. What it grows by after that is nobody's but its own. As a
-        unit's own revision must not begin with a log alone, it waits for the unit there.
+        A log goes with its unit and never keeps it waiting. What it grows by after that is nobody's but its own.
         """
         unit = self.unit_of(path)
-        if unit is None:
-            return True
-        if not is_event_log(path) or unit in self._units:
-            return False
+        return unit is None or (is_event_log(path) and unit not in self._units and self._was_committed(unit))
 
-        return self.target.publish == "tree" or any(self.store.ledger.all_known(unit))
+    def _was_committed(self, unit: str) -> bool:
+        return any(self.store.ledger.all_known(unit))
 
     # --- feeding
 
+    def _look_at_logs(self) -> None:
+        """Settle what the logs that were captured before have grown by: no event tells of a file that stays open."""
+        for path in sorted(self._logs):
+            entry = look(self.target.source, path)
+            if entry is None or self.store.ledger.in_tree(path) is None:
+                continue
+            self._feed(entry)
+            if path in self._settler:
+                self._settler.forget(path)
+                self._settled[path] = entry.identity
+
     def _feed_changed(self, inventory: Inventory, under: str) -> int:
+        self._logs.update(path for path in inventory.entries if self._grows(path))
         changed = dict(inventory.entries)
         for path, identity in self.store.ledger.all_known(under):
             entry = changed.get(path)
@@ -357,13 +368,19 @@ class Pipeline:
         self._refused.pop(path, None)
         self._removed.discard(path)
         grows = self._grows(path)
+        if grows:
+            self._logs.add(path)
         if grows and path in self._settled:  # the next commit takes what is there then
             self._settled[path] = identity
             return
         self._settled.pop(path, None)
         now = time.monotonic()
         self._settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s), grows=grows)
-        if (unit := self.unit_of(path)) and not is_event_log(path):
+        unit = self.unit_of(path)
+        if unit and is_event_log(path):
+            if unit not in self._units and not self._was_committed(unit):
+                self._units[unit] = _Unit(now)
+        elif unit:
             state = self._units.setdefault(unit, _Unit(now))
             state.note(path, identity, self._looks)
             state.completion = Completion(False, f"{path} is not settled", state.completion.layout)
@@ -391,6 +408,7 @@ class Pipeline:
         self._refused.pop(path, None)
         self._early.discard(path)
         self._looked_at.discard(path)
+        self._logs.discard(path)
         self._held.forget(path)
         if self.store.ledger.known(path) is not None:
             self.store.ledger.forget_files([path])
@@ -548,7 +566,7 @@ class Pipeline:
     def _capture_early(self) -> bool:
         """Capture objects before their commit, each path once per commit, so that they are safe and can go up."""
         early = []
-        for path, identity in self._settled.items():
+        for path, identity in list(self._settled.items()):  # a look at one may drop it
             if path not in self._early and not self._grows(path) and self._capturer.is_early(path, identity.size):
                 entry = self._look_settled(path)
                 if entry is not None:

@@ -32,14 +32,18 @@ def unit_of(target: Target, path: str) -> str | None:
 def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, str]) -> UnitFacts:
     """Return what is known of *unit*; *known* says of paths of the source why they are held already.
 
-    Its event files count for nothing: they grow as long as the run does.
+    Its event files, which grow as long as the run does, count for nothing unless there is nothing else.
     """
     source = target.source
     inventory = take_inventory(source, rules, unit)
-    for path in [path for path in inventory.entries if is_event_log(path)]:
-        del inventory.entries[path]
     inside = len(unit) + 1
     held = {path[inside:]: reason for path, reason in known.items() if path.startswith(f"{unit}/")}
+    logs = {path: entry for path, entry in inventory.entries.items() if is_event_log(path)}
+    if len(logs) < len(inventory.entries):
+        for path in logs:
+            del inventory.entries[path]
+    else:
+        held |= {p[inside:]: "still being written" for p, log in logs.items() if age_s(log.identity) < target.quiet_s}
     indexes: dict[str, tuple[str, ...]] = {}
     for path, entry in inventory.entries.items():
         name = path[inside:]

@@ -1,6 +1,7 @@
 """Logs that grow as long as their run does: captured by whole records, once per commit, and no unit waits for one."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 
@@ -25,15 +26,16 @@ def local(make_rig: MakeRig) -> Rig:
     return make_rig(units=("checkpoint-*",))
 
 
-def append(rig: Rig, path: str, content: bytes) -> None:
-    """Append as a writer does that is never quiet, and let the watch know: the file's time lies in the future."""
+def append(rig: Rig, path: str, content: bytes, *, told: bool = True) -> None:
+    """Append as a writer does that is never quiet: the file's time lies in the future. An event may tell of it."""
     file = rig.source / path
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab") as log:
         log.write(content)
     later = time.time() + LATER_S
     os.utime(file, (later, later))
-    rig.pipeline.note(path)
+    if told:
+        rig.pipeline.note(path)
 
 
 def fall_quiet(rig: Rig, path: str) -> None:
@@ -179,6 +181,21 @@ def test_a_log_that_is_begun_anew_is_taken_as_it_is(local: Rig) -> None:
     assert (b"new\n", b"old\n" * 3) == (committed(local, "train.log"), committed(local, "train.log.1"))
 
 
+@pytest.mark.parametrize("path", [EVENTS, "train.log"])
+def test_a_log_that_stays_open_is_looked_at_by_each_commit(make_rig: MakeRig, path: str) -> None:
+    """No event tells of what is appended to an open file, also not after a restart, and an inventory may be far."""
+    rig = make_rig(quiet_s=0.3)
+    line = record(b"loss\n") if path == EVENTS else b"loss\n"
+    for number in range(1, 5):
+        append(rig, path, line, told=False)
+        if number in {1, 3}:
+            rig.restart()
+            rig.settle()
+        assert 1 == len(rig.pipeline.commit())
+        assert line * number == committed(rig, path)
+    assert [] == rig.pipeline.commit()
+
+
 @pytest.mark.parametrize("content", [b"", b"no records at all", record(b"brain.Event:2")[:-1]])
 def test_an_event_file_without_a_record_waits_alone(local: Rig, content: bytes) -> None:
     """There is nothing to publish yet (an empty one may be); it follows with its first record."""
@@ -273,28 +290,33 @@ def test_a_log_without_a_record_does_not_hold_its_unit(local: Rig) -> None:
     assert files == tree(local, commit)
 
 
-def test_a_log_alone_is_no_unit(local: Rig) -> None:
-    """A directory that holds a log and nothing else completes nothing, and the log goes by the schedule."""
-    append(local, "checkpoint-9/events.out.tfevents.1.host", record(b"one"))
-
-    [commit] = local.commit()
-
-    assert [()] == [snapshot.units for snapshot in local.store.backlog(None)]
-    assert {"checkpoint-9/events.out.tfevents.1.host"} == tree(local, commit)
-
-
-def test_a_revision_does_not_begin_with_a_log(make_rig: MakeRig) -> None:
-    """A unit that is a branch of its own is whole from its first commit on, and its log grows there."""
-    rig = make_rig(units=("checkpoint-*",), publish="revisions")
-    append(rig, INSIDE, record(b"one"))
+def test_a_log_alone_is_a_unit_only_once_it_is_quiet(make_rig: MakeRig) -> None:
+    """Whatever else comes, the unit enters the history in one commit; a directory of nothing but logs is one as well."""
+    rig = make_rig(units=("run-*",))
+    append(rig, f"run-1/{EVENTS}", record(b"one"))
     assert [] == rig.commit()
+    assert "still being written" in rig.pipeline.held()["run-1/"]
 
-    files = write_unit(rig)
-    [commit] = rig.commit()
-    assert files | {INSIDE} == tree(rig, commit)
+    fall_quiet(rig, f"run-1/{EVENTS}")
+    rig.commit()
+    assert [("run-1",)] == [snapshot.units for snapshot in rig.store.backlog(None)]
 
-    append(rig, INSIDE, record(b"two"))
-    assert 1 == len(rig.commit())
+    append(rig, f"run-1/{EVENTS}", record(b"two"))
+    rig.commit()
+    assert record(b"one") + record(b"two") == committed(rig, f"run-1/{EVENTS}")
+
+
+def test_what_a_unit_left_of_its_log_is_nothing(local: Rig) -> None:
+    """A unit that is rotated away before it was complete leaves nothing behind, not even its log."""
+    append(local, INSIDE, record(b"one"))
+    assert [] == local.commit()
+
+    shutil.rmtree(local.source / UNIT)
+    local.pipeline.note(INSIDE)
+    local.pipeline.note(UNIT)
+
+    assert [] == local.commit()
+    assert ({}, {}) == (local.pipeline.pending(), local.pipeline.settled())
 
 
 # --- who waits

@@ -485,6 +485,20 @@ def test_an_event_is_enough(make_rig: MakeRig) -> None:
     assert 0 == rig.pipeline.count_settled()
 
 
+def test_files_that_go_or_change_as_they_settle_disturb_no_other(local: Rig) -> None:
+    """What no event has told of yet is seen when it is to be captured early."""
+    paths = [f"checkpoint-1/{number}.bin" for number in range(4)]
+    for path in paths:
+        local.write(path, b"\0")
+        local.pipeline.note(path)
+    time.sleep(0.03)
+    (local.source / paths[0]).unlink()
+    local.write(paths[1], b"\0\1")
+
+    assert local.pipeline.settle().early
+    assert paths[2:] == list(local.pipeline.settled())
+
+
 def test_a_batch_is_bounded(make_rig: MakeRig) -> None:
     """Loose files fill commits of the size that the config allows; a unit is never split."""
     rig = make_rig(units=UNITS, batch={"max_files": 3, "max_bytes": 1_000_000_000})

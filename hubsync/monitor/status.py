@@ -7,6 +7,7 @@ hubsync decides by it.
 import errno
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -121,16 +122,18 @@ class StatusFile:
         self._path = path
         self._clock = clock
         self._written_at: float | None = None
+        self._lock = threading.Lock()  # a heartbeat and a change may come at once
 
     def write(self, status: Status, *, force: bool = False) -> bool:
         """Write *status* and return whether it was; one that comes too early is left out unless *force*."""
-        now = self._clock()
-        if not force and self._written_at is not None and now - self._written_at < _WRITE_EVERY_S:
-            return False
+        with self._lock:
+            now = self._clock()
+            if not force and self._written_at is not None and now - self._written_at < _WRITE_EVERY_S:
+                return False
 
-        write_status(self._path, status)
-        self._written_at = now
-        return True
+            write_status(self._path, status)
+            self._written_at = now
+            return True
 
 
 def write_status(path: Path, status: Status) -> None:

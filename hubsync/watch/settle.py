@@ -28,6 +28,10 @@ class Settler:
         """Return how many paths are held."""
         return len(self._waiting)
 
+    def __contains__(self, path: str) -> bool:
+        """Tell whether *path* is held."""
+        return path in self._waiting
+
     def feed(
         self, path: str, identity: Identity, now: float, changed_at: float | None = None, *, grows: bool = False
     ) -> None:

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -125,6 +126,19 @@ def test_the_file_is_written_once_a_second(tmp_path: Path) -> None:
     assert [True, False, False, True, False] == [file.write(STATUS) for _ in range(5)]
     assert file.write(WELL, force=True)
     assert WELL == read_status(tmp_path / "status.json")
+
+
+def test_several_may_write_at_once(tmp_path: Path) -> None:
+    """A heartbeat comes while a change is being written down: both succeed."""
+    file = StatusFile(tmp_path / "status.json")
+
+    def write() -> bool:
+        return all(file.write(STATUS, force=True) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(lambda _: write(), range(4)))
+
+    assert [True] * 4 == written
 
 
 def test_no_document_means_no_daemon(tmp_path: Path) -> None:
