@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubsync import __version__
-from hubsync.errors import ConfigError, HubsyncError, StateError
+from hubsync.errors import ConfigError, HubsyncError, StateError, UsageError
 
 if TYPE_CHECKING:
     from hubsync.config.model import Config
     from hubsync.explain import Explanation
     from hubsync.once import Outcome
     from hubsync.plan import Plan
+    from hubsync.views.log import Place
 
 SCHEMA_VERSION = 1
 _SHOWN_STEPS = 40
+_FOLLOWED_LINES = 20
 
 _EXIT_CODES = """
 \b
@@ -128,6 +130,21 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
         return value
 
     return click.option("--json", "as_json", is_flag=True, callback=remember, help="Print one JSON document.")(command)
+
+
+class Moment(click.ParamType[datetime]):
+    """A point in time, as a person writes it."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:  # noqa: ANN401 - click's
+        """Return the time that *value* means."""
+        from hubsync.views.query import parse_moment
+
+        try:
+            return value if isinstance(value, datetime) else parse_moment(value, datetime.now().astimezone())
+        except UsageError as exc:
+            self.fail(f"{exc}; {exc.hint}", param, ctx)
 
 
 pass_session = click.pass_obj
@@ -260,6 +277,38 @@ def card(session: Session, target: str, mirror_name: str | None, *, preview: boo
         _print_page(without_block(text))
     else:
         click.echo(text, nl=False)
+
+
+@cli.command("log")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is logged from now on.")
+@click.option("-n", "--last", type=click.IntRange(min=0), help="Only the last N entries (with --follow: 20).")
+@click.option("--since", type=Moment(), help="2h (ago), 03:00, yesterday, 2026-11-23, or RFC 3339.")
+@click.option("--until", type=Moment(), help="As --since.")
+@click.option("-t", "--target", "targets", multiple=True, help="Only this target; may be given again.")
+@click.option("-m", "--mirror", "mirrors", multiple=True, help="Only this mirror; may be given again.")
+@click.option(
+    "-e", "--event", "events", multiple=True, help="Only these events, such as 'mirror.*'; '!heartbeat' leaves out."
+)
+@click.option(
+    "-l", "--level", type=click.Choice(["debug", "info", "warning", "error"]), default="debug", help="The least level."
+)
+@click.option(
+    "--file", type=click.Path(path_type=Path, allow_dash=True), help="A log file to read instead of the config's."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@config_option
+@pass_session
+def show_log_command(
+    session: Session, /, *, follow: bool, last: int | None, file: Path | None, as_json: bool, **conditions: Any  # noqa: ANN401 - Query has them
+) -> None:  # fmt: skip
+    """Show the log: the file with its rotated parts, packed or not, or the journal; exits with 1 if nothing is found."""
+    from hubsync.views.log import Printer, show_log
+    from hubsync.views.query import Query
+
+    if follow and last is None and conditions["since"] is None:
+        last = _FOLLOWED_LINES
+    printer = Printer(sys.stdout, as_json=as_json, colour=sys.stdout.isatty() and not session.environment.get("NO_COLOR"))
+    sys.exit(show_log(_log_place(session, file), Query(**conditions), printer, last=last, follow=follow))
 
 
 def _command(name: str, doc: str) -> None:
@@ -448,6 +497,12 @@ def main() -> None:
     from hubsync.store.process import close_environment
 
     cli(obj=close_environment(os.environ))
+
+
+def _log_place(session: Session, file: Path | None) -> "Place":
+    from hubsync.views.log import Place
+
+    return Place(file) if file is not None else Place(configured=session.load().log.file)
 
 
 def _seconds(text: str) -> float:
