@@ -146,7 +146,11 @@ def decode_journal(line: bytes) -> dict[str, Any] | None:
     fields = {name[8:].lower(): value for name, value in record.items() if name.startswith("HUBSYNC_")}
     head = {"timestamp": format_time(moment), "level": fields.pop("level", "info"), "event": fields.pop("event")}
 
-    return {**head, "message": record.get("MESSAGE", ""), **{name: _typed(name, text) for name, text in fields.items()}}
+    trace = len(fields.get("exception", "").splitlines())  # the journal's message ends with it
+    said = record.get("MESSAGE", "").splitlines()
+    message = "\n".join(said[: len(said) - trace])
+
+    return {**head, "message": message, **{name: _typed(name, text) for name, text in fields.items()}}
 
 
 def _journal_text(value: object) -> str:

@@ -168,6 +168,7 @@ def test_the_journal_gives_back_what_was_logged() -> None:
         "retryable": True,
         "hint": "no",
         "error": "[Errno 5] x",
+        "exception": "Traceback:\n  x",
     }
 
     assert entry == decode_journal(as_journal(entry))
