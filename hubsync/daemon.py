@@ -25,7 +25,7 @@ from hubsync.monitor.log import configure_logging
 from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.pauses import Pauses
-from hubsync.report import describe_rejected, describe_target, describe_unopened, summarize
+from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_target, select_targets
 from hubsync.signals import Bell
 from hubsync.target_run import TargetRun
@@ -321,19 +321,7 @@ class Daemon:
 
     def _beat(self) -> None:
         status = self._describe()
-        for target in status.targets:
-            behind = max((mirror.behind_s for mirror in target.mirrors), default=0.0)
-            log.info(
-                "heartbeat", target=target.name, state=target.state, newest_unit_local=target.newest_unit_local,
-                newest_unit_published={mirror.name: mirror.newest_unit_published for mirror in target.mirrors},
-                backlog_files=max((mirror.backlog_files for mirror in target.mirrors), default=0),
-                backlog_bytes=max((mirror.backlog_bytes for mirror in target.mirrors), default=0),
-                oldest_unpublished_s=round(behind, 1), disk_held_bytes=target.disk_held_bytes,
-                settled=target.settled, held=target.held,
-                mirrors_ok=sum(mirror.state in {"ok", "publishing"} for mirror in target.mirrors),
-                mirrors_failing=sum(mirror.state not in {"ok", "publishing"} for mirror in target.mirrors),
-                uptime_s=round((status.daemon.updated_at - self._started).total_seconds()),
-            )  # fmt: skip
+        log_heartbeat(status)
         self._status_file.write(status)
 
 

@@ -61,7 +61,12 @@ class LastError:
 
 @dataclass(frozen=True, slots=True)
 class MirrorStatus:
-    """How far one mirror is; ``behind_s`` is the age of the oldest thing that it lacks, 0 when it lacks nothing."""
+    """How far one mirror is.
+
+    Attributes:
+        behind_s: the age of the oldest settled thing that it lacks; 0 when it lacks nothing.
+        at_risk_s: the training time that would be lost with this machine if only this mirror were left.
+    """
 
     name: str
     repo: str
@@ -72,13 +77,14 @@ class MirrorStatus:
     backlog_files: int = 0
     backlog_bytes: int = 0
     behind_s: float = 0.0
+    at_risk_s: float = 0.0
     last_success: datetime | None = None
     last_error: LastError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """How one target is, with its mirrors."""
+    """How one target is, with its mirrors; the two figures are those of the required mirror that is worst off."""
 
     name: str
     source: str
@@ -86,6 +92,8 @@ class TargetStatus:
     watch_mode: str = "events"
     settled: int = 0
     held: int = 0
+    behind_s: float = 0.0
+    at_risk_s: float = 0.0
     newest_unit_local: str | None = None
     disk_held_bytes: int = 0
     last_error: LastError | None = None
