@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubsync import __version__
 from hubsync.errors import ConfigError, HubsyncError, StateError, UsageError
 
 if TYPE_CHECKING:
+    from hubsync.config.glance import Glance
     from hubsync.config.model import Config
     from hubsync.explain import Explanation
     from hubsync.once import Outcome
@@ -60,15 +60,24 @@ class Session:
 
         return load_config(self.path, self.environment)
 
+    def glance(self) -> "Glance | None":
+        """Return what the config says without being checked. Raises ConfigError if there is none."""
+        from hubsync.config.glance import glance_at
+
+        return glance_at(self.path, self.environment)
+
     def find_state_dir(self) -> Path:
         """Return the running daemon's state directory; it runs on while the config is being edited.
 
         Raises:
             ConfigError: the config does not say it.
         """
-        from hubsync.config.load import find_state_dir
+        seen = self.glance()
+        return seen.state_dir if seen is not None else self.load().service.state_dir
 
-        return find_state_dir(self.path, self.environment) or self.load().service.state_dir
+    def has_colour(self) -> bool:
+        """Tell whether what is printed may have colours."""
+        return sys.stdout.isatty() and not self.environment.get("NO_COLOR")
 
     def log(self, config: "Config", *, level: str | None = None, log_format: str | None = None) -> None:
         """Send the log where the config says."""
@@ -103,7 +112,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="The config file (default: searched for).")
-@click.version_option(__version__, prog_name="hubsync")
+@click.version_option(package_name="hubsync", prog_name="hubsync")
 @click.pass_context
 def cli(ctx: click.Context, path: Path | None) -> None:
     """Publish local model directories to mirrored Hub repositories: whole checkpoints, through git-lfs, on a schedule."""
@@ -240,16 +249,19 @@ def explain(session: Session, path: str, *, as_json: bool) -> None:
 @pass_session
 def status(session: Session, target: str | None, *, watch: bool, as_json: bool) -> None:
     """Show how targets and mirrors are; exits with 1 if something is wrong, 3 if no daemon runs."""
-    from hubsync.status_view import show_status
+    from hubsync.status_view import is_in_force, show_status
 
-    try:
-        config, rejected = session.load(), None
-    except ConfigError as exc:  # the daemon runs on with the former one
-        config, rejected = None, exc
-    if config is not None and target is not None:
-        config.target(target)
-    state_dir = session.find_state_dir() if config is None else config.service.state_dir
-    sys.exit(show_status(state_dir, target, rejected, watch=watch, as_json=as_json))
+    rejected = None
+    if not is_in_force(session.glance(), target):
+        try:
+            config = session.load()
+        except ConfigError as exc:  # a running daemon goes on with the former one
+            rejected = exc
+        else:
+            if target is not None:
+                config.target(target)
+    state_dir, colour = session.find_state_dir(), session.has_colour()
+    sys.exit(show_status(state_dir, target, rejected, watch=watch, as_json=as_json, colour=colour))
 
 
 @cli.command()
@@ -307,7 +319,7 @@ def show_log_command(
 
     if follow and last is None and conditions["since"] is None:
         last = _FOLLOWED_LINES
-    printer = Printer(sys.stdout, as_json=as_json, colour=sys.stdout.isatty() and not session.environment.get("NO_COLOR"))
+    printer = Printer(sys.stdout, as_json=as_json, colour=session.has_colour())
     sys.exit(show_log(_log_place(session, file), Query(**conditions), printer, last=last, follow=follow))
 
 

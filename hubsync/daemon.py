@@ -32,6 +32,7 @@ from hubsync.target_run import TargetRun
 from hubsync.wait import Answer, News, Wish
 
 _STATUS_DELAY_S = 1.0
+_PROGRESS_S = 2.0  # how often the status follows an upload
 _STOP_S = 5.0
 _LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
@@ -302,7 +303,7 @@ class Daemon:
     def _describe(self) -> Status:
         now = datetime.now(UTC)
         rejected = describe_rejected(self._rejected) if self._rejected else None
-        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected)
+        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected, self._config.mark)
         targets = tuple(
             describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused) for run in list(self._runs.values())
         ) + tuple(
@@ -318,6 +319,8 @@ class Daemon:
         if not self._status_file.write(status, force=force):
             self._note_change()  # it was too early; what changed since the last write is not lost
         self._notifier.status(summarize(status))
+        if any(mirror.transfer for target in status.targets for mirror in target.mirrors):
+            self._jobs.wake("status", after_s=_PROGRESS_S)
 
     def _beat(self) -> None:
         status = self._describe()

@@ -9,6 +9,7 @@ from hubsync.config.model import Target
 from hubsync.errors import HubsyncError
 from hubsync.mirror.worker import MirrorWorker, Trouble
 from hubsync.monitor.status import LastError, MirrorState, MirrorStatus, Status, TargetState, TargetStatus
+from hubsync.monitor.text import format_bytes
 from hubsync.service import TargetWork
 
 _WELL = frozenset(("ok", "publishing"))
@@ -98,9 +99,16 @@ def summarize(status: Status) -> str:
     ]
     halted = [f"{target.name} halted" for target in status.targets if target.state == "halted"]
 
+    sending = [
+        f"{target.name}/{mirror.name} {mirror.transfer.sent_bytes / max(1, mirror.transfer.bytes):.0%} of "
+        f"{format_bytes(mirror.transfer.bytes)}, {format_bytes(mirror.transfer.bytes_per_s)}/s"
+        for target in status.targets
+        for mirror in target.mirrors
+        if mirror.transfer is not None
+    ]
     rejected = ["config rejected"] if status.daemon.config_error else []
 
-    return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *halted, *troubles])
+    return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *halted, *troubles, *sending])
 
 
 def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -> MirrorStatus:
@@ -122,6 +130,7 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -
         behind_s=round(max(0.0, behind_s, settled_s), 1),
         at_risk_s=round(_measure_risk(work, worker.publisher.published()), 1),
         last_success=worker.last_success,
+        transfer=worker.publisher.transfer,
         last_error=_describe_trouble(worker.trouble),
     )
 
