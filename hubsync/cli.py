@@ -323,6 +323,36 @@ def show_log_command(
     sys.exit(show_log(_log_place(session, file), Query(**conditions), printer, last=last, follow=follow))
 
 
+@cli.command("report")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page that needs no server to this file."
+)
+@click.option("--since", type=Moment(), default="7d", show_default=True, help="As in `hubsync log`.")
+@click.option("--until", type=Moment(), help="As --since.")
+@click.option("-t", "--target", "targets", multiple=True, help="Only this target; may be given again.")
+@click.option(
+    "--file", type=click.Path(path_type=Path, allow_dash=True), help="A log file to read instead of the config's."
+)
+@json_option
+@config_option
+@pass_session
+def make_report_command(
+    session: Session, /, *, html: Path | None, file: Path | None, as_json: bool, **conditions: Any  # noqa: ANN401 - Query has them
+) -> None:  # fmt: skip
+    """Tell what the log says of the last week: what was published, how late, what failed and what to do."""
+    from hubsync.views.query import Query
+    from hubsync.views.report import read_story, write_page
+    from hubsync.views.summary import summarize_story
+
+    story = read_story(_log_place(session, file), Query(**conditions))
+    if html is not None:
+        write_page(html, story)
+    if as_json:
+        _print_json(**asdict(story))
+    elif html is None:
+        click.echo(summarize_story(story), nl=False)
+
+
 def _command(name: str, doc: str) -> None:
     @cli.command(name, help=doc)
     @click.argument("targets", nargs=-1)
