@@ -107,7 +107,10 @@ class Pipeline:
         self._rules = PathRules(target.include, target.exclude)
         self._capturer = capturer or make_capturer(target, store)
         self._settler = Settler(target.quiet_s)
+        self.first_write = self.last_write = 0.0
+        """When the first of the files came, and when the newest was written: seconds since the epoch."""
         self._settled: dict[str, Identity] = {}
+        self._settled_at: dict[str, float] = {}
         self._refused: dict[str, Identity] = {}
         self._removed: set[str] = set()
         self._early: set[str] = set()
@@ -126,6 +129,7 @@ class Pipeline:
             inventory = self._list(under)
             if inventory is None:
                 return False
+            self._note_writes(inventory.entries.values())
             changed = self._feed_changed(inventory, under)
             removed = self._note_removed(inventory, under)
             self._report_skipped(inventory)
@@ -173,6 +177,7 @@ class Pipeline:
                     self._judge(unit)
                 self._wake_units_beside(path)
                 return
+            self._note_writes([entry])
             self._feed(entry, age_s=0.0)
             self._wake_units_beside(path)
 
@@ -184,6 +189,7 @@ class Pipeline:
             touched: set[str] = set()
             for path, identity in self._settler.take_settled(time.monotonic()):
                 self._settled[path] = identity
+                self._settled_at[path] = time.monotonic()
                 if unit := self.unit_of(path):
                     touched.add(unit)
             early = self._capture_early()
@@ -283,11 +289,29 @@ class Pipeline:
         with self.lock:
             return len(self._settled)
 
+    def oldest_settled_s(self) -> float:
+        """Return for how long the oldest settled file has waited for a commit; 0 if none does.
+
+        What was left of a unit that is reported as abandoned is not waited for.
+        """
+        with self.lock:
+            self._settled_at = {path: at for path, at in self._settled_at.items() if path in self._settled}
+            abandoned = {name for name, unit in self._units.items() if unit.abandoned}
+            since = [at for path, at in self._settled_at.items() if not abandoned or self.unit_of(path) not in abandoned]
+            return time.monotonic() - min(since) if since else 0.0
+
     def unit_of(self, path: str) -> str | None:
         """Return the unit that *path* belongs to."""
         return unit_of(self.target, path)
 
     # --- feeding
+
+    def _note_writes(self, entries: Iterable[Entry]) -> None:
+        """Follow when the first file came (its ctime: a copy may keep an old mtime) and when the newest was written."""
+        now = time.time()  # a clock that is ahead of ours is not believed
+        for entry in entries:
+            self.first_write = min(self.first_write or now, entry.identity.ctime_ns / 1e9)
+            self.last_write = max(self.last_write, min(now, entry.identity.mtime_ns / 1e9))
 
     def _feed_changed(self, inventory: Inventory, under: str) -> int:
         changed = dict(inventory.entries)
