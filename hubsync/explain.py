@@ -21,7 +21,7 @@ from hubsync.rehearsal import Rehearsal, rehearse
 from hubsync.store.git import Git, TreeEntry
 from hubsync.store.route import RouteRules, choose_route
 from hubsync.store.snapshot import SNAPSHOTS, Store
-from hubsync.units import age_s, read_facts, unit_of
+from hubsync.units import age_s, unit_of
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import examine, take_inventory
 from hubsync.watch.layouts import judge
@@ -262,7 +262,7 @@ class _Explainer:
         quiet_s = self._target.quiet_s
         known = {p: "still being written" for p, e in inventory.entries.items() if age_s(e.identity) < quiet_s}
         known |= self._held
-        completion = judge(read_facts(self._target, self._rules, unit, known))
+        completion = judge(self._pipeline.read_unit(unit, known))
         state = "complete" if completion.complete else "not complete"
 
         return f"{state}: {completion.reason}", completion.missing

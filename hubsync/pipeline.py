@@ -5,11 +5,12 @@ when.
 All paths are relative to the source; all times are monotonic seconds unless they are named otherwise.
 """
 
+import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -18,8 +19,18 @@ from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.batch import BatchLimits, split_batches
-from hubsync.store.capture import HELD_HINT, Captured, Capturer, FileHeldError, FileRefusedError, has_same_content
+from hubsync.store.capture import (
+    HELD_HINT,
+    Captured,
+    Capturer,
+    FileHeldError,
+    FileRefusedError,
+    Prefix,
+    has_grown,
+    has_same_content,
+)
 from hubsync.store.git import TreeEntry
+from hubsync.store.ledger import Known
 from hubsync.store.pointer import Pointer
 from hubsync.store.process import StoppedError
 from hubsync.store.route import RouteRules
@@ -32,10 +43,11 @@ from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.layout_words import step_of
 from hubsync.watch.layouts import Completion, judge
+from hubsync.watch.logs import is_event_log, is_text_log
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
 from hubsync.watch.settle import Settler
-from hubsync.watch.unit_facts import MARK
+from hubsync.watch.unit_facts import MARK, UnitFacts
 
 _HASH_THREADS = 2
 _NO_ROOM = "capture is paused: there is too little free space"
@@ -116,6 +128,7 @@ class Pipeline:
         self._early: set[str] = set()
         self._looked_at: set[str] = set()  # captured by this process: under the present rules for secrets
         self._units: dict[str, _Unit] = {}
+        self._left: set[str] = set()  # units that a temporary file has left, in or beside them: to be judged again
         self._held = _Held()
         self._paused = False
         self._release_due = False
@@ -164,7 +177,7 @@ class Pipeline:
             if self.halted is not None:
                 return
             if not self._rules.verdict(path).taken:
-                self._judge_marked(path)
+                self._note_not_taken(path)
                 return
             try:
                 entry = look(self.target.source, path)
@@ -179,18 +192,21 @@ class Pipeline:
                 return
             self._note_writes([entry])
             self._feed(entry, age_s=0.0)
-            self._wake_units_beside(path)
+            if not self._grows(path):  # a log is no signal, and changes all the time
+                self._wake_units_beside(path)
 
     def settle(self) -> Settled:
         """Take what is settled by now, capture it where it may go early, and judge units."""
         with self.lock:
             if self.halted is not None:
                 return Settled()
-            touched: set[str] = set()
+            touched = self._left & self._units.keys()
+            self._left.clear()
+            self._settled_at = {path: at for path, at in self._settled_at.items() if path in self._settled}
             for path, identity in self._settler.take_settled(time.monotonic()):
                 self._settled[path] = identity
-                self._settled_at[path] = time.monotonic()
-                if unit := self.unit_of(path):
+                self._settled_at.setdefault(path, time.monotonic())
+                if (unit := self.unit_of(path)) and not is_event_log(path):
                     touched.add(unit)
             early = self._capture_early()
             for unit in touched:
@@ -281,7 +297,7 @@ class Pipeline:
             files = {path: Pending(reason, final=True) for path, reason in held.items()}
             files |= {path: Pending(held.get(path, "waits for the schedule"), settled=True) for path in self._settled}
             files |= dict.fromkeys(unquiet, Pending("is not quiet yet"))
-            loose = {path: one for path, one in files.items() if self.unit_of(path) is None and not path.endswith("/")}
+            loose = {path: one for path, one in files.items() if self._is_loose(path) and not path.endswith("/")}
             return loose | {f"{n}/": Pending(u.completion.reason, final=u.abandoned) for n, u in self._units.items()}
 
     def count_settled(self) -> int:
@@ -295,14 +311,32 @@ class Pipeline:
         What was left of a unit that is reported as abandoned is not waited for.
         """
         with self.lock:
-            self._settled_at = {path: at for path, at in self._settled_at.items() if path in self._settled}
             abandoned = {name for name, unit in self._units.items() if unit.abandoned}
-            since = [at for path, at in self._settled_at.items() if not abandoned or self.unit_of(path) not in abandoned]
+            waiting = {path: at for path, at in self._settled_at.items() if path in self._settled}
+            since = [at for path, at in waiting.items() if not abandoned or self.unit_of(path) not in abandoned]
             return time.monotonic() - min(since) if since else 0.0
 
     def unit_of(self, path: str) -> str | None:
         """Return the unit that *path* belongs to."""
         return unit_of(self.target, path)
+
+    def _grows(self, path: str) -> bool:
+        """Tell whether *path* is a log: it may never be quiet. In a unit only event files are, which prove themselves."""
+        return is_event_log(path) or (is_text_log(path) and self.unit_of(path) is None)
+
+    def _is_loose(self, path: str) -> bool:
+        """Tell whether *path* follows the schedule: it is in no unit, or is a log of one that is not on its way.
+
+        A log goes with its unit and never keeps it waiting. What it grows by after that is nobody's but its own. As a
+        unit's own revision must not begin with a log alone, it waits for the unit there.
+        """
+        unit = self.unit_of(path)
+        if unit is None:
+            return True
+        if not is_event_log(path) or unit in self._units:
+            return False
+
+        return self.target.publish == "tree" or any(self.store.ledger.all_known(unit))
 
     # --- feeding
 
@@ -332,12 +366,16 @@ class Pipeline:
         known = self.store.ledger.known(path)
         if known is not None and known.identity == identity and self._is_committed(path, known.mode, known.blob):
             return
-        self._settled.pop(path, None)
         self._refused.pop(path, None)
         self._removed.discard(path)
+        grows = self._grows(path)
+        if grows and path in self._settled:  # the next commit takes what is there then
+            self._settled[path] = identity
+            return
+        self._settled.pop(path, None)
         now = time.monotonic()
-        self._settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s))
-        if unit := self.unit_of(path):
+        self._settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s), grows=grows)
+        if (unit := self.unit_of(path)) and not is_event_log(path):
             state = self._units.setdefault(unit, _Unit(now))
             state.completion = Completion(False, f"{path} is not settled", state.completion.layout)
 
@@ -391,25 +429,46 @@ class Pipeline:
 
     def _wake_units_beside(self, path: str) -> None:
         """Judge again the units whose completion a file beside them may signal (``latest``)."""
-        parent = str(PurePosixPath(path).parent)
         for unit in list(self._units):
-            if str(PurePosixPath(unit).parent) == parent:
+            if _parent_of(unit) == _parent_of(path):
                 self._judge(unit)
 
-    def _judge_marked(self, path: str) -> None:
-        """Judge the unit in which a callback has put its mark."""
-        unit, _, name = path.rpartition("/")
-        if name == MARK and unit in self._units:
-            self._judge(unit)
+    def _note_not_taken(self, path: str) -> None:
+        """Judge again the units that wait for a callback's mark that came, or a temporary file that went."""
+        parent, _, name = path.rpartition("/")
+        if name == MARK and parent in self._units:
+            self._judge(parent)
+        elif not os.path.lexists(self.target.source / path):
+            self._left.update(unit for unit in self._units if unit == self.unit_of(path) or _parent_of(unit) == parent)
 
     def _judge(self, unit: str) -> None:
         if not (self.target.source / unit).is_dir():
             self._units.pop(unit, None)  # with a directory above it, or no event has told
             return
         state = self._units.setdefault(unit, _Unit(time.monotonic()))
-        held = dict.fromkeys(self._settler.waiting(time.monotonic()), "still being written")
+        waiting = (path for path in self._settler.waiting(time.monotonic()) if not is_event_log(path))
+        held = dict.fromkeys(waiting, "still being written")
         held |= {path: self._held.reasons.get(path, "refused") for path in self._refused}
-        state.completion = judge(read_facts(self.target, self._rules, unit, held))
+        state.completion = judge(self.read_unit(unit, held))
+
+    def read_unit(self, unit: str, held: Mapping[str, str]) -> UnitFacts:
+        """Return what is known of *unit*, also against what was published of it; *held*: paths that wait, and why."""
+        facts = read_facts(self.target, self._rules, unit, held)
+        before = {name: entry for name in facts.files if (entry := self.store.ledger.in_tree(f"{unit}/{name}"))}
+        if not before:
+            return facts
+        changing = self._settled.keys() | self._refused.keys() | self._settler.waiting(time.monotonic()).keys()
+        untouched = frozenset(name for name in before if f"{unit}/{name}" not in changing)
+        equal = {name for name, entry in before.items() if self._has_content(f"{unit}/{name}", entry)}
+
+        return replace(facts, untouched=untouched, renewed=frozenset(facts.files) - untouched - equal)
+
+    def _has_content(self, path: str, published: TreeEntry) -> bool:
+        """Tell whether the settled *path* was captured already, and is what was published: it was only touched."""
+        settled, known = self._settled.get(path), self.store.ledger.known(path)
+        if settled is None or known is None:
+            return False
+        return known.blob == published.blob and has_same_content(known.identity, settled)
 
     def _abandon_late_units(self) -> None:
         now = time.monotonic()
@@ -429,7 +488,7 @@ class Pipeline:
         started = time.monotonic()
         inventory = take_inventory(self.target.source, self._rules, unit)
         entries = [entry for entry in inventory.entries.values() if not self._is_unchanged(entry)]
-        if fresh := [entry for entry in entries if not self._is_settled(entry)]:
+        if fresh := [entry for entry in entries if not is_event_log(entry.path) and not self._is_settled(entry)]:
             for entry in fresh:  # it came or changed after the unit was judged, and no event has told
                 self._feed(entry)
             return []
@@ -446,11 +505,12 @@ class Pipeline:
             return []
         size = sum(entry.identity.size for entry in inventory.entries.values())
         subject = f"{_one_line(unit)}: {_step(unit)}{format_count(len(inventory.entries), 'file')}, {format_bytes(size)}"
-        written_ns = max((entry.identity.mtime_ns for entry in inventory.entries.values()), default=0)
+        own = [entry for entry in inventory.entries.values() if not is_event_log(entry.path)]
+        written_ns = max((entry.identity.mtime_ns for entry in own), default=0)
         with self.store.write() as writer:
             commits = self._write(writer, captured, subject, (unit,), written_ns)
         del self._units[unit]  # not before: a commit that failed is tried again
-        self._drop_settled(entry.path for entry in inventory.entries.values())
+        self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
         self._held.forget(f"{unit}/")
         if commits:
             self.newest_unit = unit
@@ -464,10 +524,12 @@ class Pipeline:
     def _expect_still(self, unit: str, before: Inventory) -> None:
         """Raise FileChangedError unless the unit is, after it was captured, what it was before."""
         now = take_inventory(self.target.source, self._rules, unit)
-        if now.entries.keys() != before.entries.keys():
-            changed = sorted(now.entries.keys() ^ before.entries.keys())
+        changed = [path for path in sorted(now.entries.keys() ^ before.entries.keys()) if not is_event_log(path)]
+        if changed:
             raise FileChangedError(changed[0], "came or went while the unit was captured")
         for path, entry in now.entries.items():
+            if is_event_log(path):
+                continue
             known = self.store.ledger.known(path)
             if entry.identity not in {before.entries[path].identity, known.identity if known else None}:
                 raise FileChangedError(path, "changed while the unit was captured")
@@ -492,7 +554,7 @@ class Pipeline:
         """Capture objects before their commit, each path once per commit, so that they are safe and can go up."""
         early = []
         for path, identity in self._settled.items():
-            if path not in self._early and self._capturer.is_early(path, identity.size):
+            if path not in self._early and not self._grows(path) and self._capturer.is_early(path, identity.size):
                 entry = self._look_settled(path)
                 if entry is not None:
                     early.append(entry)
@@ -504,7 +566,10 @@ class Pipeline:
         return any(one is not None for one in captured)
 
     def _capture_all(self, entries: list[Entry]) -> list[Captured]:
-        """Capture *entries*, objects on a few threads; raise the first failure, but tell of all that are refused."""
+        """Capture *entries*, objects on a few threads; raise the first failure, but tell of all that are refused.
+
+        A log that cannot be captured is left out: no unit waits for one.
+        """
         large = [entry for entry in entries if self._capturer.is_early(entry.path, entry.identity.size)]
         names = {entry.path for entry in large}
         with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hubsync-hash") as pool:
@@ -515,12 +580,16 @@ class Pipeline:
 
         return [one for one in tried if isinstance(one, Captured)]
 
-    def _capture_or_refuse(self, entry: Entry) -> Captured | FileRefusedError:
+    def _capture_or_refuse(self, entry: Entry) -> Captured | FileRefusedError | None:
         try:
             return self._capture(entry)
         except FileRefusedError as exc:
             self._refuse(entry, exc)
             return exc
+        except (FileChangedError, FileUnreadableError):
+            if is_event_log(entry.path):
+                return None
+            raise
 
     def _refuse(self, entry: Entry, exc: FileRefusedError) -> None:
         """Take *entry* no more until it changes."""
@@ -540,7 +609,10 @@ class Pipeline:
                     self._capturer.check_again(entry)
                 return self._capturer.recall(entry, pointer, known.mode, known.blob)
         started = time.monotonic()
-        captured = self._capturer.capture(entry, self._check_stop)
+        if self._grows(entry.path):
+            captured = self._capture_log(entry, known)
+        else:
+            captured = self._capturer.capture(entry, self._check_stop)
         if captured.pointer is not None:
             self.store.ledger.record(captured)
             self._looked_at.add(entry.path)
@@ -551,6 +623,23 @@ class Pipeline:
             bytes=captured.identity.size, route=captured.routing.route.value, reason=captured.routing.reason,
             pin=captured.kind.value if captured.kind else None, took_s=round(time.monotonic() - started, 3),
         )  # fmt: skip
+
+        return captured
+
+    def _capture_log(self, entry: Entry, known: Known | None) -> Captured:
+        """Capture what a log holds by now; what was captured before, if no whole record came since."""
+        before = None
+        if known and has_grown(entry.identity, known.identity) and self._is_committed(entry.path, known.mode, known.blob):
+            before = Prefix(known.identity.size, known.blob, known.oid)
+        is_quiet = age_of(entry.identity) >= self.target.quiet_s
+        captured = self._capturer.capture_log(entry, before, self._check_stop, is_quiet=is_quiet)
+        if captured is None:
+            assert known is not None  # noqa: S101 - it was grown from
+            pointer = Pointer(known.oid, known.identity.size) if known.oid else None
+            same = entry._replace(identity=known.identity)
+            captured = self._capturer.recall(same, pointer, known.mode, known.blob)
+        if not is_quiet and is_text_log(entry.path) and captured.identity.size < entry.identity.size:
+            self._settler.feed(entry.path, entry.identity, time.monotonic())  # a last line without its end, once quiet
 
         return captured
 
@@ -582,6 +671,8 @@ class Pipeline:
         if entry is None:
             self._forget(path)
             return None
+        if self._grows(path):
+            return entry
         settled = self._settled[path]
         known = self.store.ledger.known(path)
         if entry.identity != settled and not (known is not None and known.identity == entry.identity):
@@ -604,7 +695,7 @@ class Pipeline:
 
     def _commit_settled(self) -> list[str]:
         commits: list[str] = []
-        loose = [(path, identity.size) for path, identity in self._settled.items() if not self.unit_of(path)]
+        loose = [(path, identity.size) for path, identity in self._settled.items() if self._is_loose(path)]
         limits = BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes)
         done: list[str] = []
         with self.store.write() as writer:
@@ -758,6 +849,10 @@ class Pipeline:
 
 def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _parent_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _step(unit: str) -> str:

@@ -16,7 +16,7 @@ from threading import Event
 
 from hubsync.config.model import Config, Target
 from hubsync.pipeline import Pipeline, make_capturer, store_directory
-from hubsync.store.capture import Captured, Capturer, as_captured, digest_file
+from hubsync.store.capture import Captured, Capturer, Prefix, as_captured, digest_file
 from hubsync.store.git import CommitHeader, FastImport, TreeEntry
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import Pointer
@@ -144,7 +144,7 @@ class RehearsedCapturer(Capturer):
         super().__init__(*args, **options)  # type: ignore[arg-type] # the same
         self.routes: dict[str, Routing] = {}
 
-    def recall(self, entry: Entry, pointer: Pointer, mode: str, blob: str) -> Captured:
+    def recall(self, entry: Entry, pointer: Pointer | None, mode: str, blob: str) -> Captured:
         """Return what capturing gave before; a route that was rehearsed says more."""
         captured = super().recall(entry, pointer, mode, blob)
         self.routes.setdefault(entry.path, captured.routing)
@@ -158,6 +158,13 @@ class RehearsedCapturer(Capturer):
 
         return captured
 
+    def as_copy(
+        self, fd: int, part: Entry, before: Prefix | None, routing: Routing, on_bytes: Callable[[int], None]
+    ) -> Captured:
+        """Do as with any object: whether a log was only appended to, the next commit will see."""
+        del before
+        return self.as_object(fd, part, part.identity, routing, on_bytes)
+
     def as_object(
         self, fd: int, entry: Entry, identity: Identity, routing: Routing, on_bytes: Callable[[int], None]
     ) -> Captured:
@@ -166,7 +173,7 @@ class RehearsedCapturer(Capturer):
         oid = hashlib.sha256(repr((entry.path, identity)).encode("utf-8", "surrogateescape")).hexdigest()
         if self.published_size(entry.path) == identity.size:
             if identity.size <= _HASHED_BYTES:
-                oid = digest_file(fd, take=lambda piece: on_bytes(len(piece)))
+                oid = digest_file(fd, take=lambda piece: on_bytes(len(piece)), end=identity.size)
             else:
                 routing = Routing(routing.route, f"{routing.reason}; {SAME_SIZE}")
         self.routes[entry.path] = routing

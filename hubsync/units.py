@@ -15,8 +15,10 @@ from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure, index_members
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.layouts import LINKS, MARKERS, FileFact, UnitFacts
+from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
+from hubsync.watch.unit_facts import UNFINISHED
 
 _NEWLY_WRITTEN_S = 600.0  # a temporary file older than this was left by a writer that is gone
 _MARKER_BYTES = 65_536
@@ -28,9 +30,14 @@ def unit_of(target: Target, path: str) -> str | None:
 
 
 def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, str]) -> UnitFacts:
-    """Return what is known of *unit*; *known* says of paths of the source why they are held already."""
+    """Return what is known of *unit*; *known* says of paths of the source why they are held already.
+
+    Its event files count for nothing: they grow as long as the run does.
+    """
     source = target.source
     inventory = take_inventory(source, rules, unit)
+    for path in [path for path in inventory.entries if is_event_log(path)]:
+        del inventory.entries[path]
     inside = len(unit) + 1
     held = {path[inside:]: reason for path, reason in known.items() if path.startswith(f"{unit}/")}
     indexes: dict[str, tuple[str, ...]] = {}
@@ -41,7 +48,7 @@ def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, 
             held[name] = reason
         if members is not None:
             indexes[name] = members
-    held |= {path[inside:]: skip.reason for path, skip in inventory.skipped.items() if skip.kind is Kind.UNREADABLE}
+    held |= {path[inside:]: skip.reason for path, skip in inventory.skipped.items() if skip.kind is not Kind.IGNORED}
     markers = dict(_read_markers(source, unit))
 
     return UnitFacts(
@@ -53,9 +60,14 @@ def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, 
         marker_times={name: mtime_ns for name, (_, mtime_ns) in markers.items()},
         complete_when=target.complete_when,
         held=held,
-        writing=frozenset(p[inside:] for p, i in inventory.temporary.items() if age_s(i) < _NEWLY_WRITTEN_S),
+        writing=frozenset(p[inside:] for p, i in inventory.temporary.items() if _is_being_written(p, i)),
         unchanged_s=_unchanged_s(inventory),
     )
+
+
+def _is_being_written(path: str, identity: Identity) -> bool:
+    """Tell whether a temporary name speaks of a writer at work; NeMo's mark does so for as long as it is there."""
+    return path.endswith(UNFINISHED) or age_s(identity) < _NEWLY_WRITTEN_S
 
 
 def check_file(source: Path, entry: Entry) -> tuple[str, tuple[str, ...] | None]:

@@ -12,6 +12,7 @@ from hubsync.config.model import Target
 from hubsync.errors import UsageError
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.service import TargetWork
+from hubsync.store.git import TreeEntry
 
 MirrorProgress = Literal["published", "waiting", "failing", "parked"]
 
@@ -68,7 +69,8 @@ class Wait:
         self._wish = wish
         chosen = choose_mirrors(work.target, wish.mirror)
         self._workers = [worker for worker in work.workers if worker.mirror.name in chosen]
-        self._remaining: set[str] | None = None  # without a unit: what was there at first and is not committed yet
+        # Without a unit: what was there at first and is not committed yet, and what stood in its place.
+        self._remaining: dict[str, TreeEntry | None] | None = None
         self._goal: str | None = None
         self._offered: set[str] = set()
 
@@ -78,7 +80,7 @@ class Wait:
         with pipeline.lock:
             pipeline.take_inventory(unit or "")
             if unit is None:
-                self._remaining = set(pipeline.pending())
+                self._remaining = {path: pipeline.store.ledger.in_tree(path) for path in pipeline.pending()}
 
     def look(self) -> Answer:
         """Return how far it is now."""
@@ -115,8 +117,9 @@ class Wait:
     def _look_all(self) -> Answer | None:
         if self._remaining is None or self._goal is not None:
             return None
-        pending = self._work.pipeline.pending()
-        self._remaining &= pending.keys()  # what changes again after it was committed is another state
+        pending, in_tree = self._work.pipeline.pending(), self._work.pipeline.store.ledger.in_tree
+        # What changes again after it was committed is another state, as a log always does.
+        self._remaining = {p: was for p, was in self._remaining.items() if p in pending and in_tree(p) == was}
         left = {path: pending[path] for path in sorted(self._remaining)}
         settled = {path for path, one in left.items() if one.settled}
         hasten, self._offered = bool(settled - self._offered), settled

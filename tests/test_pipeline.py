@@ -120,6 +120,47 @@ def test_a_temporary_file_that_is_being_written_holds_its_unit(local: Rig) -> No
     assert 5 == len(tree(local))
 
 
+@pytest.mark.parametrize("temporary", ["default.orbax-checkpoint-tmp-3", "shards.tmp", "deep/er/tmpab12cd34"])
+def test_a_temporary_directory_that_is_being_written_holds_its_unit(local: Rig, temporary: str) -> None:
+    """Also if what is written in it has a final name; when it goes, nothing else has to happen."""
+    files = write_unit(local, "checkpoint-1")
+    local.write(f"checkpoint-1/{temporary}/a/weights.bin", b"\0")
+
+    assert [] == local.commit()
+    assert temporary in local.pipeline.held()["checkpoint-1/"]
+
+    shutil.rmtree(local.source / "checkpoint-1" / temporary)
+    local.pipeline.note(f"checkpoint-1/{temporary}")
+    assert local.pipeline.settle().units
+    local.pipeline.commit()
+    assert set(files) == tree(local)
+
+
+@pytest.mark.parametrize("temporary", ["__pycache__", ".cache/huggingface"])
+def test_a_directory_of_another_program_holds_nothing(local: Rig, temporary: str) -> None:
+    """It is never published, and no sign of a writer at work."""
+    files = write_unit(local, "checkpoint-1")
+    local.write(f"checkpoint-1/{temporary}/a", b"\0")
+
+    local.commit()
+
+    assert set(files) == tree(local)
+
+
+def test_a_mark_beside_a_unit_holds_it_and_stays_here(local: Rig) -> None:
+    """NeMo's empty file is there while it saves, however long that takes; when it goes, the unit is complete."""
+    files = write_unit(local, "checkpoint-1")
+    mark = local.write("checkpoint-1-unfinished", b"")
+    assert [] == local.commit()
+
+    mark.unlink()
+    local.pipeline.note(mark.name)
+    local.pipeline.settle()
+    local.pipeline.commit()
+
+    assert set(files) == tree(local)
+
+
 def test_a_file_that_comes_after_the_judgement_is_not_taken_unsettled(make_rig: MakeRig) -> None:
     """A unit was complete, then its writer begins one more file: it is not published with half of that."""
     rig = make_rig(units=UNITS, quiet_s=0.3)
@@ -177,6 +218,40 @@ def test_a_unit_that_is_saved_again_is_published_again(local: Rig) -> None:
 
     changed = {change.path for change in local.store.git.diff_trees(f"{commit}^", commit)}
     assert 3 == len(changed)
+
+
+def test_a_shard_that_is_saved_again_waits_for_its_marker(local: Rig) -> None:
+    """However young the marker is: what was published tells that it is the old one. To touch a file changes nothing."""
+    shard = "checkpoint-1/model-00001-of-00002.safetensors"
+    write_unit(local, "checkpoint-1")
+    local.commit()
+    local.write(shard, safetensors(4000, b"\3"))
+
+    assert [] == local.commit()
+
+    assert "is not what was published, but trainer_state.json is" in local.pipeline.held()["checkpoint-1/"]
+    (local.source / "checkpoint-1/trainer_state.json").touch()
+    assert 1 == len(local.commit())
+    (local.source / shard).touch()
+    assert ([], {}) == (local.commit(), local.pipeline.held())
+
+
+@pytest.mark.parametrize("name", ["a\\b.json", b"\xff.json", "tokenizer.json"])
+def test_a_unit_waits_for_a_file_that_cannot_be_taken(local: Rig, name: str | bytes) -> None:
+    """A name that a Hub refuses, or a link that leads out of the source: the unit would lack it. Its mending is noticed."""
+    write_unit(local, "checkpoint-1")
+    file = local.source / "checkpoint-1" / os.fsdecode(name)
+    if name == "tokenizer.json":
+        file.symlink_to("/etc/hostname")
+    else:
+        file.write_text("{}")
+
+    assert [] == local.commit()
+
+    assert str(file.relative_to(local.source)) in local.pipeline.held()
+    assert file.name in local.pipeline.held()["checkpoint-1/"]
+    file.unlink()
+    assert 1 == len(local.commit())
 
 
 @pytest.mark.parametrize(
@@ -348,7 +423,7 @@ def test_a_file_that_is_written_all_the_time_waits(make_rig: MakeRig) -> None:
     """As long as it changes it is waited for, and counted as still being written; others are not."""
     rig = make_rig(quiet_s=0.15)
     rig.write("notes.txt")
-    log = rig.source / "train.log"
+    log = rig.source / "train.txt"
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
         with log.open("a") as file:
@@ -359,9 +434,9 @@ def test_a_file_that_is_written_all_the_time_waits(make_rig: MakeRig) -> None:
         time.sleep(0.02)
 
     assert {"notes.txt"} == tree(rig)
-    assert ["train.log"] == list(rig.pipeline.waiting())
+    assert ["train.txt"] == list(rig.pipeline.waiting())
     rig.commit()
-    assert {"notes.txt", "train.log"} == tree(rig)
+    assert {"notes.txt", "train.txt"} == tree(rig)
 
 
 def test_an_event_is_enough(make_rig: MakeRig) -> None:

@@ -61,6 +61,21 @@ def test_a_file_with_a_token_is_held_and_others_are_published(rig: Rig, server: 
     assert rig.pipeline.next_due() is None  # it is not looked at over and over
 
 
+def test_a_secret_is_seen_behind_a_link_and_in_wide_text(rig: Rig, server: PlainServer) -> None:
+    """A link is judged by what it leads to; text of two bytes a character is read as the text that it is."""
+    rig.write(".env", b"A=b")
+    (rig.source / "settings").symlink_to(".env")
+    rig.write("login.txt", "first\r\nset HF_TOKEN={TOKEN}\r\n".replace("{TOKEN}", TOKEN).encode("utf-16"))
+    rig.write("notes.txt", "nothing here\r\n".encode("utf-16"))
+
+    with capture_logs() as log:
+        rig.update()
+
+    said = rejections(log)
+    assert {"notes.txt"} == set(server.read_all(REPO))
+    assert {".env": None, "settings": None, "login.txt": 2} == {path: entry["line"] for path, entry in said.items()}
+
+
 def test_a_file_without_the_token_any_more_is_published(rig: Rig, server: PlainServer) -> None:
     """The next state of the file is looked at anew."""
     rig.write("a.json", json.dumps({"token": TOKEN}).encode())

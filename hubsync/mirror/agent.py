@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any
 
+from hubsync.errors import UsageError
 from hubsync.mirror.agent_batch import Batch
 from hubsync.mirror.agent_client import Client, TransferError
 from hubsync.mirror.agent_handover import VARIABLE, Order, Reporter, Thing, read_things
@@ -125,7 +126,9 @@ class Agent:
 
 
 def run_agent(environment: Mapping[str, str], requests: Iterator[str], answers: IO[str]) -> None:
-    """Be the agent that *environment* describes."""
+    """Be the agent that *environment* describes. Raises UsageError if nobody but a person has started it."""
+    if VARIABLE not in environment:
+        raise UsageError("lfs-agent is started by hubsync's own git-lfs", hint="to publish: hubsync run, or hubsync once")
     Agent(Order.decode(environment[VARIABLE])).serve(requests, answers)
 
 

@@ -159,7 +159,7 @@ class Publisher:
         if not backlog:
             return Backlog()
         whole = Step(backlog[-1], tuple(self._store.git.diff_trees(published, backlog[-1].commit)))
-        [step] = self._view.filter([whole], self._ahead(backlog))
+        [step] = self._view.filter(published, [whole], self._ahead(backlog))
         blobs = [change.after.blob for change in step.changes if change.after]
         pointers = self._store.pointers(set(blobs))
         return Backlog(len(step.changes), sum(pointer.size for pointer in pointers.values()), backlog[0].committed_at)
@@ -361,7 +361,7 @@ class Publisher:
     def _lacking(self, base: str | None, backlog: Sequence[Snapshot], ahead: Ahead) -> list[Step]:
         changes = self._store.steps(base, backlog)
         steps = [Step(snapshot, tuple(step)) for snapshot, step in zip(backlog, changes, strict=True)]
-        return self._view.filter(steps, ahead)
+        return self._view.filter(base, steps, ahead)
 
     def _objects(self, steps: Sequence[Step]) -> dict[str, Pointer]:
         """Return the objects (by oid) that *steps* need, those that are wanted most first."""
@@ -503,8 +503,9 @@ class Publisher:
         units = [(unit, snapshot) for snapshot in snapshots for unit in snapshot.units if unit not in skipped]
         for branch, each in grafted.items():
             self._report_foreign(branch, each)
-        log.info("mirror.published", repo=self.mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
-                 units=[unit for unit, _ in units], took_s=done.took_s)  # fmt: skip
+        if any(step.changes for step in steps):  # else it was nothing of this mirror's
+            log.info("mirror.published", repo=self.mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
+                     units=[unit for unit, _ in units], took_s=done.took_s)  # fmt: skip
         for unit, snapshot in units:
             revision = revisions.get(unit)
             log.info("unit.published", unit=unit, repo=self.mirror.repo_id, revision=revision,

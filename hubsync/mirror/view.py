@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from hubsync.units import unit_of
 from hubsync.watch.rules import PathRules
 
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?=/|$)|^[-./@]|[./]$|\udc80-\udcff")
+
+_STATE = "trainer_state.json"
 
 _Lister = Callable[[str | None], dict[str, TreeEntry]]
 
@@ -118,9 +120,9 @@ class View:
         """Tell whether the mirror refuses a file of *unit*."""
         return unit in self._frozen()
 
-    def filter(self, steps: Sequence[Step], ahead: Ahead) -> list[Step]:
-        """Return *steps* with only what the mirror gets and does not have: of units that stay, and are not *ahead*."""
-        kept = self._kept(steps)
+    def filter(self, base: str | None, steps: Sequence[Step], ahead: Ahead) -> list[Step]:
+        """Return *steps* with only what a mirror that holds *base* is to get: of units that stay, and are not *ahead*."""
+        kept = self._kept_after(steps)
         frozen = self._frozen()
 
         def is_lacking(commit: str, path: str) -> bool:
@@ -138,7 +140,21 @@ class View:
             changes = tuple(change for change in step.changes if is_lacking(commit, change.path))
             filtered.append(Step(replace(step.snapshot, units=units), changes))
 
-        return filtered
+        return filtered if kept is None else self._complete(base, filtered, kept, ahead)
+
+    def _complete(self, base: str | None, steps: Sequence[Step], kept: Collection[str], ahead: Ahead) -> list[Step]:
+        """Return *steps* with all files of the units that were skipped before and now count among those *kept*."""
+        revived = set(kept) - self._kept_at(base) - ahead.units.keys()
+        completed = []
+        for step in steps:
+            units = revived if step is steps[-1] else revived & self._changed_units([step])
+            files = self._listed(step.snapshot.commit) if units else {}
+            changed = {change.path for change in step.changes}
+            rest = {p: entry for p, entry in files.items() if p not in changed and unit_of(self._target, p) in units}
+            completed.append(Step(step.snapshot, (*step.changes, *diff({}, rest))))
+            revived = revived - units
+
+        return completed
 
     def sources(self, places: Iterable[str], steps: Sequence[Step]) -> list[str]:
         """Return the paths of the source that *steps* put at *places* in the repository."""
@@ -157,7 +173,7 @@ class View:
 
     def skipped_units(self, steps: Sequence[Step]) -> list[str]:
         """Return the units of *steps* that are not published because newer ones are."""
-        kept = self._kept(steps)
+        kept = self._kept_after(steps)
         if kept is None:
             return []
         return sorted({unit for step in steps for unit in step.snapshot.units} - kept)
@@ -173,9 +189,10 @@ class View:
 
     def lines(self, base: str | None, steps: Sequence[Step], ahead: Ahead) -> list[Line]:
         """Return what each branch is to show after *base*."""
+        uploaded = self._uploaded(base, steps, ahead)
 
         def tree(commit: str | None) -> dict[str, TreeEntry]:
-            return self._main_tree(commit, ahead)
+            return self._main_tree(commit, ahead, uploaded)
 
         if self._target.publish == "tree" and self._mirror.keep_latest is None:
             placed = tuple(Step(step.snapshot, self._place_all(step.changes)) for step in steps)
@@ -186,9 +203,10 @@ class View:
 
     def lines_ahead(self, base: str | None, step: Step, before: Ahead, after: Ahead) -> list[Line]:
         """Return what each branch is to show for a ``unit_step`` that turns what is ahead from *before* to *after*."""
+        uploaded = self._uploaded(base, [step], before)
 
         def tree(commit: str | None) -> dict[str, TreeEntry]:
-            return self._main_tree(base, after if commit == step.snapshot.commit else before)
+            return self._main_tree(base, after if commit == step.snapshot.commit else before, uploaded)
 
         units = self._unit_lines(base, [step], before) if self._target.publish == "revisions" else []
 
@@ -206,15 +224,17 @@ class View:
 
         return Line(self._mirror.branch, base, tuple(placed), tree, None, self._is_frozen_place)
 
-    def _main_tree(self, commit: str | None, ahead: Ahead) -> dict[str, TreeEntry]:
+    def _main_tree(self, commit: str | None, ahead: Ahead, uploaded: Collection[str] | None) -> dict[str, TreeEntry]:
         """Return what the main branch shows at a snapshot (``None``: of nothing but what is *ahead*)."""
         files = self._files(commit, ahead)
         is_tree = self._target.publish == "tree"
         if is_tree and self._mirror.keep_latest is None:
             return {self._place(path): entry for path, entry in files.items()}
         times = self._unit_times(commit, ahead)
+        if uploaded is not None:
+            times = {unit: time for unit, time in times.items() if unit in uploaded}
         kept = newest_units(times, self._mirror.keep_latest)
-        chosen = None if is_tree else self._choose(files, times)
+        chosen = None if is_tree else self._choose(commit, ahead, times)
         shown: dict[str, TreeEntry] = {}
         at_root: dict[str, TreeEntry] = {}
         for path, entry in files.items():
@@ -226,21 +246,27 @@ class View:
 
         return shown | at_root
 
-    def _choose(self, files: Tree, times: UnitTimes) -> str | None:
-        units = {unit for path in files if (unit := unit_of(self._target, path))}
-        units -= self._frozen()
+    def _choose(self, commit: str | None, ahead: Ahead, times: UnitTimes) -> str | None:
+        """Return the unit of *times* that the main branch shows, if it shows one."""
+        units = {unit_of(self._target, path) for path in self._files(commit, ahead)} - self._frozen()
         there = {unit: written_at for unit, written_at in times.items() if unit in units}
-        if self._target.main == "best" and (best := choose_best(self._states(files), there, self._target.best)):
+        if self._target.main == "best" and (
+            best := choose_best(self._states(commit, ahead, there), there, self._target.best)
+        ):
             return best
 
         return choose_latest(there)
 
-    def _states(self, files: Tree) -> dict[str, str]:
-        """Return the text of each unit's trainer_state.json."""
+    def _states(self, commit: str | None, ahead: Ahead, units: Iterable[str]) -> dict[str, str]:
+        """Return the text of each unit's trainer_state.json, whether the mirror gets that file or not."""
+        paths: dict[str, list[str]] = {}
+        for unit in units:
+            if snapshot := ahead.shown_at(unit, commit or "") or commit:
+                paths.setdefault(snapshot, []).append(f"{unit}/{_STATE}")
         blobs: dict[str, list[str]] = {}
-        for path, entry in files.items():
-            if (unit := unit_of(self._target, path)) and path == f"{unit}/trainer_state.json":
-                blobs.setdefault(entry.blob, []).append(unit)
+        for snapshot, wanted in paths.items():
+            for path, entry in self._store.git.list_tree(snapshot, *wanted).items():
+                blobs.setdefault(entry.blob, []).append(path.removesuffix(f"/{_STATE}"))
 
         return {
             unit: text.decode("utf-8", "replace")
@@ -248,10 +274,35 @@ class View:
             for unit in blobs[blob]
         }
 
-    def _kept(self, steps: Sequence[Step]) -> frozenset[str] | None:
+    # --- keep_latest
+
+    def _kept_at(self, commit: str | None) -> frozenset[str]:
+        """Return the units that ``keep_latest`` keeps, and the best one if the main branch shows that."""
+        times = self._unit_times(commit, Ahead())
+        kept = newest_units(times, self._mirror.keep_latest) or frozenset()
+        if self._target.publish == "revisions" and (chosen := self._choose(commit, Ahead(), times)):
+            kept |= {chosen}
+
+        return kept
+
+    def _kept_after(self, steps: Sequence[Step]) -> frozenset[str] | None:
+        """Return the units that the mirror keeps after *steps*; ``None`` stands for all."""
         if self._mirror.keep_latest is None or not steps:
             return None
-        return newest_units(self._unit_times(steps[-1].snapshot.commit, Ahead()), self._mirror.keep_latest)
+        return self._kept_at(steps[-1].snapshot.commit)
+
+    def _uploaded(self, base: str | None, steps: Sequence[Step], ahead: Ahead) -> frozenset[str] | None:
+        """Return the units whose objects a mirror that holds *base* has while it goes through *steps*; ``None``: all."""
+        if self._mirror.keep_latest is None:
+            return None
+        changed = self._changed_units(steps)
+        skipped = {unit for step in steps for unit in step.snapshot.units} - changed
+
+        return (self._kept_at(base) | ahead.units.keys() | changed) - skipped
+
+    def _changed_units(self, steps: Sequence[Step]) -> frozenset[str]:
+        changed = (change.path for step in steps for change in step.changes if change.after)
+        return frozenset(unit for path in changed if (unit := unit_of(self._target, path)))
 
     def _unit_times(self, commit: str | None, ahead: Ahead) -> UnitTimes:
         completed = enumerate(self._store.completed(commit))

@@ -3,6 +3,7 @@
 It must never know why a file is captured or what becomes of it. The source is opened read-only and never locked.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from hubsync.store.pointer import Pointer, decode_pointer
 from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
 from hubsync.store.scan import Scanner, scan_content, scan_file
 from hubsync.store.secrets import HINT, Secret, SecretRules, judge_name
-from hubsync.watch.beneath import open_entry, words
+from hubsync.watch.beneath import open_entry, resolve_link, words
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure
+from hubsync.watch.logs import is_event_log, whole_end
 
 _CHUNK = 1 << 20
 _EXECUTABLE_BITS = 0o111
@@ -73,6 +75,24 @@ class Captured:
     secret: Secret | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What was captured of a log before, and is expected to stay its beginning: its size, and its blob or *oid*."""
+
+    size: int
+    blob: str
+    oid: str | None
+
+    def begins(self, content: bytes) -> bool:
+        """Tell whether *content* begins with just that."""
+        beginning = content[: self.size]
+        return self.blob == blob_id(beginning) if self.oid is None else self.oid == hashlib.sha256(beginning).hexdigest()
+
+    def begins_file(self, fd: int) -> bool:
+        """Tell whether the open file *fd* begins with just that."""
+        return self.begins(os.pread(fd, self.size, 0)) if self.oid is None else self.oid == digest_file(fd, end=self.size)
+
+
 _NO_SECRETS = SecretRules()
 
 
@@ -110,6 +130,80 @@ class Capturer:
         finally:
             os.close(fd)
 
+    def capture_log(
+        self, entry: Entry, before: Prefix | None, on_bytes: Callable[[int], None] = lambda _: None, *, is_quiet: bool
+    ) -> Captured | None:
+        """Capture a log up to the end of its last whole record or line; ``None`` if that is where *before* ends.
+
+        It may grow meanwhile, so a copy is made, and the identity that is returned has the size of what was captured.
+        Unless it *is_quiet*, it must begin with what was captured *before*. The last line of a quiet text needs no end.
+
+        Raises:
+            FileHeldError: nothing in it is whole, or what it began with has changed.
+            FileError: as ``capture`` does.
+        """
+        fd = open_entry(self._source, entry)
+        try:
+            return self._capture_open_log(fd, entry, before, on_bytes, is_quiet=is_quiet)
+        except OSError as exc:
+            raise FileUnreadableError(entry.path, words(exc)) from exc
+        finally:
+            os.close(fd)
+
+    def _capture_open_log(
+        self, fd: int, entry: Entry, before: Prefix | None, on_bytes: Callable[[int], None], *, is_quiet: bool
+    ) -> Captured | None:
+        identity = Identity.of(os.fstat(fd))
+        _expect_grown(identity, entry.identity, entry.path)
+        _expect_whole(fd, entry.path, identity.size)
+        is_all = is_quiet and not is_event_log(entry.path)
+        end = identity.size if is_all else whole_end(fd, entry.path, identity.size, before.size if before else 0)
+        if before is not None and before.size == end < identity.size:
+            return None
+        if end == 0 < identity.size:
+            raise FileHeldError(entry.path, "nothing in it is whole yet", hint=HELD_HINT)
+        part = entry._replace(identity=identity._replace(size=end))
+        captured = self._capture_part(fd, part, None if is_quiet else before, on_bytes)
+        if is_quiet:
+            _expect_unchanged(fd, identity, entry.path)
+        else:
+            _expect_grown(Identity.of(os.fstat(fd)), identity, entry.path)
+
+        return captured
+
+    def _capture_part(self, fd: int, part: Entry, before: Prefix | None, on_bytes: Callable[[int], None]) -> Captured:
+        """Capture the beginning of the open file *fd*, as long as *part* says, if it begins with *before*."""
+        size = part.identity.size
+        routing = choose_route(part.path, size, self._rules)
+        if routing is None or routing.route is Route.GIT:
+            content = _read_all(fd, size, on_bytes)[:size]
+            routing = routing or choose_route_by_content(content)
+            if routing.route is Route.GIT:
+                _expect_appended(part.path, only_appended=before is None or before.begins(content))
+                found = self.find_secret(fd, part, content)
+                return replace(self.as_blob(part, part.identity, routing, content), secret=found)
+
+        return self.as_copy(fd, part, before, routing, on_bytes)
+
+    def as_copy(
+        self, fd: int, part: Entry, before: Prefix | None, routing: Routing, on_bytes: Callable[[int], None]
+    ) -> Captured:
+        """Copy and hash the beginning of an open file, as long as *part* says; raises as ``capture_log`` does."""
+        pin = self._objects.pin(fd, "copy")
+        try:
+            with pin.path.open("r+b", buffering=0) as copy:
+                oid = digest_file(fd, copy.fileno(), lambda piece: on_bytes(len(piece)), part.identity.size)
+                os.fsync(copy.fileno())
+                _expect_appended(part.path, only_appended=before is None or before.begins_file(copy.fileno()))
+                secret = self.find_secret(copy.fileno(), part)
+            is_new = self._objects.keep(pin, oid)
+        except BaseException:
+            self._objects.discard(pin)
+            raise
+
+        captured = as_captured(part, part.identity, routing, Pointer(oid, part.identity.size))
+        return replace(captured, kind=pin.kind, is_new=is_new, secret=secret)
+
     def check_again(self, entry: Entry) -> None:
         """Look for secrets in a file that was captured before, perhaps under other rules; raises as ``capture`` does."""
         fd = open_entry(self._source, entry)
@@ -120,20 +214,16 @@ class Capturer:
         finally:
             os.close(fd)
 
-    def recall(self, entry: Entry, pointer: Pointer, mode: str, blob: str) -> Captured:
-        """Return what capturing *entry* gave before; nothing is read."""
-        routing = Routing(Route.LFS, "captured before")
-        return Captured(entry.path, entry.identity, mode, routing, blob, pointer.encode(), pointer)
+    def recall(self, entry: Entry, pointer: Pointer | None, mode: str, blob: str) -> Captured:
+        """Return what capturing *entry* gave before; nothing is read. Without *pointer* it must have been committed."""
+        routing = Routing(Route.LFS if pointer else Route.GIT, "captured before")
+        return Captured(entry.path, entry.identity, mode, routing, blob, pointer.encode() if pointer else b"", pointer)
 
     def _capture_open(self, fd: int, entry: Entry, on_bytes: Callable[[int], None]) -> Captured:
         identity = Identity.of(os.fstat(fd))
         if identity != entry.identity:
             raise FileChangedError(entry.path, "changed since it was settled")
-        verdict = check_structure(fd, entry.path, identity.size)
-        if not verdict.whole:
-            if verdict.rejected:
-                raise FileRefusedError(entry.path, verdict.reason, hint=_POINTER_HINT)
-            raise FileHeldError(entry.path, verdict.reason, hint=HELD_HINT)
+        _expect_whole(fd, entry.path, identity.size)
 
         routing = choose_route(entry.path, identity.size, self._rules)
         if routing is None or routing.route is Route.GIT:
@@ -150,10 +240,15 @@ class Capturer:
         """Return the secret in *entry* if it is to be let through with a warning; raises as ``_judge_secret`` does."""
         if not self._is_looked_at(entry.path):
             return None
-        found = judge_name(entry.path)
+        found = self._judge_name(entry)
         found = found or (scan_file(fd, entry.identity.size) if content is None else scan_content(content))
 
         return self._judge_secret(entry.path, found, lambda: digest_file(fd))
+
+    def _judge_name(self, entry: Entry) -> Secret | None:
+        """Judge the name, and if it is a link also the name of what it leads to."""
+        names = [entry.path, resolve_link(self._source, entry.path) or ""] if entry.link else [entry.path]
+        return next((secret for name in names if (secret := judge_name(name))), None)
 
     def _is_looked_at(self, path: str) -> bool:
         return self._secrets.mode != "off" and not self._secrets.allows_path(path)
@@ -194,7 +289,7 @@ class Capturer:
             linked = Identity.of(os.fstat(fd))
             _expect_same_content(linked, identity, entry.path)
             oid = _hash_pin(fd, pin, take)
-            found = None if scanner is None else judge_name(entry.path) or scanner.finish(fd)
+            found = None if scanner is None else self._judge_name(entry) or scanner.finish(fd)
             secret = self._judge_secret(entry.path, found, lambda: oid)
             _expect_unchanged(fd, linked, entry.path)
             is_new = self._objects.keep(pin, oid)
@@ -230,18 +325,26 @@ def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> str:
     return oid
 
 
-def digest_file(fd: int, copy_fd: int | None = None, take: Callable[[memoryview], object] = lambda _: None) -> str:
-    """Return the SHA-256 of an open file; *take* gets each piece, *copy_fd* a copy."""
+def digest_file(
+    fd: int, copy_fd: int | None = None, take: Callable[[memoryview], object] = lambda _: None, end: int | None = None
+) -> str:
+    """Return the SHA-256 of an open file, or of what it holds up to *end*; *take* gets each piece, *copy_fd* a copy.
+
+    Raises:
+        OSError: it ends before *end*.
+    """
     sha = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
     at = 0
-    while count := os.preadv(fd, [buffer], at):
+    while count := os.preadv(fd, [view if end is None else view[: end - at]], at):
         sha.update(view[:count])
         if copy_fd is not None:
             _write_all(copy_fd, view[:count])
         at += count
         take(view[:count])
+    if end is not None and at < end:
+        raise OSError(errno.EIO, "it was cut short while it was read")
 
     return sha.hexdigest()
 
@@ -263,6 +366,30 @@ def _read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
     on_bytes(at)
 
     return b"".join(pieces)
+
+
+def _expect_whole(fd: int, path: str, size: int) -> None:
+    verdict = check_structure(fd, path, size)
+    if verdict.whole:
+        return
+    if verdict.rejected:
+        raise FileRefusedError(path, verdict.reason, hint=_POINTER_HINT)
+    raise FileHeldError(path, verdict.reason, hint=HELD_HINT)
+
+
+def _expect_grown(now: Identity, before: Identity, path: str) -> None:
+    if not has_grown(now, before):
+        raise FileChangedError(path, "is another file by now, or shorter")
+
+
+def _expect_appended(path: str, *, only_appended: bool) -> None:
+    if not only_appended:
+        raise FileHeldError(path, "was rewritten, not only appended to; waits until it is quiet")
+
+
+def has_grown(now: Identity, before: Identity) -> bool:
+    """Tell whether it is the same file, and no shorter."""
+    return now[:2] == before[:2] and now.size >= before.size
 
 
 def _expect_unchanged(fd: int, before: Identity, path: str) -> None:

@@ -5,6 +5,7 @@ up to ``TEXT_BYTES``, of other large files the first ``HEAD_BYTES``; of a zip fi
 ``MEMBER_BYTES``, all together at most ``WHOLE_BYTES``.
 """
 
+import codecs
 import os
 import struct
 import zipfile
@@ -39,6 +40,7 @@ class Scanner:
         self.is_zip = False
         self._size = size
         self._is_text = False
+        self._is_wide = False
         self._end = 0
         self._at = 0
         self._lines = 0
@@ -58,10 +60,11 @@ class Scanner:
             self._begin(content)
         begin = self._at - len(self._tail)
         self._at += len(content) - len(self._tail)
-        found = find_secret(content)
+        plain = content.replace(b"\0", b"") if self._is_wide else content
+        found = find_secret(plain)
         if found is not None:
-            line = self._lines + content.count(b"\n", 0, found.offset) + 1 if self._is_text else None
-            self.found = replace(found, offset=begin + (found.offset or 0), line=line)
+            line = self._lines + plain.count(b"\n", 0, found.offset) + 1 if self._is_text else None
+            self.found = replace(found, offset=begin + (found.offset or 0) * (2 if self._is_wide else 1), line=line)
         cut = max(0, len(content) - _OVERLAP)
         self._lines += content.count(b"\n", 0, cut) if self._is_text else 0
         self._tail = content[cut:]
@@ -72,7 +75,8 @@ class Scanner:
 
     def _begin(self, content: bytes) -> None:
         self.is_zip = content.startswith(b"PK")
-        self._is_text = b"\0" not in content[:_SAMPLE]
+        self._is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes text
+        self._is_text = self._is_wide or b"\0" not in content[:_SAMPLE]
         limit = TEXT_BYTES if self._is_text else HEAD_BYTES
         self._end = self._size if self._size <= WHOLE_BYTES else limit
 

@@ -16,9 +16,9 @@ from pathspec import GitIgnoreSpec
 HINT = "take it out (and revoke it), exclude the file, or name its path or sha256 in `secrets_allow`"
 
 _HASH_PREFIX = "sha256:"
-_SPARED = frozenset((".env.example", ".env.sample", ".env.template", ".env.dist", ".env.defaults"))
+_SPARED = re.compile(r"\.env\.(?:example|sample|template|dist|defaults)|(?:example|sample|template)\.env")
 _NAMES = (  # lower case; one with a slash is the end of a path
-    ("a dotenv file", (".env", ".env.*", ".envrc")),
+    ("a dotenv file", (".env", ".env.*", "*.env", ".envrc")),
     ("a netrc file", (".netrc", "_netrc")),
     ("a private SSH key", ("id_rsa", "id_dsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "*.ppk")),
     ("a key store", ("*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx")),
@@ -84,7 +84,7 @@ def judge_name(path: str) -> Secret | None:
     """Return the secret that a file at *path* is, whatever it holds."""
     folded = f"/{path.casefold()}"
     name = folded.rpartition("/")[2]
-    if name in _SPARED:
+    if _SPARED.fullmatch(name):
         return None
     for rule, globs in _NAMES:
         for glob in globs:

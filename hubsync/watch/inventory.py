@@ -4,10 +4,12 @@ Decides by :mod:`hubsync.watch.rules` and :mod:`hubsync.watch.names`; knows noth
 An inventory is the truth that events only hint at, so whatever it could not look at is told apart from what is gone.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from hubsync.errors import SourceError
@@ -44,6 +46,7 @@ __all__ = [
     "take_inventory",
 ]
 
+_LOOKED_AT = 1000  # files of a temporary directory, to see when it was last written
 _COPY_HINT = "put what it leads to in its place, or exclude it"
 _LINKED_DIRECTORY = Skip("symlink to a directory is not followed", Kind.REJECTED, _COPY_HINT)
 
@@ -55,7 +58,7 @@ class Inventory:
     Attributes:
         entries: the files that the rules take.
         skipped: what is not taken though no rule excludes it, and why.
-        temporary: files under a temporary name: a writer may still be at work beside them.
+        temporary: files and directories under a temporary name: a writer may still be at work there.
         unreadable: what could not be looked at. What was known of it, or below it, is not gone; see :meth:`hides`.
     """
 
@@ -165,8 +168,7 @@ class _Walk:
                 path = prefix + name
                 is_dir = item.is_dir(follow_symlinks=False)
                 if not self._rules.verdict_below_taken(path, name, is_dir=is_dir).taken:
-                    if not is_dir:
-                        self._note_temporary(path, item)
+                    self._note_temporary(opened, path, item, is_dir=is_dir)
                 elif skip := judge_name(name, is_dir=is_dir):
                     self._inventory.skipped[path] = skip
                 elif is_dir:
@@ -187,16 +189,27 @@ class _Walk:
         else:
             self._inventory.skipped[path] = found
 
-    def _note_temporary(self, path: str, item: os.DirEntry[str]) -> None:
-        """Note a file that only its temporary name keeps out."""
-        if not temporary_reason(item.name) or self._rules.exclusion(path, item.name):
-            return
+    def _note_temporary(self, opened: int, path: str, item: os.DirEntry[str], *, is_dir: bool) -> None:
+        """Note what only a temporary name keeps out; a directory by what was last written in it."""
+        if not temporary_reason(item.name) or self._rules.exclusion(path, item.name, is_dir=is_dir):
+            return  # a directory such as __pycache__ is no writer's, and is asked for as a file on purpose
         try:
-            self._inventory.temporary[path] = Identity.of(item.stat(follow_symlinks=False))
+            states = [item.stat(follow_symlinks=False)]
+            if is_dir:
+                states += islice(_states_below(opened, item.name), _LOOKED_AT)
+            self._inventory.temporary[path] = Identity.of(max(states, key=lambda state: state.st_ctime_ns))
         except FileNotFoundError:
             return  # as temporary files do
         except OSError as exc:
             self.note_failure(path, exc)
+
+
+def _states_below(parent: int, name: str) -> Iterator[os.stat_result]:
+    """Yield the status of every file below the directory *name* of the open one *parent*, without what goes meanwhile."""
+    for _, _, files, directory in os.fwalk(name, dir_fd=parent):
+        for file in files:
+            with contextlib.suppress(OSError):
+                yield os.stat(file, dir_fd=directory, follow_symlinks=False)
 
 
 def _judge_status(source: Path, path: str, status: os.stat_result) -> Entry | Skip:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from hubsync.watch.layout_names import directory_of, missing_shard_indexes
-from hubsync.watch.layout_words import COPY_NS, matching, needs, needs_newer, needs_weights, unless_patient, weights
+from hubsync.watch.layout_words import matching, needs, needs_newer, needs_renewed, needs_weights, unless_patient, weights
 from hubsync.watch.unit_facts import Lack, UnitFacts
 
 # --- diffusers: the components, each in a directory of its name, then model_index.json
@@ -40,7 +40,7 @@ def lacks_diffusers(unit: UnitFacts) -> Iterator[Lack]:
     for path in matching(unit, r"[^/]+/config\.json"):
         if directory_of(path) not in filled:
             yield Lack(f"no weights beside {path} yet")
-    yield from unless_patient(unit, needs_newer(unit, "model_index.json", weights(unit), COPY_NS))
+    yield from unless_patient(unit, needs_newer(unit, "model_index.json", weights(unit), copied=True))
 
 
 def _named_components(text: str) -> list[str]:
@@ -75,7 +75,7 @@ def lacks_adapter(unit: UnitFacts) -> Iterator[Lack]:
         if not found:
             yield Lack(f"no weights in {directory or '.'} yet")
         yield from needs(unit, f"{directory}adapter_config.json")
-        yield from unless_patient(unit, needs_newer(unit, f"{directory}adapter_config.json", found, COPY_NS))
+        yield from unless_patient(unit, needs_newer(unit, f"{directory}adapter_config.json", found, copied=True))
 
 
 def is_model(unit: UnitFacts) -> bool:
@@ -89,7 +89,8 @@ def lacks_model(unit: UnitFacts) -> Iterator[Lack]:
     yield from unless_patient(unit, missing_shard_indexes(unit.files))
     for index, members in sorted(unit.indexes.items()):
         found = [path for member in members if (path := directory_of(index) + member) in unit.files]
-        yield from unless_patient(unit, needs_newer(unit, index, found, COPY_NS))
+        yield from needs_renewed(unit, index, found)
+        yield from unless_patient(unit, needs_newer(unit, index, found, copied=True))
 
 
 _BESIDE_A_MODEL = (

@@ -10,8 +10,6 @@ import pathspec
 
 from hubsync.watch.layout_models import is_model, lacks_model
 from hubsync.watch.layout_words import (
-    CLOCKS_NS,
-    COPY_NS,
     DEEPSPEED_STATES,
     DEEPSPEED_TAGGED,
     matching,
@@ -22,11 +20,12 @@ from hubsync.watch.layout_words import (
     needs_newer,
     needs_tracker,
     needs_weights,
+    states_after_weights,
     step_of,
     unless_patient,
     weights,
 )
-from hubsync.watch.unit_facts import MARK, Lack, UnitFacts
+from hubsync.watch.unit_facts import MARK, UNFINISHED, Lack, UnitFacts
 
 
 def lacks_signal(unit: UnitFacts) -> Iterator[Lack]:
@@ -37,7 +36,7 @@ def lacks_signal(unit: UnitFacts) -> Iterator[Lack]:
         yield Lack(f"nothing matches {' or '.join(unit.complete_when)} yet")
         return
     newest = max(signals, key=lambda path: unit.files[path].mtime_ns)
-    yield from needs_newer(unit, newest, weights(unit), COPY_NS)
+    yield from needs_newer(unit, newest, weights(unit), copied=True)
 
 
 # --- transformers Trainer, whose directories are all called checkpoint-<step>. `trainer.save_model` writes
@@ -62,8 +61,8 @@ def lacks_trainer(unit: UnitFacts) -> Iterator[Lack]:
         yield Lack(f"{SENTINEL} says so")
     yield from needs(unit, "trainer_state.json")
     yield from needs_weights(unit)
-    marks = ("trainer_state.json", *matching(unit, r"rng_state(?:_\d+)?\.pth"))
-    yield from need_newer(unit, marks, weights(unit), COPY_NS)
+    marks = ("trainer_state.json", "rng_state.pth", *states_after_weights(unit, r"rng_state_\d+\.pth"))
+    yield from need_newer(unit, marks, weights(unit))
     yield from needs_latest_inside(unit)
     yield from needs_metadata(unit)
 
@@ -98,7 +97,7 @@ def lacks_marked(unit: UnitFacts) -> Iterator[Lack]:
     """Only a unit that is saved again in place outruns its mark; one that was copied may be in that order as well."""
     if SENTINEL in unit.files:
         yield Lack(f"{SENTINEL} says so")
-    yield from unless_patient(unit, needs_newer(unit, MARK, weights(unit), CLOCKS_NS))
+    yield from unless_patient(unit, needs_newer(unit, MARK, weights(unit)))
 
 
 # --- DeepSpeed, Megatron-LM: a small file beside the unit names the last one that is whole
@@ -142,12 +141,10 @@ def lacks_megatron(unit: UnitFacts) -> Iterator[Lack]:
 
 # --- NeMo: an empty file beside the unit, made first and removed last
 
-_UNFINISHED = "-unfinished"
-
 
 def unfinished_marker(unit: UnitFacts) -> str:
     """Return the name of NeMo's marker for the unit."""
-    return unit.name.removesuffix(".nemo").removesuffix(".ckpt").removesuffix("-EMA") + _UNFINISHED
+    return unit.name.removesuffix(".nemo").removesuffix(".ckpt").removesuffix("-EMA") + UNFINISHED
 
 
 def is_nemo(unit: UnitFacts) -> bool:
@@ -179,7 +176,7 @@ def lacks_lightning(unit: UnitFacts) -> Iterator[Lack]:
     """Rank 0 writes meta.pt last."""
     yield from needs_metadata(unit)
     yield from needs(unit, "meta.pt")
-    yield from needs_newer(unit, "meta.pt", matching(unit, r".*\.distcp"), CLOCKS_NS)
+    yield from needs_newer(unit, "meta.pt", matching(unit, r".*\.distcp"))
 
 
 # --- OLMo-core: train/ and model_and_optim/ in step<N>-tmp/, which is renamed, then .metadata.json
@@ -195,7 +192,7 @@ def lacks_olmo_core(unit: UnitFacts) -> Iterator[Lack]:
     yield from needs(unit, "train/rank0.pt")
     yield from needs(unit, "model_and_optim/.metadata")
     yield from needs(unit, ".metadata.json")
-    yield from needs_newer(unit, ".metadata.json", weights(unit), CLOCKS_NS)
+    yield from needs_newer(unit, ".metadata.json", weights(unit))
     yield from needs_metadata(unit)
 
 
@@ -239,7 +236,7 @@ def lacks_lerobot(unit: UnitFacts) -> Iterator[Lack]:
         if state not in unit.files:
             yield Lack(f"{state} is missing", (state,))
     yield from needs_weights(unit)
-    yield from need_newer(unit, states, weights(unit), COPY_NS)
+    yield from need_newer(unit, states, weights(unit))
     if "../last" in unit.markers:
         yield from needs_tracker(unit, "../last", step_of(unit.name))
 
@@ -263,6 +260,8 @@ def lacks_accelerate(unit: UnitFacts) -> Iterator[Lack]:
     if not states:
         yield Lack("random_states_0.pkl is missing, which is written last", ("random_states_0.pkl",))
     yield from needs_weights(unit)
-    yield from need_newer(unit, states, weights(unit), COPY_NS)
+    yield from need_newer(
+        unit, ["random_states_0.pkl", *states_after_weights(unit, r"random_states_\d+\.pkl")], weights(unit)
+    )
     yield from needs_latest_inside(unit)
     yield from needs_metadata(unit)

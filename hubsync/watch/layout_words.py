@@ -1,7 +1,7 @@
 """The words that the rows of ``layouts`` are written with: each yields what a unit lacks of one thing, or nothing."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from hubsync.watch.layout_names import directory_of
@@ -54,19 +54,34 @@ def needs_weights(unit: UnitFacts) -> Iterator[Lack]:
         yield Lack("no weights yet")
 
 
-def needs_newer(unit: UnitFacts, marker: str, paths: Iterable[str], margin_ns: int) -> Iterator[Lack]:
-    """Complain if *marker* is older than one of *paths*: the unit is being saved again in place."""
+def needs_renewed(unit: UnitFacts, marker: str, paths: Iterable[str]) -> Iterator[Lack]:
+    """Complain if *marker* is the one that was published, and one of *paths* is not: it is being saved again in place."""
+    renewed = min(unit.renewed.intersection(paths), default=None)
+    if renewed is not None and marker in unit.untouched:
+        yield Lack(f"{renewed} is not what was published, but {marker} is: it is saved again (if not, `touch` {marker})")
+
+
+def needs_newer(unit: UnitFacts, marker: str, paths: Collection[str], *, copied: bool = False) -> Iterator[Lack]:
+    """Complain if *marker* is older than one of *paths*: the unit is being saved again in place.
+
+    So do files that were *copied* within a minute look like; those that were published before tell without their times.
+    """
+    yield from needs_renewed(unit, marker, paths)
     written = unit.files[marker].mtime_ns if marker in unit.files else unit.marker_times.get(marker)
     newest = max(paths, key=lambda path: unit.files[path].mtime_ns, default=None)
-    if written is not None and newest is not None and unit.files[newest].mtime_ns > written + margin_ns:
-        yield Lack(f"{marker} is older than {newest}: it is saved again (or was copied; then `touch` {marker})")
+    if written is None or newest is None:
+        return
+    late_ns = unit.files[newest].mtime_ns - written
+    if late_ns > CLOCKS_NS:
+        lack = Lack(f"{marker} is older than {newest}: it is saved again (or was copied; then `touch` {marker})")
+        yield from unless_patient(unit, [lack]) if copied and late_ns <= COPY_NS else [lack]
 
 
-def need_newer(unit: UnitFacts, markers: Iterable[str], paths: Iterable[str], margin_ns: int) -> Iterator[Lack]:
+def need_newer(unit: UnitFacts, markers: Iterable[str], paths: Collection[str]) -> Iterator[Lack]:
     """Complain if any of *markers* is older than one of *paths*; the oldest speaks for them all."""
     oldest = min((mark for mark in markers if mark in unit.files), key=lambda mark: unit.files[mark].mtime_ns, default=None)
     if oldest is not None:
-        yield from needs_newer(unit, oldest, paths, margin_ns)
+        yield from needs_newer(unit, oldest, paths, copied=True)
 
 
 def unless_patient(unit: UnitFacts, lacks: Iterable[Lack]) -> Iterator[Lack]:
@@ -87,7 +102,12 @@ def needs_tracker(unit: UnitFacts, tracker: str, step: float) -> Iterator[Lack]:
     if tag != unit.name and (step_of(tag) < step or step == float("-inf")):
         yield Lack(f"{shown} names {tag!r}")
     elif tag == unit.name or step_of(tag) == step:
-        yield from needs_newer(unit, tracker, weights(unit), CLOCKS_NS)
+        yield from needs_newer(unit, tracker, weights(unit))
+
+
+def states_after_weights(unit: UnitFacts, pattern: str) -> list[str]:
+    """Return the ranks' own states that follow all weights: where only rank 0 writes weights, the others do not wait."""
+    return matching(unit, pattern) if matching(unit, rf".*\.distcp|(?:.*/)?{DEEPSPEED_STATES}") else []
 
 
 def step_of(tag: str) -> float:
@@ -104,7 +124,7 @@ def needs_metadata(unit: UnitFacts) -> Iterator[Lack]:
         shards.setdefault(directory_of(path), []).append(path)
     for directory, paths in sorted(shards.items()):
         yield from needs(unit, directory + ".metadata")
-        yield from needs_newer(unit, directory + ".metadata", paths, CLOCKS_NS)
+        yield from needs_newer(unit, directory + ".metadata", paths)
 
 
 DEEPSPEED_STATES = r"(?:mp_rank_\d+_model|(?:bf16_)?zero_pp_rank_\d+_\w+|layer_\d+-model_[^/]*|expert_[^/]*)_states\.pt"
@@ -117,7 +137,7 @@ def needs_latest_inside(unit: UnitFacts) -> Iterator[Lack]:
     if not states:
         return
     yield from needs(unit, "latest")
-    yield from needs_newer(unit, "latest", states, CLOCKS_NS)
+    yield from needs_newer(unit, "latest", states)
     tag = unit.markers.get("latest", "").strip()
     if tag and not any(path.startswith(tag + "/") for path in states):
         yield Lack(f"latest names {tag!r}, which is missing", (tag + "/",))
@@ -136,4 +156,6 @@ def below(unit: UnitFacts, directory: str) -> UnitFacts:
         marker_times={},
         held={},
         writing=frozenset(),
+        untouched=frozenset(path[size:] for path in unit.untouched if path.startswith(directory)),
+        renewed=frozenset(path[size:] for path in unit.renewed if path.startswith(directory)),
     )

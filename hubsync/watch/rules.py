@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pathspec
 
-from hubsync.watch.unit_facts import MARK
+from hubsync.watch.unit_facts import MARK, UNFINISHED
 
 # Names of files that a writer has not finished, and what other programs leave beside them. Never taken, by any rule.
 TEMPORARY_NAMES = (
@@ -42,6 +42,7 @@ TEMPORARY_NAMES = (
     "*.swo",
     "*.swx",
 )
+TEMPORARY_FILES = (f"*{UNFINISHED}",)  # NeMo's empty file beside a checkpoint; a directory of that name is somebody's own
 TEMPORARY_DIRECTORIES = (".cache", "__pycache__", ".ipynb_checkpoints", ".Trash*", "lost+found")
 
 _RSYNC_NAME = r"\..+\.(?=[A-Za-z]*[A-Z0-9])[A-Za-z0-9]{6}"  # mkstemp's six characters; all lower case may be a suffix
@@ -154,15 +155,17 @@ def _translate(globs: Iterable[str], letter: str) -> dict[str, str]:
     return {f"{letter}{number}": fnmatch.translate(glob) for number, glob in enumerate(globs)}
 
 
-_FILES = _translate(TEMPORARY_NAMES, "f") | {"rsync": rf"(?:{_RSYNC_NAME})\Z", "python": rf"(?:{_PYTHON_NAME})\Z"}
-_DIRECTORIES = _FILES | _translate(TEMPORARY_DIRECTORIES, "d")
+_BOTH = _translate(TEMPORARY_NAMES, "f") | {"rsync": rf"(?:{_RSYNC_NAME})\Z", "python": rf"(?:{_PYTHON_NAME})\Z"}
+_FILES = _BOTH | _translate(TEMPORARY_FILES, "g")
+_DIRECTORIES = _BOTH | _translate(TEMPORARY_DIRECTORIES, "d")
 _TEMPORARY_FILE = _alternation(_FILES)
 _TEMPORARY_DIRECTORY = _alternation(_DIRECTORIES)
 _LABELS = {"rsync": ".NAME.XXXXXX", "python": "tmpXXXXXXXX"}
 _LABELS |= {f"f{number}": glob for number, glob in enumerate(TEMPORARY_NAMES)}
+_LABELS |= {f"g{number}": glob for number, glob in enumerate(TEMPORARY_FILES)}
 _LABELS |= {f"d{number}": glob + "/" for number, glob in enumerate(TEMPORARY_DIRECTORIES)}
 
 # Nearly every name is an ordinary one, and these three questions say so many times faster than the labelled expression.
 _PREFIXES = (".", "tmp", *(glob[:-1] for glob in TEMPORARY_NAMES if glob.find("*") == len(glob) - 1))
-_SUFFIXES = tuple(glob[1:] for glob in TEMPORARY_NAMES if glob.rfind("*") == 0)
+_SUFFIXES = tuple(glob[1:] for glob in (*TEMPORARY_NAMES, *TEMPORARY_FILES) if glob.rfind("*") == 0)
 _INFIXES = re.compile("|".join(re.escape(glob.strip("*")) for glob in TEMPORARY_NAMES if glob.count("*") > 1))

@@ -28,14 +28,19 @@ class Settler:
         """Return how many paths are held."""
         return len(self._waiting)
 
-    def feed(self, path: str, identity: Identity, now: float, changed_at: float | None = None) -> None:
+    def feed(
+        self, path: str, identity: Identity, now: float, changed_at: float | None = None, *, grows: bool = False
+    ) -> None:
         """Say that *path* was seen with *identity*; the wait starts over if that differs from what was seen before.
 
         *changed_at* (what an inventory derives from mtime and ctime) lets a file that is old at first sight settle at
-        once. A time in the future, as after a clock jump, counts as now.
+        once. A time in the future, as after a clock jump, counts as now. What *grows* does not wait longer when it does.
         """
         known = self._waiting.get(path)
         if known is not None and known.identity == identity:
+            return
+        if known is not None and grows:
+            self._waiting[path] = _Waiting(identity, known.due)
             return
         quiet_since = now if known is not None or changed_at is None else min(changed_at, now)
         due = quiet_since + self.quiet_s

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 MARK = ".hubsync-complete"  # an empty file that our own callbacks put into a unit when it is complete; never published
+UNFINISHED = "-unfinished"  # how the name of NeMo's mark ends, which lies beside a checkpoint while that is saved
 
 # Small files whose text the caller puts into UnitFacts.markers, and whose time into marker_times, if they exist.
 MARKERS = (
@@ -38,6 +39,8 @@ class UnitFacts:
         complete_when: the operator's own signals, gitignore patterns; they replace the built-in ones.
         held: files that are not settled -> why.
         writing: files and directories under temporary names that changed lately.
+        untouched: files that nobody has written since the unit was published; none if it never was.
+        renewed: files whose content is not what the unit was published with; none if it never was.
         unchanged_s: for how long nothing in the unit has changed, as far as is known.
     """
 
@@ -50,6 +53,8 @@ class UnitFacts:
     complete_when: tuple[str, ...] = ()
     held: Mapping[str, str] = field(default_factory=dict)
     writing: frozenset[str] = frozenset()
+    untouched: frozenset[str] = frozenset()
+    renewed: frozenset[str] = frozenset()
     unchanged_s: float = 0.0
 
 

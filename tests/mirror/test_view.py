@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import random
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -40,10 +42,11 @@ def make_units(make_rig: MakeRig, server: PlainServer) -> MakeRig:
     return make
 
 
-def write_unit(rig: Rig, step: int, state: Mapping[str, Any] | None = None, at: str = "") -> None:
+def write_unit(rig: Rig, step: int, state: Mapping[str, Any] | None = None, at: str = "", weights: int = 2000) -> None:
     """Write a checkpoint whose files are as old as its step says."""
     name = f"{at}checkpoint-{step}"
-    files = {**UNIT, "trainer_state.json": json.dumps({"global_step": step, **(state or {})}).encode(), "DONE": b""}
+    told = json.dumps({"global_step": step, **(state or {})}).encode()
+    files = {**UNIT, "model.safetensors": safetensors(weights), "trainer_state.json": told, "DONE": b""}
     for path, content in files.items():
         file = rig.write(f"{name}/{path}", content + (b"%d" % step if path == "optimizer.bin" else b""))
         os.utime(file, (1_600_000_000 + step, 1_600_000_000 + step))
@@ -125,12 +128,14 @@ def test_objects_of_other_roles_are_not_sent_early(make_units: MakeRig, server: 
 
 
 def test_a_snapshot_with_nothing_for_a_mirror_is_done(make_units: MakeRig, server: PlainServer) -> None:
-    """Nothing is pushed, not even a branch, and nothing waits."""
+    """Nothing is pushed, not even a branch, nothing is said to be published, and nothing waits."""
     rig = make_units({"include": ("weights",)})
     rig.write("notes.txt", b"notes")
 
-    rig.update()
+    with capture_logs() as entries:
+        rig.update()
 
+    assert [] == [entry for entry in entries if entry["event"] == "mirror.published"]
     assert set() == branches(server)
     assert [] == rig.publisher().backlog()
     write_unit(rig, 1)
@@ -321,6 +326,55 @@ def test_a_mirror_may_keep_the_newest_units_only(make_units: MakeRig, server: Pl
     assert ["checkpoint-3"] == [entry["unit"] for entry in entries if entry["event"] == "unit.skipped"]
     assert ["checkpoint-5", "checkpoint-4"] == [e["unit"] for e in entries if e["event"] == "unit.published"]
     assert b"\0optimizer3" not in server.objects.values()
+
+
+def lacked(server: PlainServer) -> set[str]:
+    """Return the objects that some commit on the server names and the server lacks."""
+    listed = server.git(REPO, "rev-list", "--all", "--objects", "--no-object-names", "--filter=object:type=blob",
+                        "--filter-provided-objects").split()  # fmt: skip
+    contents = (server.git(REPO, "cat-file", "blob", blob) for blob in listed)
+    return {found[1] for text in contents if (found := re.search(r"oid sha256:(\w+)", text))} - server.objects.keys()
+
+
+def test_the_best_unit_is_kept_beside_the_newest(make_units: MakeRig, server: PlainServer) -> None:
+    """It is found although the mirror gets no state file, and its weights are there although it is the oldest."""
+    rig = make_units(
+        {"include": ("weights",), "keep_latest": 2}, publish="revisions", main="best",
+        best=Best(metric="eval_loss", direction="min"),
+    )  # fmt: skip
+    for step, loss in ((1, 0.1), (2, 0.5), (3, 0.6), (4, 0.7)):
+        write_unit(rig, step, {"log_history": [{"eval_loss": loss}]}, weights=2000 + step)
+        rig.commit()
+
+    rig.publish()
+
+    assert set() == lacked(server)
+    assert safetensors(2001) == server.read(REPO, "model.safetensors")
+    assert {"main", "checkpoint-1", "checkpoint-3", "checkpoint-4"} == branches(server)
+
+
+@pytest.mark.parametrize("main", ["latest", "best"])
+@pytest.mark.parametrize("publish", ["tree", "revisions"])
+@pytest.mark.parametrize("seed", range(1, 3))
+def test_no_commit_names_what_the_mirror_lacks(
+    make_units: MakeRig, server: PlainServer, publish: str, main: str, seed: int
+) -> None:
+    """Units come, are saved again and skipped in any order, and the Trainer names any of them as the best."""
+    chance = random.Random(seed)
+    rig = make_units({"keep_latest": chance.choice((1, 2))}, publish=publish, main=main)
+    written: list[int] = []
+    for time in range(12):
+        is_again = chance.random() < 0.3 and written
+        step = chance.choice(written) if is_again else len(set(written)) + 1
+        written.append(step)
+        best = chance.choice(written)
+        write_unit(rig, step, {"best_model_checkpoint": f"checkpoint-{best}", "time": time}, weights=2000 + time)
+        rig.commit()
+        if chance.random() < 0.4:
+            rig.publish()
+
+            assert set() == lacked(server)
+            assert [] == rig.publisher().backlog()
 
 
 # --- the newest unit first

@@ -119,8 +119,8 @@ def test_content_of_models_holds_no_secret() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        ".env", "run/.env", ".env.local", ".ENV", ".envrc", ".netrc", "_netrc", "id_rsa", "keys/id_ed25519", "a.p12",
-        "k.PFX", ".git-credentials", ".aws/credentials", "home/.aws/credentials", "huggingface/token",
+        ".env", "prod.env", "run/.env", ".env.local", ".ENV", ".envrc", ".netrc", "_netrc", "id_rsa", "keys/id_ed25519",
+        "a.p12", "k.PFX", ".git-credentials", ".aws/credentials", "home/.aws/credentials", "huggingface/token",
     ],
 )  # fmt: skip
 def test_a_file_may_be_a_secret_by_its_name(path: str) -> None:
@@ -131,7 +131,7 @@ def test_a_file_may_be_a_secret_by_its_name(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "token", "environment.yml", "id_rsa.pub", "env",
-     ".env.example", "keys.json", "cert.pem", "credentials", "vocab.env.json", ".environment"],
+     ".env.example", "sample.env", "keys.json", "cert.pem", "credentials", "vocab.env.json", ".environment"],
 )  # fmt: skip
 def test_other_names_are_no_secret(path: str) -> None:
     """What a model consists of, public keys, and templates: their content decides."""

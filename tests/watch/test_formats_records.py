@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.records import record
 
 from hubsync.watch.format_records import masked_crc32c
 from hubsync.watch.formats import check_structure, index_members, last_record_end
@@ -25,11 +25,6 @@ def opened(content: bytes) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def record(content: bytes) -> bytes:
-    length = struct.pack("<Q", len(content))
-    return length + struct.pack("<I", masked_crc32c(length)) + content + struct.pack("<I", masked_crc32c(content))
 
 
 def record_end(content: bytes, start: int = 0) -> int:

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -251,10 +252,30 @@ def as_dict(facts: UnitFacts) -> dict[str, Any]:
 
 
 def test_the_order_of_one_save_does_not_matter() -> None:
-    """A checkpoint that was copied in within a minute has its times in no order, and is complete."""
-    files = {path: FileFact(1, number * SECOND) for number, path in enumerate(reversed(TRAINER))}
+    """A checkpoint that was copied in within a minute has its times in no order; for a while, a save may look like that."""
+    files = {path: FileFact(1, number * 2 * SECOND) for number, path in enumerate(reversed(TRAINER))}
 
-    assert judge(UnitFacts("checkpoint-500", files)).complete
+    assert judge(UnitFacts("checkpoint-500", files, unchanged_s=LONG)).complete
+    assert "counts as complete after 30 minutes" in judge(UnitFacts("checkpoint-500", files)).reason
+    assert judge(UnitFacts("checkpoint-500", dict.fromkeys(TRAINER, FileFact(1, 0)))).complete
+
+
+def test_what_was_published_and_is_saved_again_is_told_without_times() -> None:
+    """A shard that is not the published one, beside a marker that nobody wrote since, waits for as long as that is so."""
+    again = {"untouched": frozenset(SHARDED) - {SHARDS[0]}, "renewed": frozenset({SHARDS[0]}), "indexes": {INDEX: SHARDS}}
+    facts = unit(*SHARDED, unchanged_s=LONG, **again)
+    model = unit("config.json", *SHARDS, INDEX, unchanged_s=LONG, **again)
+
+    assert f"{SHARDS[0]} is not what was published, but trainer_state.json is" in judge(facts).reason
+    assert f"{SHARDS[0]} is not what was published, but {INDEX} is" in judge(model).reason
+    assert judge(replace(facts, untouched=frozenset(SHARDS[1:]))).complete
+    assert judge(replace(facts, renewed=frozenset({"config.json"}))).complete
+
+
+def test_ranks_that_hold_no_weights_do_not_wait_for_them() -> None:
+    """Where only rank 0 writes weights, the others wrote their random states long before it was done."""
+    assert judge(unit(*without(TRAINER, "rng_state.pth"), *RANKED, older=RANKED)).complete
+    assert judge(unit(*without(ACCELERATE), "random_states_1.pkl", older=["random_states_1.pkl"])).complete
 
 
 def test_missing_shards_are_listed() -> None:

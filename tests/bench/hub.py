@@ -1,0 +1,79 @@
+"""A local Hub for measurements: a process of its own, whose LFS storage counts what it gets and keeps none of it.
+
+Prints its address, its token and how it is asked for the count as one line of JSON, and serves until its input ends.
+"""
+
+import json
+import os
+import socketserver
+import sys
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+from hubsync.localhub import LocalHub
+from hubsync.localhub.calls import Call
+from hubsync.localhub.objects import object_path
+
+_BLOCK_BYTES = 4 << 20
+
+
+class Storage(socketserver.ThreadingTCPServer):
+    """Takes objects and leaves files of their size, without a byte in them: the Hub asks for no more."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.directory = directory
+        self.received_bytes = 0
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Storage
+
+    def do_PUT(self) -> None:
+        """Read and forget."""
+        size = left = int(self.headers["Content-Length"])
+        block = memoryview(bytearray(min(size, _BLOCK_BYTES) or 1))
+        while left and (count := self.rfile.readinto(block[:left])):  # type: ignore[attr-defined]
+            left -= count
+        self.server.received_bytes += size - left
+        _, _, folder, owner, name, oid = urllib.parse.urlsplit(self.path).path.split("/")
+        goal = object_path(self.server.directory / folder / owner / f"{name}.git" / "lfs" / "objects", oid)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        goal.touch()
+        os.truncate(goal, size)
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        """Tell how many bytes came."""
+        self._answer(str(self.server.received_bytes).encode())
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def main(directory: Path) -> None:
+    """Serve until the input ends."""
+    with Storage(directory) as storage, LocalHub(directory) as hub:
+        Call.storage_url = property(lambda _: storage.url)  # type: ignore[method-assign, assignment]
+        threading.Thread(target=storage.serve_forever, daemon=True).start()
+        sys.stdout.write(json.dumps({"url": hub.url, "token": hub.token, "count_url": storage.url}) + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+        storage.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
