@@ -1,5 +1,10 @@
 """Publishes local model directories to mirrored Hub repositories."""
 
-from importlib.metadata import version
 
-__version__ = version("hubsync")
+def __getattr__(name: str) -> str:
+    """Return ``__version__``, looked up when it is asked for: that takes as long as half of the other imports."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import version  # noqa: PLC0415 - see above
+
+    return version("hubsync")

@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubsync import __version__
-from hubsync.errors import ConfigError, HubsyncError, StateError
+from hubsync.errors import ConfigError, HubsyncError, StateError, UsageError
 
 if TYPE_CHECKING:
+    from hubsync.config.glance import Glance
     from hubsync.config.model import Config
     from hubsync.explain import Explanation
     from hubsync.once import Outcome
     from hubsync.plan import MirrorPlan, Plan
+    from hubsync.views.log import Place
+    from hubsync.views.story import Story
 
 SCHEMA_VERSION = 1
 _SHOWN_STEPS = 40
+_FOLLOWED_LINES = 20
 
 _EXIT_CODES = """
 \b
@@ -58,15 +61,24 @@ class Session:
 
         return load_config(self.path, self.environment)
 
+    def glance(self) -> "Glance | None":
+        """Return what the config says without being checked. Raises ConfigError if there is none."""
+        from hubsync.config.glance import glance_at
+
+        return glance_at(self.path, self.environment)
+
     def find_state_dir(self) -> Path:
         """Return the running daemon's state directory; it runs on while the config is being edited.
 
         Raises:
             ConfigError: the config does not say it.
         """
-        from hubsync.config.load import find_state_dir
+        seen = self.glance()
+        return seen.state_dir if seen is not None else self.load().service.state_dir
 
-        return find_state_dir(self.path, self.environment) or self.load().service.state_dir
+    def has_colour(self) -> bool:
+        """Tell whether what is printed may have colours."""
+        return sys.stdout.isatty() and not self.environment.get("NO_COLOR")
 
     def log(self, config: "Config", *, level: str | None = None, log_format: str | None = None) -> None:
         """Send the log where the config says."""
@@ -101,7 +113,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="The config file (default: searched for).")
-@click.version_option(__version__, prog_name="hubsync")
+@click.version_option(package_name="hubsync", prog_name="hubsync")
 @click.pass_context
 def cli(ctx: click.Context, path: Path | None) -> None:
     """Publish local model directories to mirrored Hub repositories: whole checkpoints, through git-lfs, on a schedule."""
@@ -128,6 +140,21 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
         return value
 
     return click.option("--json", "as_json", is_flag=True, callback=remember, help="Print one JSON document.")(command)
+
+
+class Moment(click.ParamType[datetime]):
+    """A point in time, as a person writes it."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:  # noqa: ANN401 - click's
+        """Return the time that *value* means."""
+        from hubsync.views.query import parse_moment
+
+        try:
+            return value if isinstance(value, datetime) else parse_moment(value, datetime.now().astimezone())
+        except UsageError as exc:
+            self.fail(f"{exc}; {exc.hint}", param, ctx)
 
 
 pass_session = click.pass_obj
@@ -232,16 +259,19 @@ def explain(session: Session, path: str, *, as_json: bool) -> None:
 @pass_session
 def status(session: Session, target: str | None, *, watch: bool, as_json: bool) -> None:
     """Show how targets and mirrors are; exits with 1 if something is wrong, 3 if no daemon runs."""
-    from hubsync.status_view import show_status
+    from hubsync.status_view import is_in_force, show_status
 
-    try:
-        config, rejected = session.load(), None
-    except ConfigError as exc:  # the daemon runs on with the former one
-        config, rejected = None, exc
-    if config is not None and target is not None:
-        config.target(target)
-    state_dir = session.find_state_dir() if config is None else config.service.state_dir
-    sys.exit(show_status(state_dir, target, rejected, watch=watch, as_json=as_json))
+    rejected = None
+    if not is_in_force(session.glance(), target):
+        try:
+            config = session.load()
+        except ConfigError as exc:  # a running daemon goes on with the former one
+            rejected = exc
+        else:
+            if target is not None:
+                config.target(target)
+    state_dir, colour = session.find_state_dir(), session.has_colour()
+    sys.exit(show_status(state_dir, target, rejected, watch=watch, as_json=as_json, colour=colour))
 
 
 @cli.command()
@@ -269,6 +299,69 @@ def card(session: Session, target: str, mirror_name: str | None, *, preview: boo
         _print_page(without_block(text))
     else:
         click.echo(text, nl=False)
+
+
+@cli.command("log")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is logged from now on.")
+@click.option("-n", "--last", type=click.IntRange(min=0), help="Only the last N entries (with --follow: 20).")
+@click.option("--since", type=Moment(), help="2h (ago), 03:00, yesterday, 2026-11-23, or RFC 3339.")
+@click.option("--until", type=Moment(), help="As --since.")
+@click.option("-t", "--target", "targets", multiple=True, help="Only this target; may be given again.")
+@click.option("-m", "--mirror", "mirrors", multiple=True, help="Only this mirror; may be given again.")
+@click.option(
+    "-e", "--event", "events", multiple=True, help="Only these events, such as 'mirror.*'; '!heartbeat' leaves out."
+)
+@click.option(
+    "-l", "--level", type=click.Choice(["debug", "info", "warning", "error"]), default="debug", help="The least level."
+)
+@click.option(
+    "--file", type=click.Path(path_type=Path, allow_dash=True), help="A log file to read instead of the config's."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@config_option
+@pass_session
+def show_log_command(
+    session: Session, /, *, follow: bool, last: int | None, file: Path | None, as_json: bool, **conditions: Any  # noqa: ANN401 - Query has them
+) -> None:  # fmt: skip
+    """Show the log: the file with its rotated parts, packed or not, or the journal; exits with 1 if nothing is found."""
+    from hubsync.views.log import Printer, show_log
+    from hubsync.views.query import Query
+
+    if follow and last is None and conditions["since"] is None:
+        last = _FOLLOWED_LINES
+    printer = Printer(sys.stdout, as_json=as_json, colour=session.has_colour())
+    sys.exit(show_log(_log_place(session, file), Query(**conditions), printer, last=last, follow=follow))
+
+
+@cli.command("report")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page that needs no server to this file."
+)
+@click.option("--since", type=Moment(), default="7d", show_default=True, help="As in `hubsync log`.")
+@click.option("--until", type=Moment(), help="As --since.")
+@click.option("-t", "--target", "targets", multiple=True, help="Only this target; may be given again.")
+@click.option(
+    "--file", type=click.Path(path_type=Path, allow_dash=True), help="A log file to read instead of the config's."
+)
+@json_option
+@config_option
+@pass_session
+def make_report_command(
+    session: Session, /, *, html: Path | None, file: Path | None, as_json: bool, **conditions: Any  # noqa: ANN401 - Query has them
+) -> None:  # fmt: skip
+    """Tell what the log says of the last week: what was published, how late, what failed and what to do."""
+    from hubsync.views.query import Query
+    from hubsync.views.story import tell
+    from hubsync.views.summary import summarize_story
+
+    query = Query(**conditions)
+    story = tell(query.select(_log_place(session, file).read(query.since)))
+    if html is not None:
+        _write_page(html, story)
+    if as_json:
+        _print_json(**asdict(story))
+    elif html is None:
+        click.echo(summarize_story(story), nl=False)
 
 
 def _command(name: str, doc: str) -> None:
@@ -459,6 +552,22 @@ def main() -> None:
     from hubsync.store.process import close_environment
 
     cli(obj=close_environment(os.environ))
+
+
+def _log_place(session: Session, file: Path | None) -> "Place":
+    from hubsync.views.log import Place
+
+    return Place(file) if file is not None else Place(configured=session.load().log.file)
+
+
+def _write_page(path: Path, story: "Story") -> None:
+    from hubsync.views.page import draw_page
+
+    try:
+        path.write_text(draw_page(story), encoding="utf-8")
+    except OSError as exc:
+        raise StateError(f"cannot write {path}: {exc.strerror}", hint="name another file") from exc
+    click.echo(f"wrote {path}; open it in a browser", err=True)
 
 
 def _seconds(text: str) -> float:

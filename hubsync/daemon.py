@@ -25,13 +25,14 @@ from hubsync.monitor.log import configure_logging
 from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.pauses import Pauses
-from hubsync.report import describe_rejected, describe_target, describe_unopened, summarize
+from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_target, select_targets
 from hubsync.signals import Bell
 from hubsync.target_run import LOOK_S, TargetRun
 from hubsync.wait import Answer, News, Wish
 
 _STATUS_DELAY_S = 1.0
+_PROGRESS_S = 2.0  # how often the status follows an upload
 _STOP_S = 5.0
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
 _POLL_S = 0.02
@@ -301,7 +302,7 @@ class Daemon:
     def _describe(self) -> Status:
         now = datetime.now(UTC)
         rejected = describe_rejected(self._rejected) if self._rejected else None
-        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected)
+        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected, self._config.mark)
         targets = tuple(
             describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused) for run in list(self._runs.values())
         ) + tuple(
@@ -317,22 +318,12 @@ class Daemon:
         if not self._status_file.write(status, force=force):
             self._note_change()  # it was too early; what changed since the last write is not lost
         self._notifier.status(summarize(status))
+        if any(mirror.transfer for target in status.targets for mirror in target.mirrors):
+            self._jobs.wake("status", after_s=_PROGRESS_S)
 
     def _beat(self) -> None:
         status = self._describe()
-        for target in status.targets:
-            behind = max((mirror.behind_s for mirror in target.mirrors), default=0.0)
-            log.info(
-                "heartbeat", target=target.name, state=target.state, newest_unit_local=target.newest_unit_local,
-                newest_unit_published={mirror.name: mirror.newest_unit_published for mirror in target.mirrors},
-                backlog_files=max((mirror.backlog_files for mirror in target.mirrors), default=0),
-                backlog_bytes=max((mirror.backlog_bytes for mirror in target.mirrors), default=0),
-                oldest_unpublished_s=round(behind, 1), disk_held_bytes=target.disk_held_bytes,
-                settled=target.settled, held=target.held,
-                mirrors_ok=sum(mirror.state in {"ok", "publishing"} for mirror in target.mirrors),
-                mirrors_failing=sum(mirror.state not in {"ok", "publishing"} for mirror in target.mirrors),
-                uptime_s=round((status.daemon.updated_at - self._started).total_seconds()),
-            )  # fmt: skip
+        log_heartbeat(status)
         self._status_file.write(status)
 
 

@@ -16,8 +16,8 @@ from hubsync.mirror.publish import LEFT, read_published
 from hubsync.mirror.view import View, revision_of
 from hubsync.monitor.status import MirrorStatus, Status, read_status
 from hubsync.monitor.text import format_bytes, format_count, format_duration
+from hubsync.presence import is_locked
 from hubsync.rehearsal import Rehearsal, rehearse
-from hubsync.service import is_locked
 from hubsync.store.git import Git, TreeEntry
 from hubsync.store.route import RouteRules, choose_route
 from hubsync.store.snapshot import SNAPSHOTS, Store

@@ -129,7 +129,10 @@ class Pipeline:
         self._rules = PathRules(target.include, target.exclude)
         self._capturer = capturer or make_capturer(target, store)
         self._settler = Settler(target.quiet_s)
+        self.first_write = self.last_write = 0.0
+        """When the first of the files came, and when the newest was written: seconds since the epoch."""
         self._settled: dict[str, Identity] = {}
+        self._settled_at: dict[str, float] = {}
         self._refused: dict[str, Identity] = {}
         self._removed: set[str] = set()
         self._early: set[str] = set()
@@ -152,6 +155,7 @@ class Pipeline:
             if inventory is None:
                 return False
             self._looks += 1
+            self._note_writes(inventory.entries.values())
             changed = self._feed_changed(inventory, under)
             removed = self._note_removed(inventory, under)
             self._report_skipped(inventory)
@@ -200,6 +204,7 @@ class Pipeline:
                 self._wake_units_beside(path)
                 return
             self._looks += 1
+            self._note_writes([entry])
             self._feed(entry, age_s=0.0)
             if not self._grows(path):  # a log is no signal, and changes all the time
                 self._wake_units_beside(path)
@@ -211,8 +216,10 @@ class Pipeline:
                 return Settled()
             touched = self._left & self._units.keys()
             self._left.clear()
+            self._settled_at = {path: at for path, at in self._settled_at.items() if path in self._settled}
             for path, identity in self._settler.take_settled(time.monotonic()):
                 self._settled[path] = identity
+                self._settled_at.setdefault(path, time.monotonic())
                 if (unit := self.unit_of(path)) and (unit in self._units or not is_event_log(path)):
                     touched.add(unit)
             early = self._capture_early()
@@ -313,6 +320,17 @@ class Pipeline:
         with self.lock:
             return len(self._settled)
 
+    def oldest_settled_s(self) -> float:
+        """Return for how long the oldest settled file has waited for a commit; 0 if none does.
+
+        What was left of a unit that is reported as abandoned is not waited for.
+        """
+        with self.lock:
+            abandoned = {name for name, unit in self._units.items() if unit.abandoned}
+            waiting = {path: at for path, at in self._settled_at.items() if path in self._settled}
+            since = [at for path, at in waiting.items() if not abandoned or self.unit_of(path) not in abandoned]
+            return time.monotonic() - min(since) if since else 0.0
+
     def unit_of(self, path: str) -> str | None:
         """Return the unit that *path* belongs to."""
         return unit_of(self.target, path)
@@ -344,6 +362,14 @@ class Pipeline:
             if path in self._settler:
                 self._settler.forget(path)
                 self._settled[path] = entry.identity
+                self._settled_at.setdefault(path, time.monotonic())
+
+    def _note_writes(self, entries: Iterable[Entry]) -> None:
+        """Follow when the first file came (its ctime: a copy may keep an old mtime) and when the newest was written."""
+        now = time.time()  # a clock that is ahead of ours is not believed
+        for entry in entries:
+            self.first_write = min(self.first_write or now, entry.identity.ctime_ns / 1e9)
+            self.last_write = max(self.last_write, min(now, entry.identity.mtime_ns / 1e9))
 
     def _feed_changed(self, inventory: Inventory, under: str) -> int:
         self._logs.update(path for path in inventory.entries if self._grows(path))

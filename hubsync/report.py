@@ -1,25 +1,34 @@
-"""Describes targets and mirrors as the status document has them."""
+"""Describes targets and mirrors as the status document has them, and says so in the log at each heartbeat."""
 
 import time
 from datetime import UTC, datetime, timedelta
+
+import structlog
 
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError
 from hubsync.mirror.worker import MirrorWorker, Trouble
 from hubsync.monitor.status import LastError, MirrorState, MirrorStatus, Status, TargetState, TargetStatus
+from hubsync.monitor.text import format_bytes
 from hubsync.service import TargetWork
+
+_WELL = frozenset(("ok", "publishing"))
+
+log = structlog.get_logger()
 
 
 def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetStatus:
     """Return the status of one target and its mirrors."""
     pipeline = work.pipeline
-    mirrors = tuple(_describe_mirror(worker) for worker in work.workers)
+    settled_s = pipeline.oldest_settled_s()
+    mirrors = tuple(_describe_mirror(work, worker, settled_s) for worker in work.workers)
     state: TargetState = "ok"
     if pipeline.halted is not None:
         state = "halted"
     elif is_paused:
         state = "paused"
     held = pipeline.held()
+    required = [mirror for mirror in mirrors if mirror.required] or mirrors
 
     return TargetStatus(
         name=work.target.name,
@@ -28,6 +37,8 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
         watch_mode=mode,
         settled=pipeline.count_settled(),
         held=len(held),
+        behind_s=max((mirror.behind_s for mirror in required), default=0.0),
+        at_risk_s=max((mirror.at_risk_s for mirror in required), default=0.0),
         newest_unit_local=pipeline.newest_unit,
         disk_held_bytes=pipeline.store.disk_held()[0],
         last_error=None if pipeline.halted is None else LastError(
@@ -51,6 +62,32 @@ def describe_rejected(error: HubsyncError) -> LastError:
     )
 
 
+def log_heartbeat(status: Status) -> None:
+    """Say how every target is, and every mirror of it: a line each."""
+    uptime_s = round((status.daemon.updated_at - status.daemon.started_at).total_seconds())
+    for target in status.targets:
+        log.info(
+            "heartbeat", target=target.name, state=target.state,
+            behind_s=target.behind_s, at_risk_s=target.at_risk_s,
+            newest_unit_local=target.newest_unit_local,
+            newest_unit_published={mirror.name: mirror.newest_unit_published for mirror in target.mirrors},
+            backlog_files=max((mirror.backlog_files for mirror in target.mirrors), default=0),
+            backlog_bytes=max((mirror.backlog_bytes for mirror in target.mirrors), default=0),
+            oldest_unpublished_s=max((mirror.behind_s for mirror in target.mirrors), default=0.0),
+            disk_held_bytes=target.disk_held_bytes, settled=target.settled, held=target.held,
+            mirrors_ok=sum(mirror.state in _WELL for mirror in target.mirrors),
+            mirrors_failing=sum(mirror.state not in _WELL for mirror in target.mirrors),
+            uptime_s=uptime_s,
+        )  # fmt: skip
+        for mirror in target.mirrors:
+            log.info(
+                "heartbeat", target=target.name, mirror=mirror.name, repo=mirror.repo, required=mirror.required,
+                state=mirror.state, behind_s=mirror.behind_s, at_risk_s=mirror.at_risk_s,
+                newest_unit=mirror.newest_unit_published,
+                backlog_files=mirror.backlog_files, backlog_bytes=mirror.backlog_bytes, uptime_s=uptime_s,
+            )  # fmt: skip
+
+
 def summarize(status: Status) -> str:
     """Return one line for ``systemctl status``."""
     well = sum(target.state == "ok" for target in status.targets)
@@ -62,13 +99,21 @@ def summarize(status: Status) -> str:
     ]
     halted = [f"{target.name} halted" for target in status.targets if target.state == "halted"]
 
+    sending = [
+        f"{target.name}/{mirror.name} {mirror.transfer.sent_bytes / max(1, mirror.transfer.bytes):.0%} of "
+        f"{format_bytes(mirror.transfer.bytes)}, {format_bytes(mirror.transfer.bytes_per_s)}/s"
+        for target in status.targets
+        for mirror in target.mirrors
+        if mirror.transfer is not None
+    ]
     rejected = ["config rejected"] if status.daemon.config_error else []
 
-    return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *halted, *troubles])
+    return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *halted, *troubles, *sending])
 
 
-def _describe_mirror(worker: MirrorWorker) -> MirrorStatus:
+def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -> MirrorStatus:
     backlog = worker.publisher.measure_backlog()
+    behind_s = 0.0 if backlog.since is None else time.time() - backlog.since
     state: MirrorState = "publishing" if worker.is_running else "ok"
     if worker.trouble is not None:
         state = "parked" if worker.trouble.is_parked else "failing"
@@ -82,10 +127,25 @@ def _describe_mirror(worker: MirrorWorker) -> MirrorStatus:
         newest_unit_published=worker.newest_unit,
         backlog_files=backlog.files,
         backlog_bytes=backlog.bytes,
-        behind_s=0.0 if backlog.since is None else max(0.0, time.time() - backlog.since),
+        behind_s=round(max(0.0, behind_s, settled_s), 1),
+        at_risk_s=round(_measure_risk(work, worker.publisher.published()), 1),
         last_success=worker.last_success,
+        transfer=worker.publisher.transfer,
         last_error=_describe_trouble(worker.trouble),
     )
+
+
+def _measure_risk(work: TargetWork, published: str | None) -> float:
+    """Return the time between the newest write and that of the newest unit (without units: snapshot) in *published*.
+
+    Nothing was ever published: all the time since the oldest thing that waits was written.
+    """
+    store, pipeline = work.pipeline.store, work.pipeline
+    safe = store.completed_by(published)
+    if safe is None and published is not None and not work.target.units:
+        safe = store.read_snapshot(published)
+    since = safe.written_at if safe is not None else pipeline.first_write
+    return max(0.0, pipeline.last_write - since) if since else 0.0
 
 
 def _describe_trouble(trouble: Trouble | None) -> LastError | None:

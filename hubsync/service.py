@@ -21,6 +21,7 @@ from hubsync.mirror.publish import Publisher
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.pipeline import Pipeline, open_store
+from hubsync.presence import is_same_file
 from hubsync.store.git import git_executable
 
 _ORPHAN_S = 5.0
@@ -82,34 +83,6 @@ def hold_state(state_dir: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def is_locked(state_dir: Path) -> bool:
-    """Tell whether a hubsync runs on *state_dir*: whether the process that the lock names is there and has it open.
-
-    Nothing is locked or opened for it: a hubsync that is just starting would take us for another one.
-    """
-    lock = state_dir / "lock"
-    try:
-        owner = lock.read_text("ascii").strip()
-        return owner.isdecimal() and _has_open(owner, lock.stat())
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _has_open(pid: str, file: os.stat_result) -> bool:
-    try:
-        opened = list(Path("/proc", pid, "fd").iterdir())
-    except PermissionError:
-        return True  # it has rights that we lack, and may not be looked into
-    return any(_is_same_file(path, file) for path in opened)
-
-
-def _is_same_file(path: Path, file: os.stat_result) -> bool:
-    with contextlib.suppress(OSError):
-        return os.path.samestat(path.stat(), file)
-
-    return False
-
-
 def _read_owner(fd: int) -> str:
     return os.pread(fd, 32, 0).decode("ascii", "replace").strip()
 
@@ -140,7 +113,7 @@ def _try_lock(fd: int) -> bool:
 def find_holders(lock: Path) -> set[str]:
     """Return the process ids, other than our own, that have *lock* open."""
     file = lock.stat()
-    holders = {path.parts[2] for path in Path("/proc").glob("[0-9]*/fd/*") if _is_same_file(path, file)}
+    holders = {path.parts[2] for path in Path("/proc").glob("[0-9]*/fd/*") if is_same_file(path, file)}
 
     return holders - {str(os.getpid())}
 

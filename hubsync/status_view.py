@@ -1,21 +1,36 @@
 """Shows the status file on a terminal or as JSON."""
 
+import shutil
 import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hubsync.errors import ConfigError, NotRunningError, StateError
-from hubsync.monitor.status import Status, choose_exit_code, encode_status, read_status, render_status
-from hubsync.report import describe_rejected
-from hubsync.service import is_locked
+from hubsync.config.glance import Glance
+from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError
+from hubsync.monitor.screen import draw_status
+from hubsync.monitor.status import Status, choose_exit_code, encode_status, read_status
+from hubsync.presence import is_locked
 
 _REFRESH_S = 1.0
 
 
+def is_in_force(seen: Glance | None, target: str | None) -> bool:
+    """Tell whether the daemon loaded the config just as it stands, *target* included: then it needs no check."""
+    if seen is None or not seen.mark:
+        return False
+    try:
+        status = read_status(seen.state_dir / "status.json")
+    except HubsyncError:
+        return False
+    is_declared = target is None or target in {one.name for one in status.targets}
+
+    return status.daemon.config_mark == seen.mark and is_declared
+
+
 def show_status(
-    state_dir: Path, target: str | None, rejected: ConfigError | None = None, *, watch: bool, as_json: bool
+    state_dir: Path, target: str | None, rejected: ConfigError | None = None, *, watch: bool, as_json: bool, colour: bool
 ) -> int:
     """Print the status (of *target* only, if it is named) and return the exit code.
 
@@ -27,26 +42,30 @@ def show_status(
         StateError: the status of a running daemon cannot be read.
     """
     if watch and not as_json and sys.stdout.isatty():
-        return _watch(state_dir, target, rejected)
+        return _watch(state_dir, target, rejected, colour=colour)
     status, running = _read(state_dir, target, rejected)
     if as_json:
         sys.stdout.write(encode_status(status))
     else:
-        from rich.console import Console  # noqa: PLC0415 - 50 ms that --json need not pay
-
-        Console().print(render_status(status, datetime.now(UTC), running=running))
+        sys.stdout.write(_draw(status, running=running, colour=colour))
 
     return choose_exit_code(status, datetime.now(UTC), running=running)
 
 
-def _watch(state_dir: Path, target: str | None, rejected: ConfigError | None) -> int:
-    from rich.live import Live  # noqa: PLC0415 - as above
+def _watch(state_dir: Path, target: str | None, rejected: ConfigError | None, *, colour: bool) -> int:
+    from rich.live import Live  # noqa: PLC0415 - 100 ms that only this need pay
+    from rich.text import Text  # noqa: PLC0415
 
     with Live(auto_refresh=False) as live:
         while True:
             status, running = _read(state_dir, target, rejected)
-            live.update(render_status(status, datetime.now(UTC), running=running), refresh=True)
+            live.update(Text.from_ansi(_draw(status, running=running, colour=colour)), refresh=True)
             time.sleep(_REFRESH_S)
+
+
+def _draw(status: Status, *, running: bool, colour: bool) -> str:
+    width = shutil.get_terminal_size().columns
+    return draw_status(status, datetime.now(UTC), running=running, width=width, colour=colour)
 
 
 def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> tuple[Status, bool]:
@@ -60,6 +79,8 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
             raise
         raise NotRunningError(f"no hubsync is running here, and {exc}", hint="start it: hubsync run") from exc
     if rejected is not None:
+        from hubsync.report import describe_rejected  # noqa: PLC0415 - it takes a second to import, and is rarely needed
+
         status = replace(status, daemon=replace(status.daemon, config_error=describe_rejected(rejected)))
     if target is not None:
         status = replace(status, targets=tuple(one for one in status.targets if one.name == target))

@@ -23,7 +23,8 @@ from support.running import (
 )
 
 from hubsync.localhub import LocalHub
-from hubsync.service import hold_state, is_locked
+from hubsync.presence import is_locked
+from hubsync.service import hold_state
 
 
 @pytest.fixture

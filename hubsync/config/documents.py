@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hubsync.config.fields import FileContext
+from hubsync.config.context import FileContext
 from hubsync.config.positions import Loc, Place, Places, find_places
 from hubsync.config.problems import Problem
 from hubsync.errors import ConfigError
@@ -30,12 +30,13 @@ _CURES = {  # by what tomllib says, whose words are kept
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One file, as TOML: its *data*, where its keys stand, and what its paths depend on."""
+    """One file, as TOML: its *data*, where its keys stand, what its paths depend on, and a *mark* that an edit changes."""
 
     path: Path
     data: dict[str, Any]
     places: Places
     context: FileContext
+    mark: str = ""
 
     def problem(self, loc: Loc, message: str) -> Problem:
         """Return the problem that stands at *loc*."""
@@ -82,6 +83,7 @@ def read_document(path: Path, home: str | None) -> Document | Problem:
     """Return what stands in *path*, or the reason why that cannot be said."""
     try:
         with path.open("rb") as file:
+            mark = mark_of(os.fstat(file.fileno()))
             raw = file.read(_LARGEST_BYTES + 1)
         text = raw[:_LARGEST_BYTES].decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as exc:
@@ -94,11 +96,16 @@ def read_document(path: Path, home: str | None) -> Document | Problem:
         return _whole(path, "is too large for a config; name a TOML file")
 
     try:
-        return Document(path, tomllib.loads(text), find_places(text), FileContext(path.parent, home))
+        return Document(path, tomllib.loads(text), find_places(text), FileContext(path.parent, home), mark)
     except RecursionError:
         return _whole(path, "is nested too deeply; a config needs no more than four levels")
     except ValueError as exc:  # TOMLDecodeError, and what int() says of thousands of digits
         return _explain_syntax(path, text, str(exc))
+
+
+def mark_of(status: os.stat_result) -> str:
+    """Return what changes when a file is edited or replaced."""
+    return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
 
 
 def find_included(main: Document) -> Iterator[Path | Problem]:

@@ -6,13 +6,13 @@ Durations and sizes are text with a unit in a file, and plain numbers in the pro
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pathspec import GitIgnoreSpec
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, ValidationInfo, WithJsonSchema
 
+from hubsync.config.context import FileContext
 from hubsync.config.rates import RATE_PATTERN, ROW_PATTERN, Rate, parse_rate
 from hubsync.config.repo import NAME_PATTERN, RepoSpec, parse_name, parse_path_in_repo, parse_repo
 from hubsync.config.schedule import Schedule, parse_schedule
@@ -23,28 +23,6 @@ Policy = Literal["ours", "theirs", "halt"]
 
 _POLICIES = ("ours", "theirs", "halt")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_LONGEST_PATH_BYTES = 4096  # PATH_MAX
-
-
-@dataclass(frozen=True, slots=True)
-class FileContext:
-    """What a path in a file depends on: the *directory* of that file, and *home*, the user's."""
-
-    directory: Path
-    home: str | None
-
-    def locate(self, text: str) -> Path:
-        """Return the absolute path that *text* means in this file; symbolic links stay as they are."""
-        if not text or _CONTROL.search(text) or len(text.encode()) > _LONGEST_PATH_BYTES:
-            raise ValueError('is no usable path; write e.g. "/data/runs/llama"')
-        if not text.startswith("~"):
-            return self.directory / text
-
-        first, _, rest = text.partition("/")
-        if first != "~" or not self.home or not self.home.startswith("/"):
-            raise ValueError('starts with a "~" that cannot be expanded here; write the whole path')
-
-        return Path(self.home, rest.lstrip("/"))
 
 
 def _read_path(value: object, info: ValidationInfo) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from hubsync.config.crosscheck import cross_check
 from hubsync.config.documents import Document, find_config, find_included, read_document
 from hubsync.config.fields import Policy
+from hubsync.config.glance import default_state_dir
 from hubsync.config.model import (
     FOREIGN_EDIT_DEFAULTS,
     Config,
@@ -27,7 +28,7 @@ from hubsync.config.repo import DEFAULT_ENDPOINT
 from hubsync.config.shape import check_shape, read_shape
 from hubsync.config.tables import ConfigFile, IncludedFile, MirrorTable, TargetTable, json_schema
 
-__all__ = ["example_text", "find_config", "find_state_dir", "json_schema", "load_config"]
+__all__ = ["example_text", "find_config", "json_schema", "load_config"]
 
 DEFAULT_URL = "https://huggingface.co"
 
@@ -54,18 +55,6 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
     return _build(documents)
 
 
-def find_state_dir(path: Path | None, environment: Mapping[str, str]) -> Path | None:
-    """Return where the config keeps its state whatever else is wrong in it; ``None`` if that cannot be known."""
-    main = read_document(find_config(path, environment), environment.get("HOME"))
-    if isinstance(main, Problem):
-        return None
-    declared = _add_environment([main], environment)[0].table("service").get("state_dir")
-    try:
-        return main.context.locate(declared) if isinstance(declared, str) else None
-    except ValueError:
-        return None
-
-
 def example_text() -> str:
     """Return a commented config, for people to start from."""
     return resources.files("hubsync.config").joinpath("example.toml").read_text("utf-8")
@@ -89,7 +78,7 @@ def _add_environment(documents: list[Document], environment: Mapping[str, str]) 
     main, *included = documents
     service = main.data.get("service", {})
     if isinstance(service, dict) and "state_dir" not in service:
-        main = main.with_table("service", {**service, "state_dir": _default_state_dir(environment)})
+        main = main.with_table("service", {**service, "state_dir": default_state_dir(environment)})
 
     documents = [main, *included]
     owner = next((document for document in documents if DEFAULT_ENDPOINT in document.table("endpoint")), main)
@@ -101,16 +90,6 @@ def _add_environment(documents: list[Document], environment: Mapping[str, str]) 
         documents[documents.index(owner)] = with_url
 
     return documents
-
-
-def _default_state_dir(environment: Mapping[str, str]) -> str:
-    """Return where state is kept unless the config says it; systemd may name several directories."""
-    from_systemd = environment.get("STATE_DIRECTORY", "").partition(":")[0]
-    if from_systemd:
-        return from_systemd
-
-    xdg = environment.get("XDG_STATE_HOME", "")
-    return f"{xdg}/hubsync" if xdg.startswith("/") else "~/.local/state/hubsync"
 
 
 def _check_target_exists(documents: list[Document]) -> list[Problem]:
@@ -134,6 +113,7 @@ def _build(documents: list[Document]) -> Config:
         targets=tuple(_build_target(first.defaults, table) for file in files for table in file.target),
         service=Service(**_fields(first.service)),
         log=first.log,
+        mark=" ".join(document.mark for document in documents),
     )
 
 

@@ -279,6 +279,7 @@ class Config(Frozen):
     targets: tuple[Target, ...]
     service: Service
     log: Log = Log()
+    mark: str = ""
 
     def target(self, name: str) -> Target:
         """Return the target called *name*; raise UsageError if there is none."""

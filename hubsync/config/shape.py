@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hubsync.config.context import FileContext
 from hubsync.config.documents import Document
-from hubsync.config.fields import FileContext
 from hubsync.config.positions import Loc
 from hubsync.config.problems import Problem
 from hubsync.config.secrets import find_secrets

@@ -11,6 +11,7 @@ from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.hub import Hub, HubCommit
 from hubsync.mirror.remote import HeadMovedError
+from hubsync.mirror.uploads import Upload
 from hubsync.store.git import REGULAR, Git, TreeEntry
 from hubsync.store.objects import Objects
 from hubsync.store.pointer import Pointer, decode_pointer
@@ -31,6 +32,7 @@ class ApiRemote:
         self._hub = hub
         self._ours = {ref.removeprefix(_KNOWN): commit for ref, commit in git.list_refs(_KNOWN.rstrip("/")).items()}
         self.progressed = 0.0  # each request has its own deadline
+        self.sending: Upload | None = None  # the library does not say how far it is
         self._shown: dict[str, str] = {}  # branch → the Hub's id, as last seen
 
     def public_id(self, commit: str | None) -> str | None:

@@ -23,6 +23,7 @@ from hubsync.mirror.roles import expand_include
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Line, Refusal, Step, View, fold
+from hubsync.monitor.status import Transfer
 from hubsync.store.git import Git, TreeChange, blob_id
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
@@ -105,6 +106,12 @@ class Publisher:
     def published(self) -> str | None:
         """Return the newest snapshot that the mirror is known to hold."""
         return self._refs.get(_PUBLISHED)
+
+    @property
+    def transfer(self) -> Transfer | None:
+        """How far the upload is that goes on now."""
+        sending = self._remote.sending
+        return sending.seen if sending is not None else None
 
     @property
     def progressed(self) -> float:

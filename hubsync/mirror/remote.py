@@ -64,6 +64,7 @@ class Remote:
         self._tokens = tokens
         self._stop = stop
         self.progressed = 0.0  # when a command last got on, in monotonic seconds
+        self.sending: Upload | None = None
         base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
         self._found: _Addresses | None = None
@@ -109,8 +110,12 @@ class Remote:
             return
         things = [Thing(oid, self._objects.path(oid).stat().st_size, oid not in immutable) for oid in oids]
         upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S)
-        self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids),
-                      progress=upload.progress, upload=upload)  # fmt: skip
+        self.sending = upload
+        try:
+            self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids),
+                          progress=upload.progress, upload=upload)  # fmt: skip
+        finally:
+            self.sending = None
 
     def _lfs(self, doing: str, *args: str, feed: Iterable[bytes] = ()) -> None:
         """Run git-lfs by its own means."""

@@ -19,8 +19,9 @@ from hubsync.errors import MirrorError
 from hubsync.mirror.agent_handover import VARIABLE, Order, Report, Thing, write_things
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.throttle import Throttle, open_allowance
+from hubsync.monitor.status import Transfer
 
-_SAY_EVERY_S = 30.0
+_SAY_AFTER_S, _SAY_EVERY_S = 30.0, 900.0  # each wait is twice the one before: a slow mirror must not fill the log
 _AGENT = "hubsync"
 
 log = structlog.get_logger()
@@ -91,7 +92,10 @@ class Upload:
         self._connect_s = connect_s
         self._limit = _limit(endpoint)
         self._report: Report
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
+        self._say_at = self._began + _SAY_AFTER_S
+        self.seen: Transfer | None = None
+        """How far it was when it was looked at last."""
 
     @contextlib.contextmanager
     def order(self, lfs_url: str, credential_fd: int | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
@@ -111,19 +115,22 @@ class Upload:
         """Return a figure that changes while it gets on; say now and then how far it is."""
         self._limit.keep()
         figure = self._report.read()
-        if time.monotonic() - self._said >= _SAY_EVERY_S:
-            self._said = time.monotonic()
-            self._say()
+        self.seen = self._measure()
+        now = time.monotonic()
+        if now >= self._say_at:
+            self._say_at = now + min(now - self._began, _SAY_EVERY_S)
+            log.info("upload.progressed", sent_bytes=self.seen.sent_bytes, bytes=self.seen.bytes, files=self.seen.files,
+                     bytes_per_s=self.seen.bytes_per_s, left_s=self.seen.left_s)  # fmt: skip
 
         return figure
 
-    def _say(self) -> None:
+    def _measure(self) -> Transfer:
         total, (sent, _) = sum(thing.size for thing in self._things), self._report.moved
-        there = sum(thing.size for thing in self._things if thing.oid in self._report.done)
-        bytes_per_s = sent / (self._said - self._began)
-        left_s = (total - max(sent, there)) / bytes_per_s if bytes_per_s else None
-        log.info("upload.progressed", sent_bytes=sent, bytes=total, files=len(self._things), bytes_per_s=round(bytes_per_s),
-                 left_s=None if left_s is None else round(max(0.0, left_s)))  # fmt: skip
+        done = self._report.done
+        there = max(sent, sum(thing.size for thing in self._things if thing.oid in done))
+        bytes_per_s = sent / max(0.001, time.monotonic() - self._began)
+        left_s = round(max(0.0, (total - there) / bytes_per_s)) if bytes_per_s else None
+        return Transfer(len(self._things), total, min(there, total), round(bytes_per_s), left_s)
 
     def read_failure(self, doing: str, said: str) -> MirrorError:
         """Return what went wrong, from the agent's report, else from what git-lfs *said*."""

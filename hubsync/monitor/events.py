@@ -388,9 +388,12 @@ _EVENTS = (
         "info",
         (
             "state",
+            "behind_s",
+            "at_risk_s",
             "uptime_s",
             "newest_unit_local",
             "newest_unit_published",
+            "newest_unit",
             "backlog_files",
             "backlog_bytes",
             "oldest_unpublished_s",
@@ -399,9 +402,14 @@ _EVENTS = (
             "held",
             "mirrors_ok",
             "mirrors_failing",
+            "repo",
+            "required",
         ),
-        "{state}[; {backlog_files:file} to publish][ ({backlog_bytes})][, the oldest since {oldest_unpublished_s}]",
-        "Said for each target at each `heartbeat`. Alert on its absence and on `oldest_unpublished_s`.",
+        "[{mirror} is ]{state}[; {backlog_files:file} to publish][ ({backlog_bytes})][, {behind_s} behind]",
+        "Said at each `heartbeat` for each target (its worst required mirror), and with `mirror` for each of its mirrors. "
+        "`behind_s`: age of the oldest settled byte that is not published, 0 if none waits. `at_risk_s`: training time "
+        "between the newest unit that is safe there and the newest write.",
+        "Alert on its absence, on `behind_s` and on `at_risk_s`; `hubsync status` then says which mirror and why.",
     ),
     # --- the log itself
     Event(
@@ -445,7 +453,7 @@ def mentioned_fields(name: str) -> frozenset[str]:
 
 
 def _has_all(part: str, fields: Mapping[str, object]) -> bool:
-    return all(fields.get(name) not in (None, "", (), []) for name, _ in _PLACEHOLDER.findall(part))
+    return all(fields.get(name) not in (None, "", 0, (), []) for name, _ in _PLACEHOLDER.findall(part))
 
 
 def _fill(template: str, fields: Mapping[str, object]) -> str:

@@ -13,19 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Literal
 
 from hubsync.errors import DiskFullError, NotRunningError, StateError
+from hubsync.monitor.decode import decode
 from hubsync.monitor.lines import clean_value
 from hubsync.monitor.redact import redact
-from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, format_duration
-
-if TYPE_CHECKING:
-    from rich.console import Group, RenderableType
-    from rich.table import Table
-    from rich.text import Text
 
 SCHEMA_VERSION = 1
 
@@ -33,15 +26,6 @@ SCHEMA_VERSION = 1
 STALE_AFTER_S = 300.0
 
 _WRITE_EVERY_S = 1.0
-
-_STATE_STYLES = {
-    "ok": "green",
-    "publishing": "cyan",
-    "paused": "yellow",
-    "failing": "yellow",
-    "halted": "bold red",
-    "parked": "bold red",
-}
 
 DaemonState = Literal["starting", "running", "stopping", "stopped"]
 TargetState = Literal["ok", "halted", "paused"]
@@ -61,8 +45,24 @@ class LastError:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """How far an upload is that goes on now; ``left_s`` is ``None`` until its rate is known."""
+
+    files: int
+    bytes: int
+    sent_bytes: int
+    bytes_per_s: float
+    left_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
-    """How far one mirror is; ``behind_s`` is the age of the oldest thing that it lacks, 0 when it lacks nothing."""
+    """How far one mirror is.
+
+    Attributes:
+        behind_s: the age of the oldest settled thing that it lacks; 0 when it lacks nothing.
+        at_risk_s: the training time that would be lost with this machine if only this mirror were left.
+    """
 
     name: str
     repo: str
@@ -73,13 +73,15 @@ class MirrorStatus:
     backlog_files: int = 0
     backlog_bytes: int = 0
     behind_s: float = 0.0
+    at_risk_s: float = 0.0
     last_success: datetime | None = None
+    transfer: Transfer | None = None
     last_error: LastError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """How one target is, with its mirrors."""
+    """How one target is, with its mirrors; the two figures are those of the required mirror that is worst off."""
 
     name: str
     source: str
@@ -87,6 +89,8 @@ class TargetStatus:
     watch_mode: str = "events"
     settled: int = 0
     held: int = 0
+    behind_s: float = 0.0
+    at_risk_s: float = 0.0
     newest_unit_local: str | None = None
     disk_held_bytes: int = 0
     last_error: LastError | None = None
@@ -95,7 +99,12 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """Which daemon wrote the document, and when; ``config_error`` says why a newer config is not in force."""
+    """Which daemon wrote the document, and when.
+
+    Attributes:
+        config_error: why a newer config is not in force.
+        config_mark: the mark of the config that is in force.
+    """
 
     pid: int
     version: str
@@ -103,6 +112,7 @@ class DaemonStatus:
     updated_at: datetime
     state: DaemonState = "running"
     config_error: LastError | None = None
+    config_mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +163,14 @@ def write_status(path: Path, status: Status) -> None:
 def read_status(path: Path) -> Status:
     """Return the document at *path*. Raises NotRunningError if there is none, StateError if it cannot be read."""
     try:
-        return TypeAdapter(Status).validate_json(path.read_bytes())
+        return decode(Status, json.loads(path.read_bytes()))
     except FileNotFoundError as error:
         raise NotRunningError(f"no daemon has run here: {path} is missing", hint="start it: hubsync run") from error
     except OSError as error:
         raise StateError(
             f"cannot read {path}: {error.strerror}", hint="see who owns it; hubsync runs as another user"
         ) from error
-    except ValidationError as error:
+    except (ValueError, RecursionError) as error:
         hint = "a running daemon of this version writes it anew at its next heartbeat"
         raise StateError(f"cannot read {path}: it is damaged, or of another version", hint=hint) from error
 
@@ -189,83 +199,3 @@ def choose_exit_code(status: Status, now: datetime, *, running: bool) -> int:
 
     is_stale = (now - status.daemon.updated_at).total_seconds() > STALE_AFTER_S
     return int(is_stale or any(True for _ in find_troubles(status)))
-
-
-def render_status(status: Status, now: datetime, *, running: bool = True) -> "Group":
-    """Return *status* for a terminal: the daemon, a row for each target and mirror, then errors with their hints."""
-    from rich.console import Group  # noqa: PLC0415 - 50 ms that only commands which print should pay
-
-    parts: list[RenderableType] = [_headline(status, now, running=running), _table(status)]
-    parts += [line for name, error in find_troubles(status) for line in _error_lines(name, error, now)]
-    return Group(*parts)
-
-
-def _headline(status: Status, now: datetime, *, running: bool) -> "Text":
-    from rich.text import Text  # noqa: PLC0415 - as in render_status
-
-    daemon = status.daemon
-    age_s = max(0.0, (now - daemon.updated_at).total_seconds())
-    facts = [
-        f"hubsync {daemon.version}",
-        f"{daemon.state}, pid {daemon.pid}" if running else f"not running (was {daemon.state}, pid {daemon.pid})",
-        f"up {format_duration((now - daemon.started_at).total_seconds())}" if running else "",
-        f"{format_bytes(status.disk_held_bytes)} held on disk",
-        f"as of {format_duration(age_s)} ago" if age_s >= _WRITE_EVERY_S else "",
-    ]
-    style = "bold" if running and age_s <= STALE_AFTER_S else "bold red"
-    return Text(escape_unsafe("; ".join(fact for fact in facts if fact)), style=style)
-
-
-def _table(status: Status) -> "Table":
-    from rich import box  # noqa: PLC0415 - as in render_status
-    from rich.table import Table  # noqa: PLC0415 - as in render_status
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("TARGET / MIRROR", overflow="fold")
-    table.add_column("STATE")
-    table.add_column("BACKLOG", justify="right")
-    table.add_column("BEHIND", justify="right")
-    table.add_column("NEWEST UNIT", overflow="fold")
-
-    for target in status.targets:
-        waiting = f"{target.held} held" if target.held else ""
-        table.add_row(*_cells(target.name, target.state, waiting, "", target.newest_unit_local))
-        for mirror in target.mirrors:
-            optional = "" if mirror.required else " (optional)"
-            behind = format_duration(mirror.behind_s) if mirror.behind_s else ""
-            name = f"  {mirror.name}{optional}"
-            table.add_row(*_cells(name, mirror.state, _backlog(mirror), behind, mirror.newest_unit_published))
-
-    return table
-
-
-def _backlog(mirror: MirrorStatus) -> str:
-    if not mirror.backlog_files:
-        return ""
-
-    return f"{format_count(mirror.backlog_files, 'file')}, {format_bytes(mirror.backlog_bytes)}"
-
-
-def _cells(name: str, state: str, backlog: str, behind: str, newest_unit: str | None) -> "Iterator[Text]":
-    from rich.text import Text  # noqa: PLC0415 - as in render_status
-
-    yield Text(escape_unsafe(name))
-    yield Text(state, style=_STATE_STYLES[state])
-    for text in (backlog, behind, newest_unit or ""):
-        yield Text(escape_unsafe(text))
-
-
-def _error_lines(name: str, error: LastError, now: datetime) -> "Iterator[Text]":
-    from rich.text import Text  # noqa: PLC0415 - as in render_status
-
-    since = f" for {format_duration((now - error.since).total_seconds())}" if error.since else ""
-    attempts = f", attempt {error.attempt}" if error.attempt > 1 else ""
-    retry = ""
-    if error.next_try_at:
-        retry = f", next try in {format_duration(max(0.0, (error.next_try_at - now).total_seconds()))}"
-
-    for line in error.error.splitlines() or [""]:
-        yield Text(escape_unsafe(f"{name}: {line}"), style="red")
-    yield Text(escape_unsafe(f"    {error.error_kind}{since}{attempts}{retry}"), style="dim")
-    if error.hint:
-        yield Text(escape_unsafe(f"    → {error.hint}"))

@@ -103,6 +103,20 @@ def read_command(argv: tuple[str, ...], environment: Mapping[str, str], *, timeo
         return finish(child, watch=Watch(stall_s=timeout_s))
 
 
+def stream_command(argv: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield the lines that *argv* prints, as they come; the child is ended when the caller wants no more.
+
+    What it says on standard error goes to ours: it is for the person who asked.
+    """
+    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=PIPE, start_new_session=True)  # noqa: S603 - ours
+    try:
+        if child.stdout is not None:
+            with child.stdout:
+                yield from child.stdout
+    finally:
+        end_group(child)
+
+
 def finish(child: "subprocess.Popen[bytes]", feed: Iterable[bytes] = (), watch: Watch | None = None) -> Finished:
     """Feed *child*, read it to its end and return the outcome; its group is gone when this returns.
 

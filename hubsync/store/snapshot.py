@@ -29,6 +29,7 @@ from hubsync.watch.inventory import look
 SNAPSHOTS = "refs/heads/snapshots"
 AUTHOR = "hubsync <hubsync@localhost>"
 
+_REMEMBERED = 64  # answers about snapshots, which never change; status asks each second
 _UNIT_TRAILER = "Hubsync-Unit: "
 
 log = structlog.get_logger()
@@ -65,6 +66,7 @@ class Store:
         self.git = Git(directory / "store.git", inherit=inherit)
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
+        self._units: dict[str | None, Snapshot | None] = {None: None}
 
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
@@ -133,8 +135,8 @@ class Store:
 
     def newest_unit(self, snapshot: str | None) -> str | None:
         """Return the unit that was completed last in the history of *snapshot*."""
-        completed = self.completed(snapshot)
-        return completed[-1].units[-1] if completed else None
+        completed = self.completed_by(snapshot)
+        return completed.units[-1] if completed else None
 
     def find_unit(self, unit: str) -> str | None:
         """Return the newest snapshot that completes *unit*."""
@@ -148,6 +150,21 @@ class Store:
         if published is None:
             return False
         return self.git.run("merge-base", "--is-ancestor", commit, published, check=False).returncode == 0
+
+    def completed_by(self, snapshot: str | None) -> Snapshot | None:
+        """Return the newest snapshot that completes a unit in the history of *snapshot*."""
+        if snapshot not in self._units:
+            by_unit = f"--grep=^{_UNIT_TRAILER}"
+            found = self.git.text("log", "-1", "--first-parent", by_unit, "--format=%H %at %ct %B", str(snapshot))
+            if len(self._units) > _REMEMBERED:
+                self._units = {None: None}
+            self._units[snapshot] = _read_snapshot(found) if found else None
+
+        return self._units.get(snapshot)
+
+    def read_snapshot(self, commit: str) -> Snapshot:
+        """Return the snapshot at *commit*."""
+        return _read_snapshot(self.git.text("log", "-1", "--format=%H %at %ct %B", commit))
 
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
         """Return those of *blobs* that are pointers."""

@@ -34,6 +34,7 @@ def test_four_lines_are_enough(load: Load, tmp_path: Path) -> None:
                 ),
             ),
             service=Service(state_dir=tmp_path / "home/.local/state/hubsync"),
+            mark=config.mark,
         )
         == config
     )

@@ -1,6 +1,6 @@
-import io
 import json
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from hubsync.errors import NotRunningError, StateError
+from hubsync.monitor.screen import draw_status
 from hubsync.monitor.status import (
     DaemonStatus,
     LastError,
@@ -20,10 +20,10 @@ from hubsync.monitor.status import (
     Status,
     StatusFile,
     TargetStatus,
+    Transfer,
     choose_exit_code,
     encode_status,
     read_status,
-    render_status,
     write_status,
 )
 
@@ -62,10 +62,8 @@ STATUS = Status(DAEMON, (TARGET,), disk_held_bytes=26_900_000_000)
 WELL = Status(DAEMON, (replace(TARGET, mirrors=(HUB,)),))
 
 
-def shown(status: Status, now: datetime = NOW, *, running: bool = True) -> str:
-    console = Console(file=io.StringIO(), width=80, force_terminal=False)
-    console.print(render_status(status, now, running=running))
-    return console.file.getvalue()  # type: ignore[attr-defined]
+def shown(status: Status, now: datetime = NOW, *, running: bool = True, width: int = 80) -> str:
+    return draw_status(status, now, running=running, width=width)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -204,6 +202,34 @@ def test_the_table_fits_a_terminal() -> None:
     assert "forbidden for 1h1m, attempt 4, next try in 15m" in text
     assert "→ give the token write access" in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_keeps_to_its_width(width: int) -> None:
+    """Long names, units and errors are folded, so that no line is longer than the terminal is wide."""
+    long = replace(ONPREM, name="a-very-long-name/" * 3, newest_unit_published="runs/seed-17/checkpoint-1000000")
+    text = shown(replace(WELL, targets=(replace(TARGET, mirrors=(HUB, long)),)), width=width)
+
+    assert max(map(len, text.splitlines())) <= width
+    assert "runs/seed-17/checkpoint-1000000" in re.sub(r"\s", "", text)
+
+
+def test_an_upload_shows_how_far_it_is() -> None:
+    """A bar, the share, the rate and the time that is left, below its mirror."""
+    sending = replace(HUB, state="publishing", transfer=Transfer(3, 12_400_000_000, 7_564_000_000, 42_000_000, 115))
+    lines = shown(Status(DAEMON, (replace(TARGET, mirrors=(sending,)),))).splitlines()
+    row = next(index for index, line in enumerate(lines) if "acme/llama-sft" in line)
+
+    assert "████████████░░░░░░░░  61%  7.6 GB of 12.4 GB, 42.0 MB/s, 1m55s left" in lines[row + 1]
+
+
+def test_colours_add_nothing_but_colours() -> None:
+    """Without its escape sequences the coloured form is the plain one."""
+    coloured = draw_status(STATUS, NOW, running=True, colour=True)
+
+    assert "\x1b[31;1mparked" in coloured
+    plain = re.sub(r"\x1b\[[\d;]*m", "", coloured)
+    assert shown(STATUS).split("\n") == [line.rstrip() for line in plain.split("\n")]
 
 
 def test_a_dead_daemon_is_said_first() -> None:

@@ -1,0 +1,53 @@
+"""What can be said of a config at a glance, without checking it: where its state lies, and whether it was edited.
+
+A full check takes longer to import than ``status`` takes to answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubsync.config.documents import Document, find_config, find_included, mark_of, read_document
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The state directory of a config, and the mark that ``Config.mark`` is if it was loaded as it stands now."""
+
+    state_dir: Path
+    mark: str
+
+
+def glance_at(path: Path | None, environment: Mapping[str, str]) -> Glance | None:
+    """Return what the config says whatever else is wrong in it; ``None`` if that cannot be known.
+
+    Raises:
+        ConfigError: there is no config.
+    """
+    main = read_document(find_config(path, environment), environment.get("HOME"))
+    if not isinstance(main, Document):
+        return None
+    declared = main.table("service").get("state_dir", default_state_dir(environment))
+    try:
+        return Glance(main.context.locate(declared), _mark_all(main)) if isinstance(declared, str) else None
+    except ValueError:
+        return None
+
+
+def default_state_dir(environment: Mapping[str, str]) -> str:
+    """Return where state is kept unless the config says it; systemd may name several directories."""
+    from_systemd = environment.get("STATE_DIRECTORY", "").partition(":")[0]
+    if from_systemd:
+        return from_systemd
+
+    xdg = environment.get("XDG_STATE_HOME", "")
+    return f"{xdg}/hubsync" if xdg.startswith("/") else "~/.local/state/hubsync"
+
+
+def _mark_all(main: Document) -> str:
+    """Return the marks of *main* and what it includes; one that cannot be read makes it the mark of nothing."""
+    included = [found for found in find_included(main) if isinstance(found, Path)]
+    try:
+        return " ".join([main.mark, *(mark_of(path.stat()) for path in included)])
+    except OSError:
+        return ""

@@ -1,0 +1,167 @@
+"""Draws the status document for a terminal, as lines of a given width. Pure; nothing is cut, what is long is folded.
+
+Drawn by hand: a library for tables takes longer to import than ``hubsync status`` may take to answer.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from itertools import zip_longest
+from textwrap import wrap
+
+from hubsync.monitor.status import (
+    STALE_AFTER_S,
+    LastError,
+    MirrorStatus,
+    Status,
+    TargetStatus,
+    Transfer,
+    find_troubles,
+)
+from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, format_duration
+
+_HEAD = ("TARGET / MIRROR", "STATE", "BEHIND", "AT RISK", "BACKLOG", "NEWEST UNIT")
+_STATE, _RIGHT = 1, frozenset((2, 3, 4))
+_NARROWEST_NAME = len(_HEAD[0])
+_BAR_CELLS = 20
+_FRESH_S = 1.0  # the document is written at most once a second
+
+_STYLES = {
+    "ok": "32",
+    "publishing": "36",
+    "paused": "33",
+    "failing": "33",
+    "halted": "31;1",
+    "parked": "31;1",
+}
+_BOLD, _RED, _DIM = "1", "31", "2"
+
+Row = tuple[str, ...]
+Paint = Callable[[str, str], str]
+
+
+def draw_status(status: Status, now: datetime, *, running: bool, width: int = 80, colour: bool = False) -> str:
+    """Return *status*: the daemon, a row for each target and mirror with what goes up, then errors with their cures."""
+    paint = _paint if colour else _plain
+    lines = [*_headline(status, now, running=running, width=width, paint=paint), ""]
+    lines += _table(status, width, paint)
+    for name, error in find_troubles(status):
+        lines += ["", *_error(name, error, now, width, paint)]
+    if not running:
+        lines += ["", *_fold("→ start it: hubsync run; under systemd: journalctl -u hubsync says why it ended", width)]
+
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _paint(text: str, style: str) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if text and style else text
+
+
+def _plain(text: str, _style: str) -> str:
+    return text
+
+
+def _headline(status: Status, now: datetime, *, running: bool, width: int, paint: Paint) -> Iterator[str]:
+    daemon = status.daemon
+    age_s = max(0.0, (now - daemon.updated_at).total_seconds())
+    facts = [
+        f"hubsync {daemon.version}",
+        f"{daemon.state}, pid {daemon.pid}" if running else f"not running (was {daemon.state}, pid {daemon.pid})",
+        f"up {format_duration((now - daemon.started_at).total_seconds())}" if running else "",
+        f"{format_bytes(status.disk_held_bytes)} held on disk",
+        f"as of {format_duration(age_s)} ago" if age_s >= _FRESH_S else "",
+    ]
+    is_well = running and age_s <= STALE_AFTER_S
+    for line in _fold("; ".join(fact for fact in facts if fact), width):
+        yield paint(line, _BOLD if is_well else f"{_BOLD};{_RED}")
+
+
+def _table(status: Status, width: int, paint: Paint) -> Iterator[str]:
+    groups = [(_target_row(target), [(_mirror_row(m), m.transfer) for m in target.mirrors]) for target in status.targets]
+    rows = [row for row, mirrors in groups for row in (row, *(row for row, _ in mirrors))]
+    widths = _widths([_HEAD, *rows], width)
+    yield paint("  ".join(_align(_HEAD, widths)), _DIM)
+    for target, mirrors in groups:
+        yield from _draw_row(target, widths, paint)
+        for mirror, transfer in mirrors:
+            yield from _draw_row(mirror, widths, paint)
+            if transfer is not None:
+                yield from (paint(line, _STYLES["publishing"]) for line in _fold(_bar(transfer), width, "    "))
+
+
+def _target_row(target: TargetStatus) -> Row:
+    waiting = ", ".join(f"{count} {what}" for count, what in ((target.settled, "settled"), (target.held, "held")) if count)
+    return _row(target.name, target.state, (target.behind_s, target.at_risk_s), waiting, target.newest_unit_local)
+
+
+def _mirror_row(mirror: MirrorStatus) -> Row:
+    backlog = ""
+    if mirror.backlog_files:
+        backlog = f"{format_count(mirror.backlog_files, 'file')}, {format_bytes(mirror.backlog_bytes)}"
+    name = f"  {mirror.name}{'' if mirror.required else ' (optional)'}"
+    return _row(name, mirror.state, (mirror.behind_s, mirror.at_risk_s), backlog, mirror.newest_unit_published)
+
+
+def _row(name: str, state: str, figures: tuple[float, float], backlog: str, unit: str | None) -> Row:
+    behind, at_risk = (format_duration(round(figure)) if figure >= 1 else "" for figure in figures)
+    return tuple(escape_unsafe(cell) for cell in (name, state, behind, at_risk, backlog, unit or ""))
+
+
+def _widths(rows: Sequence[Row], width: int) -> list[int]:
+    """Return the width of each column: as wide as what it holds, and the names take what is left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    widths[-1] = min(widths[-1], max(len(_HEAD[-1]), width - sum(widths[1:-1]) - _NARROWEST_NAME - 2 * len(widths)))
+    left = width - sum(widths[1:]) - 2 * (len(widths) - 1)
+    widths[0] = min(widths[0], max(left, _NARROWEST_NAME))
+
+    return widths
+
+
+def _draw_row(row: Row, widths: Sequence[int], paint: Paint) -> Iterator[str]:
+    name, *cells = row
+    width = sum(widths) + 2 * (len(widths) - 1)
+    if len(name) > widths[0]:  # a long name has a line of its own
+        yield from _fold(name.strip(), width, "  " if name.startswith(" ") else "")
+        name = ""
+    folded = [
+        [cell[at : at + size] for at in range(0, len(cell), size)] for cell, size in zip(cells, widths[1:], strict=True)
+    ]
+    for index, parts in enumerate(zip_longest(*folded, fillvalue="")):
+        aligned = _align((name if index == 0 else "", *parts), widths)
+        aligned[_STATE] = paint(aligned[_STATE], _STYLES.get(row[_STATE], ""))
+        yield "  ".join(aligned)
+
+
+def _align(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [
+        cell.rjust(width) if column in _RIGHT else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+
+
+def _bar(transfer: Transfer) -> str:
+    share = min(1.0, transfer.sent_bytes / transfer.bytes) if transfer.bytes else 1.0
+    full = int(share * _BAR_CELLS)
+    left = f", {format_duration(transfer.left_s)} left" if transfer.left_s is not None else ""
+    return (
+        f"{'█' * full}{'░' * (_BAR_CELLS - full)} {share:4.0%}  {format_bytes(transfer.sent_bytes)} of "
+        f"{format_bytes(transfer.bytes)}, {format_bytes(transfer.bytes_per_s)}/s{left}"
+    )
+
+
+def _error(name: str, error: LastError, now: datetime, width: int, paint: Paint) -> Iterator[str]:
+    since = f" for {format_duration((now - error.since).total_seconds())}" if error.since else ""
+    attempts = f", attempt {error.attempt}" if error.attempt > 1 else ""
+    retry = ""
+    if error.next_try_at:
+        retry = f", next try in {format_duration(max(0.0, (error.next_try_at - now).total_seconds()))}"
+
+    for line in error.error.splitlines() or [""]:
+        yield from (paint(part, _RED) for part in _fold(escape_unsafe(f"{name}: {line}"), width, rest="    "))
+    yield from (paint(part, _DIM) for part in _fold(f"{error.error_kind}{since}{attempts}{retry}", width, "    "))
+    if error.hint:
+        yield from _fold(escape_unsafe(f"→ {error.hint}"), width, "    ", "      ")
+
+
+def _fold(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
+    after = first if rest is None else rest
+    return wrap(text, width, initial_indent=first, subsequent_indent=after, break_on_hyphens=False) or [""]

@@ -1,0 +1,246 @@
+"""What the log tells of a stretch of time: figures over time, units on their way, and failures as spans. Pure.
+
+It is made of entries alone, so that it can be told of a log from another machine, long after.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hubsync.views.query import moment_of
+
+_SILENCE_S = 300.0  # without any line; a heartbeat comes each minute unless it is told otherwise
+_WELL = frozenset(("ok", "publishing"))
+
+# What begins a span, and what ends it; both are about the same target and mirror.
+_BEGINS = {
+    "mirror.failed": "mirror",
+    "mirror.parked": "mirror",
+    "target.halted": "target",
+    "capture.paused": "disk",
+    "watch.degraded": "watch",
+    "config.rejected": "config",
+}
+_ENDS = {
+    "mirror.recovered": "mirror",
+    "mirror.published": "mirror",
+    "target.resumed": "target",
+    "capture.resumed": "disk",
+    "watch.recovered": "watch",
+    "daemon.reloaded": "config",
+}
+
+Point = tuple[float, float]
+"""A moment (seconds since the epoch) and a figure."""
+
+
+@dataclass(slots=True)
+class Incident:
+    """A stretch of time in which something did not work; *end* is ``None`` while it still does not."""
+
+    what: str
+    start: float
+    error: str
+    error_kind: str = ""
+    hint: str = ""
+    target: str = ""
+    mirror: str = ""
+    is_severe: bool = False
+    tries: int = 1
+    end: float | None = None
+
+
+@dataclass(slots=True)
+class UnitStory:
+    """One unit on its way: when it was last written, when complete, when it was on each mirror; moments or ``None``."""
+
+    name: str
+    files: int = 0
+    bytes: int = 0
+    written: float | None = None
+    completed: float | None = None
+    abandoned: float | None = None
+    published: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class MirrorStory:
+    """One mirror over time."""
+
+    name: str
+    repo: str = ""
+    is_required: bool = True
+    state: str = ""
+    behind: list[Point] = field(default_factory=list)
+    backlog: list[Point] = field(default_factory=list)
+    sent: list[Point] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
+    files: int = 0
+
+
+@dataclass(slots=True)
+class TargetStory:
+    """One target over time."""
+
+    name: str
+    state: str = ""
+    disk: list[Point] = field(default_factory=list)
+    at_risk: list[Point] = field(default_factory=list)
+    mirrors: dict[str, MirrorStory] = field(default_factory=dict)
+    units: dict[str, UnitStory] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Story:
+    """All that the log tells."""
+
+    start: float = 0.0
+    end: float = 0.0
+    entries: int = 0
+    version: str = ""
+    starts: int = 0
+    targets: dict[str, TargetStory] = field(default_factory=dict)
+    incidents: list[Incident] = field(default_factory=list)
+    warnings: Counter[str] = field(default_factory=Counter)
+    last_said: dict[str, str] = field(default_factory=dict)
+    """The newest sentence of each event that was a warning or an error."""
+
+
+def tell(entries: Iterable[Mapping[str, Any]]) -> Story:
+    """Return the story that *entries*, oldest first, tell."""
+    teller = _Teller()
+    for entry in entries:
+        if (moment := moment_of(entry)) is not None:
+            teller.take(entry, moment.timestamp())
+
+    return teller.story
+
+
+def thin(points: Iterable[Point], start: float, end: float, count: int, *, add: bool = False) -> list[float | None]:
+    """Return *count* figures from *start* to *end*: the largest of each stretch (or, with *add*, the sum), or ``None``."""
+    figures: list[float | None] = [None] * count
+    length = max(end - start, 1e-9) / count
+    for moment, figure in points:
+        index = min(count - 1, max(0, int((moment - start) / length)))
+        known = figures[index]
+        figures[index] = figure if known is None else known + figure if add else max(known, figure)
+
+    return figures
+
+
+class _Teller:
+    """Takes entries in order and keeps what is open."""
+
+    def __init__(self) -> None:
+        self.story = Story()
+        self._open: dict[tuple[str, str, str], Incident] = {}
+        self._is_stopped = False
+
+    def take(self, entry: Mapping[str, Any], now: float) -> None:
+        """Take the next entry."""
+        event = str(entry.get("event"))
+        story = self.story
+        self._note_silence(event, now)
+        story.start = story.start or now
+        story.end = max(story.end, now)
+        story.entries += 1
+        story.version = str(entry.get("version", story.version))
+        if entry.get("level") in {"warning", "error"}:
+            story.warnings[event] += 1
+            story.last_said[event] = str(entry.get("message", ""))
+        self._note_incident(event, entry, now)
+        if entry.get("target") is None:
+            return
+        name = str(entry["target"])
+        target = story.targets.setdefault(name, TargetStory(name))
+        if (take := _TAKERS.get(event)) is not None:
+            take(target, entry, now)
+
+    def _note_silence(self, event: str, now: float) -> None:
+        """A daemon that ended in order and one that was cut off are told apart by what it said last."""
+        story = self.story
+        if story.entries and now - story.end > _SILENCE_S:
+            error = "stopped" if self._is_stopped else "no line was written: not running, or not answering"
+            gap = Incident("daemon", story.end, error, "stopped" if self._is_stopped else "silent", end=now)
+            gap.is_severe = not self._is_stopped
+            story.incidents.append(gap)
+        self._is_stopped = event == "daemon.stopped"
+        story.starts += event == "daemon.started"
+
+    def _note_incident(self, event: str, entry: Mapping[str, Any], now: float) -> None:
+        about = (str(entry.get("target") or ""), str(entry.get("mirror") or ""))
+        ends = _ENDS.get(event)
+        if event == "heartbeat" and about[1] and entry.get("state") in _WELL:
+            ends = "mirror"
+        if ends is not None and (over := self._open.pop((ends, *about), None)) is not None:
+            over.end = now
+            over.tries = max(over.tries, int(entry.get("failures") or 0))
+        if (what := _BEGINS.get(event)) is None:
+            return
+        incident = self._open.get((what, *about))
+        if incident is None:
+            incident = self._open[what, *about] = Incident(what, now, "", target=about[0], mirror=about[1])
+            self.story.incidents.append(incident)
+        incident.error = str(entry.get("error") or entry.get("reason") or entry.get("message", ""))
+        incident.error_kind, incident.hint = str(entry.get("error_kind") or ""), str(entry.get("hint") or "")
+        incident.is_severe |= entry.get("level") == "error"
+        incident.tries = max(incident.tries, int(entry.get("attempt") or 1))
+
+
+def _take_heartbeat(target: TargetStory, entry: Mapping[str, Any], now: float) -> None:
+    if entry.get("mirror") is None:
+        target.state = str(entry.get("state", ""))
+        target.disk.append((now, float(entry.get("disk_held_bytes") or 0)))
+        target.at_risk.append((now, float(entry.get("at_risk_s") or 0)))
+        return
+    mirror = _mirror(target, entry)
+    mirror.state, mirror.is_required = str(entry.get("state", "")), bool(entry.get("required", True))
+    mirror.behind.append((now, float(entry.get("behind_s") or 0)))
+    mirror.backlog.append((now, float(entry.get("backlog_bytes") or 0)))
+
+
+def _take_published(target: TargetStory, entry: Mapping[str, Any], now: float) -> None:
+    mirror = _mirror(target, entry)
+    mirror.sent.append((now, float(entry.get("bytes") or 0)))
+    mirror.files += int(entry.get("files") or 0)
+
+
+def _take_completed(target: TargetStory, entry: Mapping[str, Any], now: float) -> None:
+    unit = _unit(target, entry)
+    unit.completed, unit.abandoned = now, None
+    unit.files, unit.bytes = int(entry.get("files") or 0), int(entry.get("bytes") or 0)
+
+
+def _take_abandoned(target: TargetStory, entry: Mapping[str, Any], now: float) -> None:
+    _unit(target, entry).abandoned = now
+
+
+def _take_unit_published(target: TargetStory, entry: Mapping[str, Any], now: float) -> None:
+    unit, mirror = _unit(target, entry), _mirror(target, entry)
+    unit.published.setdefault(mirror.name, now)
+    if entry.get("lag_s") is not None:
+        lag_s = float(entry["lag_s"])
+        unit.written = unit.written or now - lag_s
+        mirror.lags.append(lag_s)
+
+
+_TAKERS = {
+    "heartbeat": _take_heartbeat,
+    "mirror.published": _take_published,
+    "unit.completed": _take_completed,
+    "unit.abandoned": _take_abandoned,
+    "unit.published": _take_unit_published,
+}
+
+
+def _mirror(target: TargetStory, entry: Mapping[str, Any]) -> MirrorStory:
+    name = str(entry.get("mirror") or "?")
+    mirror = target.mirrors.setdefault(name, MirrorStory(name))
+    mirror.repo = str(entry.get("repo") or mirror.repo)
+    return mirror
+
+
+def _unit(target: TargetStory, entry: Mapping[str, Any]) -> UnitStory:
+    name = str(entry.get("unit") or "?")
+    return target.units.setdefault(name, UnitStory(name))

@@ -1,0 +1,145 @@
+"""The two figures that alerts stand on, for each target and each mirror."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from support.plain_server import PlainServer
+from support.rig import Rig
+from support.running import write_checkpoint
+
+from hubsync.monitor.status import DaemonStatus, Status, TargetStatus
+from hubsync.report import describe_target, log_heartbeat
+
+HOUR = 3600
+BEGAN = int(time.time()) - 48 * HOUR
+
+
+def describe(rig: Rig) -> TargetStatus:
+    return describe_target(rig.work, mode="events", is_paused=False)
+
+
+def save(rig: Rig, unit: str, hours: float) -> None:
+    """Write a checkpoint whose newest byte is *hours* after the run began, and commit it."""
+    write_checkpoint(rig.source / unit, 100)
+    touch(rig, hours, *(rig.source / unit).iterdir())
+    rig.settle()
+    assert rig.pipeline.commit()
+
+
+def touch(rig: Rig, hours: float, *paths: Any) -> None:
+    for path in paths or [rig.source / "log.txt"]:
+        if not path.exists():
+            path.write_text(f"{hours}")
+        os.utime(path, (BEGAN + hours * HOUR, BEGAN + hours * HOUR))
+
+
+@dataclass
+class Two:
+    rig: Rig
+    first: Any
+    second: Any
+
+
+@pytest.fixture
+def two(make_rig: Callable[..., Rig], server: PlainServer, tmp_path: Any) -> Any:
+    """Give a target with two mirrors, both required."""
+    with PlainServer(tmp_path / "second") as other:
+        other.create("acme/x")
+        rig = make_rig(server, other, units=("checkpoint-*",))
+        yield Two(rig, rig.publisher(0), rig.publisher(1))
+
+
+def test_nothing_to_publish_is_neither_behind_nor_at_risk(rig: Rig) -> None:
+    """An empty source needs nobody's attention."""
+    rig.settle()
+
+    assert (0.0, 0.0) == (describe(rig).behind_s, describe(rig).at_risk_s)
+
+
+def test_what_settled_is_behind_before_it_is_committed(rig: Rig) -> None:
+    """The age counts from when a file settled, not from the next commit, and not from an old time that a copy kept."""
+    touch(rig, 0)
+    rig.settle()
+    rig.pipeline._settled_at["log.txt"] -= 2 * HOUR
+
+    assert describe(rig).behind_s == pytest.approx(2 * HOUR, abs=60)
+    assert describe(rig).mirrors[0].behind_s == pytest.approx(2 * HOUR, abs=60)
+    rig.pipeline.commit()
+    rig.publisher().publish()
+    assert 0.0 == describe(rig).behind_s
+
+
+def test_a_late_mirror_is_behind_alone(two: Two) -> None:
+    """One mirror's lag is not the other's; the target's is that of the worse one."""
+    save(two.rig, "checkpoint-1", 1)
+    two.first.publish()
+    status = describe(two.rig)
+
+    assert (0.0, 0) == (status.mirrors[0].behind_s, status.mirrors[0].backlog_files)
+    assert status.mirrors[1].backlog_files > 0
+    assert status.behind_s == status.mirrors[1].behind_s
+
+
+def test_at_risk_is_the_training_time_since_the_newest_unit_that_all_hold(two: Two) -> None:
+    """It grows with every write, falls when the last required mirror holds a unit, and stands still with the training."""
+    save(two.rig, "checkpoint-1", 1)
+    two.first.publish()
+    two.second.publish()
+    save(two.rig, "checkpoint-2", 4)
+    two.first.publish()
+    touch(two.rig, 6)
+    two.rig.settle()
+    status = describe(two.rig)
+
+    assert [2 * HOUR, 5 * HOUR, 5 * HOUR] == [*(m.at_risk_s for m in status.mirrors), status.at_risk_s]
+    two.second.publish()
+    assert 2 * HOUR == describe(two.rig).at_risk_s
+
+
+def test_an_optional_mirror_puts_nothing_at_risk(two: Two) -> None:
+    """The target's figures are those of its required mirrors; an optional one has its own."""
+    two.second.mirror = two.second.mirror.model_copy(update={"required": False})
+    save(two.rig, "checkpoint-1", 1)
+    save(two.rig, "checkpoint-2", 4)
+    two.first.publish()
+    status = describe(two.rig)
+
+    assert (0.0, 0.0) == (status.behind_s, status.at_risk_s)
+    assert status.mirrors[1].backlog_files > 0
+
+
+def test_half_a_unit_is_behind_until_it_is_given_up(make_rig: Callable[..., Rig], server: PlainServer) -> None:
+    """Files of a unit that never ends count as waiting; once it is reported as abandoned they hide nothing else."""
+    rig = make_rig(server, units=("checkpoint-*",))
+    write_checkpoint(rig.source / "checkpoint-1", 100)
+    (rig.source / "checkpoint-1" / "trainer_state.json").unlink()
+    rig.settle()
+    for path in rig.pipeline._settled_at:
+        rig.pipeline._settled_at[path] -= 3 * HOUR
+
+    assert describe(rig).behind_s == pytest.approx(3 * HOUR, abs=60)
+    rig.pipeline._units["checkpoint-1"].abandoned = True
+    assert 0.0 == describe(rig).behind_s
+
+
+def test_the_heartbeat_says_both_for_each_target_and_each_mirror(two: Two) -> None:
+    """One line for the target, one for each mirror, each with both figures as numbers."""
+    save(two.rig, "checkpoint-1", 1)
+    two.first.publish()
+    two.second.publish()
+    touch(two.rig, 3)
+    two.rig.settle()
+    now = datetime.now(UTC)
+    with capture_logs() as lines:
+        log_heartbeat(Status(DaemonStatus(1, "1", now, now), (describe(two.rig),)))
+
+    assert [None, "m0", "m1"] == [line.get("mirror") for line in lines]
+    assert {2 * HOUR} == {line["at_risk_s"] for line in lines}
+    assert {"heartbeat"} == {line["event"] for line in lines}
+    assert all(isinstance(line["behind_s"], float) for line in lines)
