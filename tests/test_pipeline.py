@@ -21,7 +21,7 @@ from watchdog.observers import Observer
 from hubsync.errors import DiskFullError, HubsyncError
 from hubsync.mirror.token import Tokens
 from hubsync.once import Outcome, exit_code, run_once
-from hubsync.pipeline import unit_of
+from hubsync.units import unit_of
 
 MakeRig = Callable[..., Rig]
 UNITS = ("checkpoint-*",)
@@ -516,13 +516,13 @@ def test_too_little_free_space_pauses_capture(local: Rig) -> None:
     """Nothing is captured or committed below the limit, which is said once; then it goes on."""
     write_unit(local, "checkpoint-1")
     local.write("notes.txt")
-    local.pipeline._min_free_bytes = 1 << 62
+    local.pipeline._guard._min_free_bytes = 1 << 62
 
     with capture_logs() as entries:
         assert [] == local.commit()
         assert [] == local.commit()
         assert set() == local.held_objects()
-        local.pipeline._min_free_bytes = 1
+        local.pipeline._guard._min_free_bytes = 1
         local.commit()
 
     told = [entry["event"] for entry in entries if entry["event"].startswith("capture.")]

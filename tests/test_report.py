@@ -66,7 +66,7 @@ def test_what_settled_is_behind_before_it_is_committed(rig: Rig) -> None:
     """The age counts from when a file settled, not from the next commit, and not from an old time that a copy kept."""
     touch(rig, 0)
     rig.settle()
-    rig.pipeline._settled_at["log.txt"] -= 2 * HOUR
+    rig.pipeline._files._settled_at["log.txt"] -= 2 * HOUR
 
     assert describe(rig).behind_s == pytest.approx(2 * HOUR, abs=60)
     assert describe(rig).mirrors[0].behind_s == pytest.approx(2 * HOUR, abs=60)
@@ -120,8 +120,8 @@ def test_half_a_unit_is_behind_until_it_is_given_up(make_rig: Callable[..., Rig]
     write_checkpoint(rig.source / "checkpoint-1", 100)
     (rig.source / "checkpoint-1" / "trainer_state.json").unlink()
     rig.settle()
-    for path in rig.pipeline._settled_at:
-        rig.pipeline._settled_at[path] -= 3 * HOUR
+    for path in rig.pipeline._files._settled_at:
+        rig.pipeline._files._settled_at[path] -= 3 * HOUR
 
     assert describe(rig).behind_s == pytest.approx(3 * HOUR, abs=60)
     rig.pipeline._units["checkpoint-1"].abandoned = True

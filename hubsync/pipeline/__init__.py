@@ -1,0 +1,10 @@
+"""Runs one target from its source to its queue: what changed, when it is settled and whole, capture, snapshot.
+
+``pipeline`` has the course of it. ``files`` knows how far each file is, ``capturing`` reads it, ``held`` says what waits
+and why, ``guard`` stops a target that had an accident, ``opening`` makes what a pipeline works on.
+"""
+
+from hubsync.pipeline.opening import make_capturer, open_store, store_directory
+from hubsync.pipeline.pipeline import Pending, Pipeline, Settled
+
+__all__ = ["Pending", "Pipeline", "Settled", "make_capturer", "open_store", "store_directory"]

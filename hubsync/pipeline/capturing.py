@@ -1,0 +1,102 @@
+"""Captures files for a pipeline: each state of a file is read once, whatever happens until it is committed."""
+
+import threading
+import time
+
+from structlog.typing import FilteringBoundLogger
+
+from hubsync.pipeline.files import Files
+from hubsync.store.capture import Captured, Capturer, Prefix, has_grown
+from hubsync.store.ledger import Known
+from hubsync.store.pointer import Pointer
+from hubsync.store.process import StoppedError
+from hubsync.store.secrets import HINT as SECRET_HINT
+from hubsync.store.snapshot import Store
+from hubsync.units import age_s as age_of
+from hubsync.watch.entry import Entry
+from hubsync.watch.logs import is_text_log
+
+
+class Capturing:
+    """Captures the files of one target; *stop* interrupts it."""
+
+    def __init__(
+        self,
+        capturer: Capturer,
+        files: Files,
+        store: Store,
+        quiet_s: float,
+        stop: threading.Event,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._capturer = capturer
+        self._files = files
+        self._store = store
+        self._quiet_s = quiet_s
+        self._stop = stop
+        self._log = log
+        self._looked_at: set[str] = set()  # captured by this process: under the present rules for secrets
+
+    def is_early(self, path: str, size: int) -> bool:
+        """Tell whether *path* is captured as soon as it settles: it is an object, and no log."""
+        return not self._files.grows(path) and self._capturer.is_early(path, size)
+
+    def is_object(self, entry: Entry) -> bool:
+        """Tell whether *entry* goes through git-lfs whatever it holds."""
+        return self._capturer.is_early(entry.path, entry.identity.size)
+
+    def forget(self, path: str) -> None:
+        """Look for secrets in *path* again when it is captured next."""
+        self._looked_at.discard(path)
+
+    def capture(self, entry: Entry) -> Captured:
+        """Capture *entry*, or return what was captured of just this state before; raises as ``Capturer.capture`` does.
+
+        Raises:
+            StoppedError: hubsync is stopping.
+        """
+        known = self._store.ledger.known(entry.path)
+        if known is not None and known.oid is not None and known.identity == entry.identity:
+            pointer = Pointer(known.oid, known.identity.size)
+            if self._store.has_intact(known.oid) or self._files.is_committed(entry.path, known.mode, known.blob):
+                if entry.path not in self._looked_at:
+                    self._capturer.check_again(entry)
+                return self._capturer.recall(entry, pointer, known.mode, known.blob)
+        started = time.monotonic()
+        is_log = self._files.grows(entry.path)
+        captured = self._capture_log(entry, known) if is_log else self._capturer.capture(entry, self._check_stop)
+        if captured.pointer is not None:
+            self._store.ledger.record(captured)
+            self._looked_at.add(entry.path)
+        if (secret := captured.secret) is not None:
+            self._log.warning("secret.found", path=entry.path, rule=secret.rule, line=secret.line, member=secret.member,
+                              offset=secret.offset, hint=SECRET_HINT)  # fmt: skip
+        self._log.debug(
+            "file.captured", path=entry.path, oid=captured.pointer.oid if captured.pointer else None,
+            bytes=captured.identity.size, route=captured.routing.route.value, reason=captured.routing.reason,
+            pin=captured.kind.value if captured.kind else None, took_s=round(time.monotonic() - started, 3),
+        )  # fmt: skip
+
+        return captured
+
+    def _capture_log(self, entry: Entry, known: Known | None) -> Captured:
+        """Capture what a log holds by now; what was captured before, if no whole record came since."""
+        before = None
+        is_committed = known is not None and self._files.is_committed(entry.path, known.mode, known.blob)
+        if known and is_committed and has_grown(entry.identity, known.identity):
+            before = Prefix(known.identity.size, known.blob, known.oid)
+        is_quiet = age_of(entry.identity) >= self._quiet_s
+        captured = self._capturer.capture_log(entry, before, self._check_stop, is_quiet=is_quiet)
+        if captured is None:
+            assert known is not None  # noqa: S101 - it was grown from
+            pointer = Pointer(known.oid, known.identity.size) if known.oid else None
+            same = entry._replace(identity=known.identity)
+            captured = self._capturer.recall(same, pointer, known.mode, known.blob)
+        if not is_quiet and is_text_log(entry.path) and captured.identity.size < entry.identity.size:
+            self._files.settler.feed(entry.path, entry.identity, time.monotonic())  # a line without its end, once quiet
+
+        return captured
+
+    def _check_stop(self, _read_bytes: int) -> None:
+        if self._stop.is_set():
+            raise StoppedError("interrupted: hubsync is stopping")

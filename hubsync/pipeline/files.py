@@ -1,0 +1,187 @@
+"""How far each file of a target is: not quiet yet, settled, refused as it is, captured early, gone.
+
+All times are monotonic seconds unless they are named otherwise.
+"""
+
+import time
+from collections.abc import Iterable
+
+from hubsync.config.model import Target
+from hubsync.store.capture import has_same_content
+from hubsync.store.git import TreeEntry
+from hubsync.store.snapshot import Store
+from hubsync.units import age_s as age_of
+from hubsync.units import unit_of
+from hubsync.watch.entry import Entry, Identity
+from hubsync.watch.inventory import Inventory, look
+from hubsync.watch.logs import is_event_log, is_text_log
+from hubsync.watch.settle import Settler
+
+
+class Files:
+    """The files of one target on their way to a snapshot.
+
+    Attributes:
+        settled: files that wait for a commit, as they were when they settled.
+        refused: files that are not taken as they are.
+        removed: published paths that are gone from the source, since the last commit.
+        early: settled files that were captured before their commit.
+        first_write: when the first of the files came (seconds since the epoch).
+        last_write: when the newest of them was written (seconds since the epoch).
+    """
+
+    def __init__(self, target: Target, store: Store) -> None:
+        self.settled: dict[str, Identity] = {}
+        self.refused: dict[str, Identity] = {}
+        self.removed: set[str] = set()
+        self.early: set[str] = set()
+        self.first_write = self.last_write = 0.0
+        self.settler = Settler(target.quiet_s)
+        self._target = target
+        self._ledger = store.ledger
+        self._settled_at: dict[str, float] = {}
+        self._logs: set[str] = set()
+
+    # --- what is known of one
+
+    def grows(self, path: str) -> bool:
+        """Tell whether *path* is a log: it may never be quiet. In a unit only event files are, which prove themselves."""
+        return is_event_log(path) or (is_text_log(path) and unit_of(self._target, path) is None)
+
+    def is_committed(self, path: str, mode: str, blob: str) -> bool:
+        """Tell whether the newest snapshot has *path* so."""
+        return self._ledger.in_tree(path) == TreeEntry(mode, blob)
+
+    def is_unchanged(self, entry: Entry) -> bool:
+        """Tell whether *entry* is what the newest snapshot has."""
+        known = self._ledger.known(entry.path)
+        is_known = known is not None and known.identity == entry.identity
+        return known is not None and is_known and self.is_committed(entry.path, known.mode, known.blob)
+
+    def is_settled(self, entry: Entry) -> bool:
+        """Tell whether *entry* is as it was when it settled; our own pins may have moved its ctime."""
+        path, known = entry.path, self._ledger.known(entry.path)
+        if entry.identity in {self.settled.get(path), self.refused.get(path)}:
+            return True
+        return path in self.settled and known is not None and known.identity == entry.identity
+
+    def was_only_touched(self, path: str, published: TreeEntry) -> bool:
+        """Tell whether the settled *path* was captured already, and is what was *published*."""
+        settled, known = self.settled.get(path), self._ledger.known(path)
+        if settled is None or known is None:
+            return False
+        return known.blob == published.blob and has_same_content(known.identity, settled)
+
+    def is_pending(self, path: str) -> bool:
+        """Tell whether *path* is settled, or refused as it is."""
+        return path in self.settled or path in self.refused
+
+    def waiting(self) -> dict[str, float]:
+        """Return the paths that are not quiet yet → seconds to go."""
+        return self.settler.waiting(time.monotonic())
+
+    def changing(self) -> set[str]:
+        """Return the paths that are not what the newest snapshot has, or may not be."""
+        return self.settled.keys() | self.refused.keys() | self.waiting().keys()
+
+    def waited_s(self, path: str) -> float:
+        """Return for how long the settled *path* has waited for a commit."""
+        return time.monotonic() - self._settled_at.get(path, time.monotonic())
+
+    # --- what happens to them
+
+    def note_writes(self, entries: Iterable[Entry]) -> None:
+        """Follow when the first file came (its ctime: a copy may keep an old mtime) and when the newest was written."""
+        now = time.time()  # a clock that is ahead of ours is not believed
+        for entry in entries:
+            self.first_write = min(self.first_write or now, entry.identity.ctime_ns / 1e9)
+            self.last_write = max(self.last_write, min(now, entry.identity.mtime_ns / 1e9))
+
+    def find_changed(self, inventory: Inventory, under: str) -> list[Entry]:
+        """Return the entries that are not what was captured."""
+        self._logs.update(path for path in inventory.entries if self.grows(path))
+        changed = dict(inventory.entries)
+        for path, identity in self._ledger.all_known(under):
+            entry = changed.get(path)
+            if entry is not None and entry.identity == identity:
+                del changed[path]
+
+        return list(changed.values())
+
+    def find_gone(self, inventory: Inventory, under: str) -> set[str]:
+        """Return the paths below *under* that were known and are not there any more."""
+        prefix = f"{under}/" if under else ""
+        seen = [*self.settled, *self.refused, *self.settler.waiting(float("-inf"))]
+        pending = [path for path in seen if path.startswith(prefix)]
+        known = [path for path, _ in self._ledger.all_files(under)]
+        if self._target.deletes == "propagate":  # also what was seen to be gone before a restart
+            known += [path for path in self._ledger.tree_paths() if path.startswith(prefix)]
+
+        return {path for path in [*pending, *known] if path not in inventory.entries and not inventory.hides(path)}
+
+    def feed(self, entry: Entry, age_s: float | None = None) -> bool:
+        """Let *entry* settle; tell whether it has to.
+
+        Its age is what its times say, or *age_s*: after an event a server's slow clock may lie.
+        """
+        path, identity = entry.path, entry.identity
+        if self.settled.get(path) == identity or self.refused.get(path) == identity or self.is_unchanged(entry):
+            return False
+        self.refused.pop(path, None)
+        self.removed.discard(path)
+        grows = self.grows(path)
+        if grows:
+            self._logs.add(path)
+        if grows and path in self.settled:  # the next commit takes what is there then
+            self.settled[path] = identity
+            return False
+        self.settled.pop(path, None)
+        now = time.monotonic()
+        self.settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s), grows=grows)
+
+        return True
+
+    def take_settled(self) -> list[str]:
+        """Return what has settled since it was asked last."""
+        self._settled_at = {path: at for path, at in self._settled_at.items() if path in self.settled}
+        settled = dict(self.settler.take_settled(time.monotonic()))
+        for path, identity in settled.items():
+            self._settle(path, identity)
+
+        return list(settled)
+
+    def grown_logs(self) -> list[Entry]:
+        """Return the logs that were captured before, as they are now: no event tells of a file that stays open."""
+        known = [path for path in sorted(self._logs) if self._ledger.in_tree(path) is not None]
+        return [entry for path in known if (entry := look(self._target.source, path)) is not None]
+
+    def settle_at_once(self, entry: Entry) -> None:
+        """Wait no longer until *entry*, a log, is quiet."""
+        if entry.path in self.settler:
+            self.settler.forget(entry.path)
+            self._settle(entry.path, entry.identity)
+
+    def _settle(self, path: str, identity: Identity) -> None:
+        self.settled[path] = identity
+        self._settled_at.setdefault(path, time.monotonic())
+
+    def refuse(self, path: str, identity: Identity) -> None:
+        """Take *path* no more until it changes."""
+        self.refused[path] = identity
+        self.settled.pop(path, None)
+
+    def unsettle(self, path: str) -> None:
+        """Have *path* settle and be captured anew."""
+        self.settled.pop(path, None)
+        self.early.discard(path)
+
+    def forget(self, path: str) -> None:
+        """Follow the disappearance of *path*: what was captured of it and not committed is dropped as well."""
+        self.settler.forget(path)
+        self.unsettle(path)
+        self.refused.pop(path, None)
+        self._logs.discard(path)
+        if self._ledger.known(path) is not None:
+            self._ledger.forget_files([path])
+        if self._ledger.in_tree(path) is not None:
+            self.removed.add(path)

@@ -1,0 +1,81 @@
+"""Stops a target whose source looks like an accident, and capture where there is no room. Each is said once."""
+
+from collections.abc import Collection
+
+from structlog.typing import FilteringBoundLogger
+
+from hubsync.config.model import Target
+from hubsync.errors import HubsyncError, SourceError
+from hubsync.monitor.text import format_count
+from hubsync.store.snapshot import Store
+from hubsync.watch.inventory import Inventory
+
+_MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
+
+
+class Guard:
+    """Whether a target may go on.
+
+    Attributes:
+        halted: why the target does nothing until a person has looked; ``None`` if it does.
+        is_paused: whether nothing is captured because there is too little free space.
+    """
+
+    def __init__(self, target: Target, store: Store, min_free_bytes: int, log: FilteringBoundLogger) -> None:
+        self.halted: HubsyncError | None = None
+        self.is_paused = False
+        self._target = target
+        self._store = store
+        self._min_free_bytes = min_free_bytes
+        self._log = log
+
+    def check(self, inventory: Inventory) -> None:
+        """Raise SourceError if the listing looks like an accident: an unmounted disk is an empty directory."""
+        count = self._store.ledger.count_tree()
+        if count and not inventory.entries and not inventory.unreadable:
+            raise SourceError(
+                f"{self._target.source} is empty, but {format_count(count, 'path')} of it were published",
+                hint="see whether its disk is mounted; nothing is deleted on the mirrors",
+            )
+        if self._target.deletes == "propagate" and self.halted is not None:
+            gone = sum(1 for path in self._store.ledger.tree_paths() if path not in inventory.entries)
+            if gone > _MOST_LOST * count:
+                raise self.halted
+
+    def check_removal(self, gone: Collection[str]) -> bool:
+        """Tell whether *gone* may be removed from the mirrors; if it is too much at once, the target is halted."""
+        count = self._store.ledger.count_tree()
+        if len(gone) <= _MOST_LOST * count:
+            return True
+        self.halt(
+            SourceError(
+                f"{len(gone)} of {count} published paths are gone from {self._target.source}",
+                hint=f"if they were meant to go, run: hubsync once {self._target.name} --confirm-deletes",
+            )
+        )
+        return False
+
+    def halt(self, exc: HubsyncError) -> None:
+        """Stop the target."""
+        if self.halted is None or str(self.halted) != str(exc):
+            self._log.error("target.halted", source=str(self._target.source), error=str(exc), error_kind=exc.error_kind,
+                            hint=exc.hint)  # fmt: skip
+        self.halted = exc
+
+    def resume(self) -> None:
+        """Let the target go on."""
+        if self.halted is not None:
+            self.halted = None
+            self._log.info("target.resumed", source=str(self._target.source))
+
+    def has_room(self) -> bool:
+        """Tell whether the disk of the store has room."""
+        free = self._store.free_bytes()
+        if free < self._min_free_bytes and not self.is_paused:
+            self._log.warning("capture.paused", path=str(self._store.directory), free_bytes=free,
+                              min_free_bytes=self._min_free_bytes, reason="too little free space")  # fmt: skip
+        elif free >= self._min_free_bytes and self.is_paused:
+            self._log.info("capture.resumed", path=str(self._store.directory), free_bytes=free)
+        self.is_paused = free < self._min_free_bytes
+
+        return not self.is_paused

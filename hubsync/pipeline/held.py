@@ -1,0 +1,49 @@
+"""Files and units that wait for something else than time, and why. Each reason is logged once."""
+
+from collections.abc import Callable
+
+from structlog.typing import FilteringBoundLogger
+
+from hubsync.store.secrets import Secret
+
+
+class Held:
+    """What is held back, by path (a unit's with a trailing slash): *reasons*, and *hints* to the operator."""
+
+    def __init__(self, log: FilteringBoundLogger, unit_of: Callable[[str], str | None]) -> None:
+        self.reasons: dict[str, str] = {}
+        self.hints: dict[str, str] = {}
+        self._log = log
+        self._unit_of = unit_of
+
+    def hold(self, path: str, reason: str, hint: str = "") -> None:
+        """Hold *path* until its next version."""
+        if self._is_news(path, reason, hint):
+            self._log.info("file.held", path=path, reason=reason, hint=hint)
+
+    def reject(self, path: str, reason: str, hint: str, secret: Secret | None = None) -> None:
+        """Hold *path*, which must not be published as it is."""
+        unit = self._unit_of(path)
+        if unit:
+            hint = f"{hint}; until then {unit} is not published" if hint else ""
+        if not self._is_news(path, reason, hint):
+            return
+        rule, line, member, offset = (secret.rule, secret.line, secret.member, secret.offset) if secret else (None,) * 4
+        self._log.warning("file.rejected", path=path, unit=unit, reason=reason, rule=rule, line=line, member=member,
+                          offset=offset, hint=hint)  # fmt: skip
+
+    def hold_unreadable(self, path: str, reason: str, hint: str = "") -> None:
+        """Hold *path*, which this process may not read."""
+        if self._is_news(path, reason, hint):
+            self._log.warning("file.unreadable", path=path, reason=reason, hint=hint)
+
+    def forget(self, path: str) -> None:
+        """Wait for *path* no longer."""
+        self.reasons.pop(path, None)
+        self.hints.pop(path, None)
+
+    def _is_news(self, path: str, reason: str, hint: str) -> bool:
+        known = self.reasons.get(path) == reason
+        self.reasons[path], self.hints[path] = reason, hint
+
+        return not known

@@ -1,0 +1,59 @@
+"""Writes what was captured as snapshots, and says so."""
+
+import time
+from collections.abc import Collection, Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from hubsync.monitor.text import format_bytes, format_count
+from hubsync.store.capture import Captured
+from hubsync.store.snapshot import SnapshotWriter, Store
+from hubsync.watch.entry import Entry
+from hubsync.watch.layout_words import step_of
+
+
+def write_snapshot(
+    writer: SnapshotWriter, captured: Sequence[Captured], log: FilteringBoundLogger, *, subject: str = "",
+    units: tuple[str, ...] = (), written_ns: int | None = None,
+) -> list[str]:  # fmt: skip
+    """Write one snapshot of *captured* and return its commit; none if nothing differs from the newest one."""
+    changes = {c.path: entry for c in captured if (entry := writer.add(c)) is not None}
+    if not changes:
+        return []
+    size = sum(c.identity.size for c in captured if c.path in changes)
+    if not subject:
+        named = next(iter(changes)) if len(changes) == 1 else format_count(len(changes), "file")
+        subject = f"{_on_one_line(named)}, {format_bytes(size)}"
+    if written_ns is None:
+        written_ns = max(c.identity.mtime_ns for c in captured)
+    commit = writer.commit(
+        dict(changes), subject, units=units, written_at=written_ns // 1_000_000_000, now=int(time.time())
+    )
+    log.info(
+        "snapshot.committed", commit=commit, files=len(changes), bytes=size, units=list(units),
+        lfs_files=sum(1 for c in captured if c.pointer is not None and c.path in changes),
+    )  # fmt: skip
+
+    return [commit]
+
+
+def write_removal(store: Store, gone: Collection[str], log: FilteringBoundLogger) -> str:
+    """Write a snapshot without the paths *gone* and return its commit."""
+    now = int(time.time())
+    with store.write() as writer:
+        subject = f"Remove {format_count(len(gone), 'file')}"
+        commit = writer.commit(dict.fromkeys(gone), subject, units=(), written_at=now, now=now)
+    log.info("snapshot.committed", commit=commit, files=0, bytes=0, removed=len(gone))
+
+    return commit
+
+
+def unit_subject(unit: str, entries: Collection[Entry]) -> str:
+    """Return the first line of a unit's commit: its name, step, files and bytes."""
+    step, size = step_of(unit), sum(entry.identity.size for entry in entries)
+    stepped = "" if step == float("-inf") else f"step {step}, "
+    return f"{_on_one_line(unit)}: {stepped}{format_count(len(entries), 'file')}, {format_bytes(size)}"
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
