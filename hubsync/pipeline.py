@@ -17,6 +17,7 @@ import structlog
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
+from hubsync.monitor.status import Waiting
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.batch import BatchLimits, split_batches
 from hubsync.store.capture import (
@@ -88,11 +89,13 @@ class _Held:
 
     reasons: dict[str, str] = field(default_factory=dict)
     hints: dict[str, str] = field(default_factory=dict)
+    needy: set[str] = field(default_factory=set)
 
-    def is_news(self, path: str, reason: str, hint: str) -> bool:
+    def is_news(self, path: str, reason: str, hint: str, *, needs_attention: bool = False) -> bool:
         """Remember *reason* and *hint*; tell whether that was not known."""
         known = self.reasons.get(path) == reason
         self.reasons[path], self.hints[path] = reason, hint
+        (self.needy.add if needs_attention else self.needy.discard)(path)
 
         return not known
 
@@ -100,6 +103,7 @@ class _Held:
         """Wait for *path* no longer."""
         self.reasons.pop(path, None)
         self.hints.pop(path, None)
+        self.needy.discard(path)
 
 
 class Pipeline:
@@ -112,7 +116,7 @@ class Pipeline:
         self.store = store
         self.lock = threading.RLock()
         self.halted: HubsyncError | None = None
-        self.newest_unit = store.newest_unit(store.head())
+        self.newest_unit = store.newest_unit()
         self._log = log.bind(target=target.name)
         self._min_free_bytes = min_free_bytes
         self._stop = stop
@@ -274,6 +278,22 @@ class Pipeline:
             units = {f"{name}/": unit.completion.reason for name, unit in self._units.items()}
             paused = dict.fromkeys(self._settled, _NO_ROOM) if self._paused else {}
             return {**paused, **self._held.reasons, **units}
+
+    def describe_held(self) -> list[Waiting]:
+        """Return what is held back and why, what needs a person first, then the oldest; it is part of the status."""
+        with self.lock:
+            now = time.monotonic()
+            units = [
+                Waiting(f"{name}/", unit.completion.reason, round(now - unit.since), self._held.hints.get(f"{name}/", ""),
+                        needs_attention=unit.abandoned)
+                for name, unit in self._units.items()
+            ]  # fmt: skip
+            files = [
+                Waiting(path, reason, hint=self._held.hints.get(path, ""), needs_attention=path in self._held.needy)
+                for path, reason in self._held.reasons.items()
+                if not path.endswith("/")
+            ]
+            return sorted([*units, *files], key=lambda one: (not one.needs_attention, -one.since_s, one.what))
 
     def hints(self) -> dict[str, str]:
         """Return what the operator can do about what is held back."""
@@ -513,7 +533,7 @@ class Pipeline:
         self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
         self._held.forget(f"{unit}/")
         if commits:
-            self.newest_unit = unit
+            self.newest_unit = self.store.newest_unit()
             self._log.info(
                 "unit.completed", unit=unit, files=len(inventory.entries), bytes=size, layout=state.completion.layout,
                 reason=state.completion.reason, took_s=round(time.monotonic() - started, 3),
@@ -832,7 +852,7 @@ class Pipeline:
         unit = self.unit_of(path)
         if unit:
             hint = f"{hint}; until then {unit} is not published" if hint else ""
-        if not self._held.is_news(path, reason, hint):
+        if not self._held.is_news(path, reason, hint, needs_attention=True):
             return
         rule, line, member, offset = (secret.rule, secret.line, secret.member, secret.offset) if secret else (None,) * 4
         self._log.warning("file.rejected", path=path, unit=unit, reason=reason, rule=rule, line=line, member=member,
@@ -843,7 +863,7 @@ class Pipeline:
                           offset=secret.offset, hint=SECRET_HINT)  # fmt: skip
 
     def _tell_unreadable(self, path: str, reason: str, hint: str = "") -> None:
-        if self._held.is_news(path, reason, hint):
+        if self._held.is_news(path, reason, hint, needs_attention=True):
             self._log.warning("file.unreadable", path=path, reason=reason, hint=hint)
 
 
