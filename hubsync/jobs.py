@@ -22,6 +22,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from hubsync.config.model import TargetSettings
 from hubsync.config.schedule import NICKNAMES, expand_cron
 from hubsync.errors import HubsyncError
+from hubsync.monitor.streak import Streaks
 from hubsync.store.process import StoppedError
 
 log = structlog.get_logger()
@@ -44,6 +45,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._running: dict[str, float] = {}
         self._again: set[str] = set()
+        self._streaks = Streaks()
         self._stopping = False
 
     def start(self) -> None:
@@ -121,18 +123,22 @@ class Jobs:
 
         return True
 
-    @staticmethod
-    def _guarded(name: str, work: Callable[[], None]) -> None:
+    def _guarded(self, name: str, work: Callable[[], None]) -> None:
         """Run *work*; whatever it raises is said here and ends neither the job nor the scheduler."""
         try:
             work()
         except StoppedError:
             return
         except HubsyncError as exc:
-            _tell_failed(name, exc)
+            if failures := self._streaks.fail(name, exc.error_kind):
+                _tell_failed(name, exc, failures)
         except Exception as exc:
-            log.exception("schedule.failed", job=name, error=f"{type(exc).__name__}: {exc}", error_kind="internal",
-                          retryable=True)  # fmt: skip
+            if failures := self._streaks.fail(name, type(exc).__name__):
+                log.exception("schedule.failed", job=name, error=f"{type(exc).__name__}: {exc}", error_kind="internal",
+                              retryable=True, failures=failures)  # fmt: skip
+        else:
+            if failures := self._streaks.end(name):
+                log.info("schedule.recovered", job=name, failures=failures)
 
     def _note_dropped(self, event: JobSubmissionEvent) -> None:
         """Make up for a run that APScheduler left out because the former one has not ended, or only just."""
@@ -143,9 +149,9 @@ class Jobs:
         self.wake(event.job_id, after_s=_DROPPED_S)
 
 
-def _tell_failed(name: str, exc: HubsyncError) -> None:
+def _tell_failed(name: str, exc: HubsyncError, failures: int) -> None:
     log.error("schedule.failed", job=name, error=str(exc), error_kind=exc.error_kind, retryable=exc.retryable,
-              hint=exc.hint)  # fmt: skip
+              hint=exc.hint, failures=failures)  # fmt: skip
 
 
 def make_trigger(settings: TargetSettings) -> BaseTrigger | None:

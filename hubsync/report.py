@@ -7,12 +7,15 @@ import structlog
 
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError
+from hubsync.mirror.publish import Publisher
 from hubsync.mirror.worker import MirrorWorker, Trouble
 from hubsync.monitor.status import LastError, MirrorState, MirrorStatus, Status, TargetState, TargetStatus
 from hubsync.monitor.text import format_bytes
 from hubsync.service import TargetWork
+from hubsync.watch.layout_words import choose_newest
 
 _WELL = frozenset(("ok", "publishing"))
+_SHOWN, _LOGGED = 20, 3  # of what is held: in the status, in a heartbeat
 
 log = structlog.get_logger()
 
@@ -22,13 +25,15 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
     pipeline = work.pipeline
     settled_s = pipeline.oldest_settled_s()
     mirrors = tuple(_describe_mirror(work, worker, settled_s) for worker in work.workers)
+    held = pipeline.describe_held()
+    required = [mirror for mirror in mirrors if mirror.required] or mirrors
     state: TargetState = "ok"
     if pipeline.halted is not None:
         state = "halted"
     elif is_paused:
         state = "paused"
-    held = pipeline.held()
-    required = [mirror for mirror in mirrors if mirror.required] or mirrors
+    elif any(mirror.last_error for mirror in required) or any(one.needs_attention for one in held):
+        state = "degraded"
 
     return TargetStatus(
         name=work.target.name,
@@ -37,6 +42,7 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
         watch_mode=mode,
         settled=pipeline.count_settled(),
         held=len(held),
+        waiting=tuple(held[:_SHOWN]),
         behind_s=max((mirror.behind_s for mirror in required), default=0.0),
         at_risk_s=max((mirror.at_risk_s for mirror in required), default=0.0),
         newest_unit_local=pipeline.newest_unit,
@@ -75,16 +81,21 @@ def log_heartbeat(status: Status) -> None:
             backlog_bytes=max((mirror.backlog_bytes for mirror in target.mirrors), default=0),
             oldest_unpublished_s=max((mirror.behind_s for mirror in target.mirrors), default=0.0),
             disk_held_bytes=target.disk_held_bytes, settled=target.settled, held=target.held,
+            waiting=[f"{one.what}: {one.reason}" for one in target.waiting[:_LOGGED]],
             mirrors_ok=sum(mirror.state in _WELL for mirror in target.mirrors),
             mirrors_failing=sum(mirror.state not in _WELL for mirror in target.mirrors),
             uptime_s=uptime_s,
         )  # fmt: skip
         for mirror in target.mirrors:
+            failure = mirror.last_error
+            failing_s = (status.daemon.updated_at - failure.since).total_seconds() if failure and failure.since else None
             log.info(
                 "heartbeat", target=target.name, mirror=mirror.name, repo=mirror.repo, required=mirror.required,
                 state=mirror.state, behind_s=mirror.behind_s, at_risk_s=mirror.at_risk_s,
                 newest_unit=mirror.newest_unit_published,
                 backlog_files=mirror.backlog_files, backlog_bytes=mirror.backlog_bytes, uptime_s=uptime_s,
+                error_kind=failure.error_kind if failure else None,
+                failing_s=None if failing_s is None else round(failing_s), hint=failure.hint if failure else None,
             )  # fmt: skip
 
 
@@ -124,27 +135,27 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -
         state=state,
         required=worker.mirror.required,
         published_commit=worker.publisher.head(),
-        newest_unit_published=worker.newest_unit,
+        newest_unit_published=choose_newest(worker.publisher.unit_times()),
         backlog_files=backlog.files,
         backlog_bytes=backlog.bytes,
         behind_s=round(max(0.0, behind_s, settled_s), 1),
-        at_risk_s=round(_measure_risk(work, worker.publisher.published()), 1),
+        at_risk_s=round(_measure_risk(work, worker.publisher), 1),
         last_success=worker.last_success,
         transfer=worker.publisher.transfer,
         last_error=_describe_trouble(worker.trouble),
     )
 
 
-def _measure_risk(work: TargetWork, published: str | None) -> float:
-    """Return the time between the newest write and that of the newest unit (without units: snapshot) in *published*.
+def _measure_risk(work: TargetWork, publisher: Publisher) -> float:
+    """Return the time between the newest write and that of the newest unit (without units: snapshot) on the mirror.
 
     Nothing was ever published: all the time since the oldest thing that waits was written.
     """
-    store, pipeline = work.pipeline.store, work.pipeline
-    safe = store.completed_by(published)
-    if safe is None and published is not None and not work.target.units:
-        safe = store.read_snapshot(published)
-    since = safe.written_at if safe is not None else pipeline.first_write
+    pipeline, published = work.pipeline, publisher.published()
+    safe = list(publisher.unit_times().values())
+    if published is not None and not work.target.units:
+        safe = [snapshot.written_at for snapshot in pipeline.store.read_snapshots([published])]
+    since = max(safe, default=pipeline.first_write)
     return max(0.0, pipeline.last_write - since) if since else 0.0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from hubsync.errors import DiskFullError, HubsyncError
+from hubsync.monitor.streak import Streaks
 from hubsync.service import TargetWork
 from hubsync.store.process import StoppedError
 from hubsync.watch.mounts import network_file_system
@@ -33,6 +34,7 @@ class Watcher(threading.Thread):
         self._log = log.bind(target=work.target.name)
         self.mode = "inventory"
         self._is_down = False
+        self._streaks = Streaks()
 
     def stop(self) -> None:
         """End the thread and the observer."""
@@ -72,19 +74,24 @@ class Watcher(threading.Thread):
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Run one step; a failure is said and the watch goes on."""
+        job = step.__name__.strip("_")
         try:
             step()
         except StoppedError:
             raise
-        except DiskFullError as exc:
-            self._log.error("schedule.failed", job="capture", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
-            self._stopping.wait(_CHECK_S)
         except HubsyncError as exc:
-            self._log.error("schedule.failed", job="watch", error=str(exc), error_kind=exc.error_kind, hint=exc.hint)
-            self._stopping.wait(1)
+            if failures := self._streaks.fail(job, exc.error_kind):
+                self._log.error("schedule.failed", job=job, error=str(exc), error_kind=exc.error_kind,
+                                retryable=exc.retryable, hint=exc.hint, failures=failures)  # fmt: skip
+            self._stopping.wait(_CHECK_S if isinstance(exc, DiskFullError) else 1)
         except Exception as exc:  # noqa: BLE001 - a bug must not end the watch
-            self._log.exception("schedule.failed", job="watch", error=str(exc), error_kind="internal", retryable=True)
+            if failures := self._streaks.fail(job, type(exc).__name__):
+                self._log.exception("schedule.failed", job=job, error=str(exc), error_kind="internal", retryable=True,
+                                    failures=failures)  # fmt: skip
             self._stopping.wait(1)
+        else:
+            if failures := self._streaks.end(job):
+                self._log.info("schedule.recovered", job=job, failures=failures)
 
     def _take_events(self) -> None:
         """Wait for events, or until something settles, and look at each changed path once."""

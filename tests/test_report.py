@@ -102,6 +102,35 @@ def test_at_risk_is_the_training_time_since_the_newest_unit_that_all_hold(two: T
     assert 2 * HOUR == describe(two.rig).at_risk_s
 
 
+def test_the_newest_unit_is_the_one_with_the_highest_step(two: Two) -> None:
+    """A backlog may go in any order, and an old unit may be copied in late; also after a restart."""
+    for step, hours in ((2, 1), (10, 4), (3, 5)):
+        save(two.rig, f"checkpoint-{step}", hours)
+        two.first.publish()
+    before = describe(two.rig)
+    two.rig.restart()
+    after = describe(two.rig)
+
+    assert ["checkpoint-10"] * 2 == [before.newest_unit_local, after.newest_unit_local]
+    assert [("checkpoint-10", None)] * 2 == [
+        tuple(mirror.newest_unit_published for mirror in status.mirrors) for status in (before, after)
+    ]
+
+
+def test_half_a_unit_is_told_with_its_reason(make_rig: Callable[..., Rig], server: PlainServer) -> None:
+    """Status and heartbeat say what a unit lacks; once it is given up, a person is needed."""
+    rig = make_rig(server, units=("checkpoint-*",))
+    write_checkpoint(rig.source / "checkpoint-1", 100)
+    (rig.source / "checkpoint-1" / "trainer_state.json").unlink()
+    rig.settle()
+    (held,) = describe(rig).waiting
+
+    assert ("checkpoint-1/", False) == (held.what, held.needs_attention)
+    assert "trainer_state.json is missing" in held.reason
+    rig.pipeline._units["checkpoint-1"].abandoned = True
+    assert ("degraded", True) == (describe(rig).state, describe(rig).waiting[0].needs_attention)
+
+
 def test_an_optional_mirror_puts_nothing_at_risk(two: Two) -> None:
     """The target's figures are those of its required mirrors; an optional one has its own."""
     two.second.mirror = two.second.mirror.model_copy(update={"required": False})

@@ -135,15 +135,21 @@ class Publisher:
         """Return what changes when the mirror's token is replaced or mended."""
         return self._hub.tokens.identity(self._hub.endpoint)
 
+    def token_place(self) -> str:
+        """Return where the mirror's token comes from, for a person."""
+        return self._hub.tokens.describe(self._hub.endpoint)
+
     def backlog(self) -> list[Snapshot]:
         """Return the snapshots that the mirror lacks, oldest first."""
         if self._is_new_view():
             return self._store.backlog(None)[-1:]
         return self._store.backlog(self.published())
 
-    def newest_unit(self) -> str | None:
-        """Return the unit that was published last."""
-        return self._store.newest_unit(self.published())
+    def unit_times(self) -> Mapping[str, int]:
+        """Return the units that the mirror holds, and when each was last written."""
+        times = self._store.unit_times(self.published())
+        ahead = self._store.read_snapshots([ref.removeprefix(_AHEAD) for ref in self._refs if ref.startswith(_AHEAD)])
+        return {**times, **{unit: shown.written_at for shown in ahead for unit in shown.units}}
 
     def measure_backlog(self) -> Backlog:
         """Return how much the mirror lacks."""

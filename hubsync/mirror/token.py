@@ -12,6 +12,7 @@ from hubsync.monitor.log import register_secret
 from hubsync.store.process import read_command
 from hubsync.watch.entry import Identity
 
+_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _COMMAND_TIMEOUT_S = 30.0
 _USER = "hf_user"  # the name that huggingface_hub gives to git; the Hub looks at the token only
 
@@ -46,6 +47,21 @@ class Tokens:
         except OSError:
             return None
 
+    def describe(self, endpoint: Endpoint) -> str:
+        """Return where the endpoint's token comes from, for a person."""
+        source = endpoint.token
+        path = self._default_path() if source is None else self._path(source)
+        if source is None and any(self._environment.get(name, "").strip() for name in _NAMES):
+            place = "the environment"
+        elif path is not None:
+            place = str(path)
+        elif source is not None and source.env is not None:
+            place = f"${source.env}"
+        else:
+            place = "the token command"
+
+        return f"endpoint {endpoint.name}: {place}"
+
     def _declared(self, endpoint: Endpoint, source: TokenSource) -> str:
         try:
             token = self._fetch(source).strip()
@@ -78,7 +94,7 @@ class Tokens:
 
     def _default(self) -> str | None:
         """Return what ``hf auth login`` or the environment gives."""
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        for name in _NAMES:
             if token := self._environment.get(name, "").strip():
                 return token
         try:

@@ -11,6 +11,7 @@ from hubsync.config.model import Mirror
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.publish import Published, Publisher
 from hubsync.mirror.retry import next_try_s
+from hubsync.monitor.streak import is_said
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
 from hubsync.watch.entry import Identity
@@ -24,6 +25,7 @@ class Trouble:
 
     error: HubsyncError
     token: Identity | None = None
+    token_place: str = ""
     since: float = field(default_factory=time.monotonic)
     since_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
     failures: int = 0
@@ -35,11 +37,17 @@ class Trouble:
         return not self.error.retryable
 
     @property
+    def down_s(self) -> float:
+        """For how long it has lasted."""
+        return round(time.monotonic() - self.since, 1)
+
+    @property
     def hint(self) -> str:
         """What the operator can do, and how it takes effect."""
         if not self.is_parked:
             return self.error.hint
-        return f"{self.error.hint or 'mend it'}, then run `hubsync flush`; a replaced token file is noticed without"
+        place = f" ({self.token_place})" if self.error.error_kind == "auth" else ""
+        return f"{self.error.hint or 'mend it'}{place}, then run `hubsync flush`; a replaced token file is noticed without"
 
 
 class MirrorWorker:
@@ -50,7 +58,6 @@ class MirrorWorker:
         self.publisher = publisher
         self.trouble: Trouble | None = None
         self.last_success: datetime | None = None
-        self.newest_unit = publisher.newest_unit()
         self.is_running = False
         self._is_asked_again = False
         self._store = store
@@ -86,9 +93,6 @@ class MirrorWorker:
         finally:
             self.is_running = False
         self._note_success()
-        if published is not None:
-            units = [unit for snapshot in published.snapshots for unit in snapshot.units]
-            self.newest_unit = units[-1] if units else self.newest_unit
 
         return published
 
@@ -109,8 +113,8 @@ class MirrorWorker:
         return self.trouble is not None and self.trouble.token != self.publisher.token_identity()
 
     def _note_failure(self, exc: HubsyncError, token: Identity | None) -> None:
-        was_parked = self.trouble is not None and self.trouble.is_parked
-        trouble = self.trouble or Trouble(exc)
+        parked_for = self.trouble.error.error_kind if self.trouble is not None and self.trouble.is_parked else None
+        trouble = self.trouble or Trouble(exc, token_place=self.publisher.token_place())
         self.trouble = trouble
         trouble.error, trouble.token = exc, token
         trouble.failures += 1
@@ -119,18 +123,18 @@ class MirrorWorker:
         trouble.next_try = time.monotonic() + wait_s
         if exc.retryable:
             # A long outage must not fill the log: each doubling of the count is said, and so is the cure.
-            if trouble.failures & (trouble.failures - 1) == 0:
+            if is_said(trouble.failures):
                 self._log.warning("mirror.failed", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
-                                  retryable=True, hint=exc.hint, attempt=trouble.failures,
+                                  retryable=True, hint=exc.hint, attempt=trouble.failures, down_s=trouble.down_s,
                                   next_try_s=round(wait_s, 1))  # fmt: skip
-        elif not was_parked:
+        elif parked_for != exc.error_kind:
             self._log.error("mirror.parked", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
-                            retryable=False, hint=trouble.hint, attempt=trouble.failures,
+                            retryable=False, hint=trouble.hint, attempt=trouble.failures, down_s=trouble.down_s,
                             next_try_s=round(wait_s, 1))  # fmt: skip
 
     def _note_success(self) -> None:
         self.last_success = datetime.now(UTC)
         if self.trouble is not None:
-            down_s = round(time.monotonic() - self.trouble.since, 1)
-            self._log.info("mirror.recovered", repo=self.mirror.repo_id, failures=self.trouble.failures, down_s=down_s)
+            self._log.info("mirror.recovered", repo=self.mirror.repo_id, failures=self.trouble.failures,
+                           down_s=self.trouble.down_s)  # fmt: skip
             self.trouble = None

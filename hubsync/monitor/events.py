@@ -104,10 +104,18 @@ _EVENTS = (
     Event(
         "schedule.failed",
         "error",
-        ("job", *_FAILURE),
+        ("job", *_FAILURE, "failures"),
         "{job} failed: {error}",
-        "A scheduled job raised an error that no step expected. Its target goes on at the next run.",
-        "Look at `exception`; if it comes back, report it with this line.",
+        "A step of the daemon itself failed, and is tried again. One that fails in a row is said at each doubling of "
+        "`failures`.",
+        "Do what `hint` says (room on the disk, rights); without a hint, report it with `exception` and this line.",
+    ),
+    Event(
+        "schedule.recovered",
+        "info",
+        ("job", "failures"),
+        "{job} works again[ after {failures:failure}]",
+        "The first success after `schedule.failed`.",
     ),
     Event(
         "thread.failed",
@@ -302,15 +310,15 @@ _EVENTS = (
     Event(
         "mirror.failed",
         "warning",
-        ("repo", *_FAILURE, "attempt", "next_try_s"),
-        "publishing to {mirror} failed: {error}[; next try in {next_try_s}]",
+        ("repo", *_FAILURE, "attempt", "down_s", "next_try_s"),
+        "publishing to {mirror} failed: {error}[; failing for {down_s}][; next try in {next_try_s}]",
         "A step failed that may succeed later with nothing changed here. Other mirrors are not delayed.",
         "Nothing yet; hubsync tries again by itself. `hint` says more where more is known.",
     ),
     Event(
         "mirror.parked",
         "error",
-        ("repo", *_FAILURE, "attempt", "next_try_s"),
+        ("repo", *_FAILURE, "attempt", "down_s", "next_try_s"),
         "{mirror} is parked: {error}[; {hint}]",
         "The mirror refuses for good: token, rights, quota, a hook. It is tried again slowly, and after a change.",
         "Do what `hint` says, then `hubsync flush` or replace the token; nothing else is needed.",
@@ -400,12 +408,17 @@ _EVENTS = (
             "disk_held_bytes",
             "settled",
             "held",
+            "waiting",
             "mirrors_ok",
             "mirrors_failing",
             "repo",
             "required",
+            "error_kind",
+            "failing_s",
+            "hint",
         ),
-        "[{mirror} is ]{state}[; {backlog_files:file} to publish][ ({backlog_bytes})][, {behind_s} behind]",
+        "[{mirror} is ]{state}[ ({error_kind} for {failing_s})][; {backlog_files:file} to publish][ ({backlog_bytes})]"
+        "[, {behind_s} behind][; held: {waiting}]",
         "Said at each `heartbeat` for each target (its worst required mirror), and with `mirror` for each of its mirrors. "
         "`behind_s`: age of the oldest settled byte that is not published, 0 if none waits. `at_risk_s`: training time "
         "between the newest unit that is safe there and the newest write.",

@@ -23,12 +23,14 @@ _HEAD = ("TARGET / MIRROR", "STATE", "BEHIND", "AT RISK", "BACKLOG", "NEWEST UNI
 _STATE, _RIGHT = 1, frozenset((2, 3, 4))
 _NARROWEST_NAME = len(_HEAD[0])
 _BAR_CELLS = 20
+_SHOWN = 3  # of what is held, for each target
 _FRESH_S = 1.0  # the document is written at most once a second
 
 _STYLES = {
     "ok": "32",
     "publishing": "36",
     "paused": "33",
+    "degraded": "33",
     "failing": "33",
     "halted": "31;1",
     "parked": "31;1",
@@ -76,12 +78,16 @@ def _headline(status: Status, now: datetime, *, running: bool, width: int, paint
 
 
 def _table(status: Status, width: int, paint: Paint) -> Iterator[str]:
-    groups = [(_target_row(target), [(_mirror_row(m), m.transfer) for m in target.mirrors]) for target in status.targets]
-    rows = [row for row, mirrors in groups for row in (row, *(row for row, _ in mirrors))]
+    groups = [
+        (_target_row(target), list(_waiting(target)), [(_mirror_row(m), m.transfer) for m in target.mirrors])
+        for target in status.targets
+    ]
+    rows = [row for row, _, mirrors in groups for row in (row, *(row for row, _ in mirrors))]
     widths = _widths([_HEAD, *rows], width)
     yield paint("  ".join(_align(_HEAD, widths)), _DIM)
-    for target, mirrors in groups:
+    for target, waiting, mirrors in groups:
         yield from _draw_row(target, widths, paint)
+        yield from (paint(line, _DIM) for one in waiting for line in _fold(one, width, "    ", "      "))
         for mirror, transfer in mirrors:
             yield from _draw_row(mirror, widths, paint)
             if transfer is not None:
@@ -89,14 +95,25 @@ def _table(status: Status, width: int, paint: Paint) -> Iterator[str]:
 
 
 def _target_row(target: TargetStatus) -> Row:
-    waiting = ", ".join(f"{count} {what}" for count, what in ((target.settled, "settled"), (target.held, "held")) if count)
-    return _row(target.name, target.state, (target.behind_s, target.at_risk_s), waiting, target.newest_unit_local)
+    settled = f"{target.settled} settled" if target.settled else ""
+    return _row(target.name, target.state, (target.behind_s, target.at_risk_s), settled, target.newest_unit_local)
+
+
+def _waiting(target: TargetStatus) -> Iterator[str]:
+    """Yield what is held back, briefly; what needs a person stands below, with its cure."""
+    quiet = [one for one in target.waiting if not one.needs_attention]
+    for one in quiet[:_SHOWN]:
+        since = f" for {format_duration(one.since_s)}" if one.since_s >= 1 else ""
+        yield escape_unsafe(f"held{since}: {one.what}: {one.reason}")
+    if (more := target.held - len(target.waiting) + len(quiet[_SHOWN:])) > 0:
+        yield f"{more} more held: hubsync plan shows all"
 
 
 def _mirror_row(mirror: MirrorStatus) -> Row:
     backlog = ""
     if mirror.backlog_files:
-        backlog = f"{format_count(mirror.backlog_files, 'file')}, {format_bytes(mirror.backlog_bytes)}"
+        size = mirror.backlog_bytes
+        backlog = format_bytes(size) if size else format_count(mirror.backlog_files, "file")
     name = f"  {mirror.name}{'' if mirror.required else ' (optional)'}"
     return _row(name, mirror.state, (mirror.behind_s, mirror.at_risk_s), backlog, mirror.newest_unit_published)
 

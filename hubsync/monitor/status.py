@@ -28,7 +28,7 @@ STALE_AFTER_S = 300.0
 _WRITE_EVERY_S = 1.0
 
 DaemonState = Literal["starting", "running", "stopping", "stopped"]
-TargetState = Literal["ok", "halted", "paused"]
+TargetState = Literal["ok", "degraded", "halted", "paused"]
 MirrorState = Literal["ok", "publishing", "failing", "parked"]
 
 
@@ -42,6 +42,17 @@ class LastError:
     since: datetime | None = None
     attempt: int = 1
     next_try_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A file, or a unit (with a slash at its end), that is held back; *since_s* is 0 if nobody counts."""
+
+    what: str
+    reason: str
+    since_s: float = 0.0
+    hint: str = ""
+    needs_attention: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +92,12 @@ class MirrorStatus:
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """How one target is, with its mirrors; the two figures are those of the required mirror that is worst off."""
+    """How one target is, with its mirrors; the two figures are those of the required mirror that is worst off.
+
+    Attributes:
+        state: "degraded" says that a required mirror fails, or that something is held until a person acts.
+        waiting: the first of what is ``held``, those that need a person before others.
+    """
 
     name: str
     source: str
@@ -89,6 +105,7 @@ class TargetStatus:
     watch_mode: str = "events"
     settled: int = 0
     held: int = 0
+    waiting: tuple[Waiting, ...] = ()
     behind_s: float = 0.0
     at_risk_s: float = 0.0
     newest_unit_local: str | None = None
@@ -187,6 +204,9 @@ def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:
     for target in status.targets:
         if target.state == "halted" or target.last_error:
             yield target.name, target.last_error or LastError(target.state)
+        for one in target.waiting:
+            if one.needs_attention:
+                yield f"{target.name}: {one.what}", LastError(one.reason, "held", one.hint)
         for mirror in target.mirrors:
             if mirror.last_error:
                 yield f"{target.name} → {mirror.name}", mirror.last_error

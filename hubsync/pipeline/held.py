@@ -8,11 +8,18 @@ from hubsync.store.secrets import Secret
 
 
 class Held:
-    """What is held back, by path (a unit's with a trailing slash): *reasons*, and *hints* to the operator."""
+    """What is held back, by path (a unit's with a trailing slash).
+
+    Attributes:
+        reasons: path → why.
+        hints: path → what the operator can do.
+        needy: the paths for which only a person can do something.
+    """
 
     def __init__(self, log: FilteringBoundLogger, unit_of: Callable[[str], str | None]) -> None:
         self.reasons: dict[str, str] = {}
         self.hints: dict[str, str] = {}
+        self.needy: set[str] = set()
         self._log = log
         self._unit_of = unit_of
 
@@ -26,7 +33,7 @@ class Held:
         unit = self._unit_of(path)
         if unit:
             hint = f"{hint}; until then {unit} is not published" if hint else ""
-        if not self._is_news(path, reason, hint):
+        if not self._is_news(path, reason, hint, needs_attention=True):
             return
         rule, line, member, offset = (secret.rule, secret.line, secret.member, secret.offset) if secret else (None,) * 4
         self._log.warning("file.rejected", path=path, unit=unit, reason=reason, rule=rule, line=line, member=member,
@@ -34,16 +41,18 @@ class Held:
 
     def hold_unreadable(self, path: str, reason: str, hint: str = "") -> None:
         """Hold *path*, which this process may not read."""
-        if self._is_news(path, reason, hint):
+        if self._is_news(path, reason, hint, needs_attention=True):
             self._log.warning("file.unreadable", path=path, reason=reason, hint=hint)
 
     def forget(self, path: str) -> None:
         """Wait for *path* no longer."""
         self.reasons.pop(path, None)
         self.hints.pop(path, None)
+        self.needy.discard(path)
 
-    def _is_news(self, path: str, reason: str, hint: str) -> bool:
+    def _is_news(self, path: str, reason: str, hint: str, *, needs_attention: bool = False) -> bool:
         known = self.reasons.get(path) == reason
         self.reasons[path], self.hints[path] = reason, hint
+        (self.needy.add if needs_attention else self.needy.discard)(path)
 
         return not known

@@ -17,6 +17,7 @@ import structlog
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
+from hubsync.monitor.status import Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
@@ -69,7 +70,7 @@ class Pipeline:
         self.target = target
         self.store = store
         self.lock = threading.RLock()
-        self.newest_unit = store.newest_unit(store.head())
+        self.newest_unit = store.newest_unit()
         self._log = log.bind(target=target.name)
         self._rules = PathRules(target.include, target.exclude)
         self._files = Files(target, store)
@@ -244,6 +245,22 @@ class Pipeline:
             paused = dict.fromkeys(self._files.settled, _NO_ROOM) if self._guard.is_paused else {}
             return {**paused, **self._held.reasons, **units}
 
+    def describe_held(self) -> list[Waiting]:
+        """Return what is held back and why, what needs a person first, then the oldest; it is part of the status."""
+        with self.lock:
+            now, hints = time.monotonic(), self._held.hints
+            units = [
+                Waiting(f"{name}/", unit.completion.reason, round(now - unit.since), hints.get(f"{name}/", ""),
+                        needs_attention=unit.abandoned)
+                for name, unit in self._units.items()
+            ]  # fmt: skip
+            files = [
+                Waiting(path, reason, hint=hints.get(path, ""), needs_attention=path in self._held.needy)
+                for path, reason in self._held.reasons.items()
+                if not path.endswith("/")
+            ]
+            return sorted([*units, *files], key=lambda one: (not one.needs_attention, -one.since_s, one.what))
+
     def hints(self) -> dict[str, str]:
         """Return what the operator can do about what is held back."""
         with self.lock:
@@ -417,7 +434,7 @@ class Pipeline:
         self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
         self._held.forget(f"{unit}/")
         if commits:
-            self.newest_unit = unit
+            self.newest_unit = self.store.newest_unit()
             self._log.info(
                 "unit.completed", unit=unit, files=len(inventory.entries),
                 bytes=sum(entry.identity.size for entry in inventory.entries.values()),

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -25,6 +25,7 @@ from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
 from hubsync.watch.inventory import look
+from hubsync.watch.layout_words import choose_newest
 
 SNAPSHOTS = "refs/heads/snapshots"
 AUTHOR = "hubsync <hubsync@localhost>"
@@ -66,7 +67,7 @@ class Store:
         self.git = Git(directory / "store.git", inherit=inherit)
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
-        self._units: dict[str | None, Snapshot | None] = {None: None}
+        self._unit_times: dict[str | None, Mapping[str, int]] = {}
 
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
@@ -133,10 +134,19 @@ class Store:
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", by_unit, "--format=%H %at %ct %B", snapshot)
         return [_read_snapshot(record) for record in raw.split("\0") if record]
 
-    def newest_unit(self, snapshot: str | None) -> str | None:
-        """Return the unit that was completed last in the history of *snapshot*."""
-        completed = self.completed_by(snapshot)
-        return completed.units[-1] if completed else None
+    def unit_times(self, snapshot: str | None) -> Mapping[str, int]:
+        """Return the units completed in the history of *snapshot*, and when each was last written."""
+        if snapshot not in self._unit_times:
+            if len(self._unit_times) > _REMEMBERED:
+                self._unit_times.clear()
+            completed = self.completed(snapshot)
+            self._unit_times[snapshot] = {unit: done.written_at for done in completed for unit in done.units}
+
+        return self._unit_times[snapshot]
+
+    def newest_unit(self) -> str | None:
+        """Return the newest unit that was ever completed."""
+        return choose_newest(self.unit_times(self.head()))
 
     def find_unit(self, unit: str) -> str | None:
         """Return the newest snapshot that completes *unit*."""
@@ -151,20 +161,10 @@ class Store:
             return False
         return self.git.run("merge-base", "--is-ancestor", commit, published, check=False).returncode == 0
 
-    def completed_by(self, snapshot: str | None) -> Snapshot | None:
-        """Return the newest snapshot that completes a unit in the history of *snapshot*."""
-        if snapshot not in self._units:
-            by_unit = f"--grep=^{_UNIT_TRAILER}"
-            found = self.git.text("log", "-1", "--first-parent", by_unit, "--format=%H %at %ct %B", str(snapshot))
-            if len(self._units) > _REMEMBERED:
-                self._units = {None: None}
-            self._units[snapshot] = _read_snapshot(found) if found else None
-
-        return self._units.get(snapshot)
-
-    def read_snapshot(self, commit: str) -> Snapshot:
-        """Return the snapshot at *commit*."""
-        return _read_snapshot(self.git.text("log", "-1", "--format=%H %at %ct %B", commit))
+    def read_snapshots(self, commits: Collection[str]) -> list[Snapshot]:
+        """Return the snapshots at *commits*."""
+        raw = self.git.text("log", "--no-walk=unsorted", "-z", "--format=%H %at %ct %B", *commits) if commits else ""
+        return [_read_snapshot(record) for record in raw.split("\0") if record]
 
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
         """Return those of *blobs* that are pointers."""

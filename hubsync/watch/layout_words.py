@@ -1,7 +1,7 @@
 """The words that the rows of ``layouts`` are written with: each yields what a unit lacks of one thing, or nothing."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from hubsync.watch.layout_names import directory_of
@@ -119,6 +119,16 @@ def step_of(tag: str) -> float:
     found = re.search(r"(\d{1,18})$", tag)
 
     return int(found[1]) if found else float("-inf")
+
+
+def choose_newest(written_at: Mapping[str, int]) -> str | None:
+    """Return the newest of the units (-> when each was written): the highest step beside the one written last."""
+    last = max(written_at, key=lambda unit: written_at[unit], default=None)
+    if last is None:
+        return None
+    beside = [unit for unit in written_at if directory_of(unit) == directory_of(last)]
+
+    return max(beside, key=lambda unit: (step_of(unit), written_at[unit]))
 
 
 def needs_metadata(unit: UnitFacts) -> Iterator[Lack]:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 from support.plain_server import AnswerError, PlainServer, Request
-from support.rig import REPO, Rig, safetensors
+from support.rig import REPO, Rig
 
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.store.process import StoppedError
@@ -113,22 +113,3 @@ def test_a_stop_is_no_failure(rig: Rig, server: PlainServer) -> None:
         worker.run()
 
     assert (None, False) == (worker.trouble, worker.is_running)
-
-
-def test_the_newest_unit_is_that_of_the_last_publication(make_rig: Callable[..., Rig], server: PlainServer) -> None:
-    """It is known after a publication and after a restart, and stays when others are published."""
-    rig = make_rig(server, units=("checkpoint-*",))
-    for name in ("checkpoint-1", "checkpoint-2"):
-        rig.write(f"{name}/model.safetensors", safetensors(100, name.encode()))
-        rig.write(f"{name}/trainer_state.json", b"{}")
-    rig.commit()
-    rig.work.workers[0].run()
-    rig.write("a.txt")
-    rig.commit()
-    rig.work.workers[0].run()
-
-    before = rig.work.workers[0].newest_unit
-    rig.restart()
-
-    assert ["checkpoint-2"] * 2 == [before, rig.work.workers[0].newest_unit]
-    assert 3 == len(server.history(REPO))

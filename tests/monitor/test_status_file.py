@@ -21,6 +21,7 @@ from hubsync.monitor.status import (
     StatusFile,
     TargetStatus,
     Transfer,
+    Waiting,
     choose_exit_code,
     encode_status,
     read_status,
@@ -196,12 +197,27 @@ def test_the_table_fits_a_terminal() -> None:
     assert "hubsync 0.1.0; running, pid 4711; up 1d6h; 26.9 GB held on disk" in lines[0]
     assert [] == [
         word
-        for word in ("llama-sft", "acme/llama-sft", "parked", "11 files, 26.9 GB", "2h2m", "checkpoint-1000", "2 held")
+        for word in ("llama-sft", "acme/llama-sft", "parked", "26.9 GB", "2h2m", "checkpoint-1000", "2 more held")
         if word not in text
     ]
     assert "forbidden for 1h1m, attempt 4, next try in 15m" in text
     assert "→ give the token write access" in text
     assert "…" not in text
+
+
+def test_what_is_held_stands_below_its_target() -> None:
+    """What waits by itself is told with its age and reason; what needs a person is a trouble with its cure."""
+    held = (
+        Waiting("checkpoint-3/", "a secret in a.txt", 60, "take it out", needs_attention=True),
+        Waiting("checkpoint-2/", "trainer_state.json is missing", 5400),
+    )
+    status = Status(DAEMON, (replace(TARGET, state="degraded", mirrors=(), held=2, waiting=held),))
+    text = shown(status)
+
+    assert "    held for 1h30m: checkpoint-2/: trainer_state.json is missing" in text.splitlines()
+    assert "llama-sft: checkpoint-3/: a secret in a.txt" in text.splitlines()
+    assert "→ take it out" in text
+    assert 1 == choose_exit_code(status, NOW, running=True)
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

@@ -340,7 +340,7 @@ def test_a_snapshot_names_its_units(local: Rig) -> None:
     backlog = local.store.backlog(None)
 
     assert [("checkpoint-1",), ("checkpoint-2",), ()] == [snapshot.units for snapshot in backlog]
-    assert "checkpoint-2" == local.store.newest_unit(head(local))
+    assert "checkpoint-2" == local.store.newest_unit()
     assert [snapshot.commit for snapshot in backlog[1:]] == [s.commit for s in local.store.backlog(backlog[0].commit)]
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from hubsync.watch.layout_words import choose_newest
 from hubsync.watch.layouts import LAYOUTS, Completion, FileFact, UnitFacts, judge
 
 SECOND = 1_000_000_000
@@ -330,3 +331,18 @@ def test_the_table_is_complete() -> None:
     assert len({row.name for row in LAYOUTS}) == len(LAYOUTS)
     assert [] == [row.name for row in LAYOUTS[:-1] if not (row.source and row.rule)]
     assert LAYOUTS[-1].recognises(unit())
+
+
+@pytest.mark.parametrize(
+    ("written_at", "newest"),
+    [
+        ({}, None),
+        ({"checkpoint-9": 5, "checkpoint-10": 4}, "checkpoint-10"),
+        ({"checkpoint-9": 5, "last": 9}, "checkpoint-9"),
+        ({"b": 5, "a": 9}, "a"),
+        ({"seed-1/step-900": 5, "seed-2/step-10": 9}, "seed-2/step-10"),
+    ],
+)
+def test_the_newest_unit_has_the_highest_step_beside_the_one_written_last(written_at: dict[str, int], newest: str) -> None:
+    """Steps are compared as numbers, within one run; without steps the time decides."""
+    assert newest == choose_newest(written_at)
