@@ -165,10 +165,12 @@ pass_session = click.pass_obj
 @pass_session
 def run(session: Session) -> None:
     """Watch and publish until stopped (SIGTERM); SIGHUP reads the config again."""
+    from hubsync.daemon import Daemon
+    from hubsync.priority import stand_back
+
     config = session.load()
     session.log(config)
-    from hubsync.daemon import Daemon
-
+    stand_back(config.service.priority)
     sys.exit(Daemon(config, session.environment).run())
 
 
@@ -186,11 +188,13 @@ def once(session: Session, targets: tuple[str, ...], timeout: str, *, confirm_de
     """
     from hubsync.mirror.token import Tokens
     from hubsync.once import exit_code, run_once
+    from hubsync.priority import stand_back
     from hubsync.service import select_targets
     from hubsync.signals import stop_on_signals
 
     config = session.load()
     session.log(config)
+    stand_back(config.service.priority)
     outcomes = run_once(
         config, select_targets(config, targets), Tokens(session.environment), stop_on_signals(),
         timeout_s=_seconds(timeout), confirm_deletes=confirm_deletes,

@@ -251,6 +251,9 @@ class ServiceSettings(Frozen):
     )
     min_free_bytes: Bytes = _size("min_free", "2GB", "Capture pauses below this much free space.")
     shutdown_grace_s: Seconds = _time("shutdown_grace", "60s", "How long running work may take after a stop.")
+    priority: Literal["low", "normal"] = Field(
+        "low", description="For processor and disk; low leaves both to the training."
+    )
 
 
 class Service(ServiceSettings):

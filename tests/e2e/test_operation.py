@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import signal
 import socket
@@ -176,6 +177,18 @@ def test_a_paused_target_publishes_nothing(config: Path, source: Path, hub: Loca
         assert 2 == wrong.returncode
         assert "run" in wrong.stderr
         assert 0 == daemon.stop()
+
+
+@pytest.mark.parametrize(("priority", "nice", "policy"), [("low", 10, os.SCHED_BATCH), ("normal", 0, os.SCHED_OTHER)])
+def test_the_daemon_stands_back_unless_it_is_told_not_to(config: Path, priority: str, nice: int, policy: int) -> None:
+    """All of its threads are scheduled as a batch job is, which its children inherit."""
+    config.write_text(config.read_text().replace("[service]", f'[service]\npriority = "{priority}"'))
+    with Daemon(config) as daemon:
+        daemon.wait_for("watch.started")
+        threads = [int(task.name) for task in Path(f"/proc/{daemon.process.pid}/task").iterdir()]
+        found = {(os.getpriority(os.PRIO_PROCESS, thread), os.sched_getscheduler(thread)) for thread in threads}
+
+    assert {(os.getpriority(os.PRIO_PROCESS, 0) + nice, policy)} == found
 
 
 def test_one_daemon_for_one_state(config: Path) -> None:
