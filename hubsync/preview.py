@@ -5,6 +5,7 @@ from hubsync.card.files import SourceFiles
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import UsageError
 from hubsync.mirror.cards import place_of, read_template, units_of
+from hubsync.mirror.roles import mirror_rules
 from hubsync.units import unit_of
 
 
@@ -17,7 +18,7 @@ def preview_card(config: Config, target: Target, mirror: Mirror) -> Composed:
     """
     if mirror.repo_type == "space":
         raise UsageError(f"{mirror.name} is a space, and spaces get no card from hubsync")
-    files = SourceFiles(target)
+    files = SourceFiles(target, mirror_rules(mirror))
     times: dict[str, int] = {}
     for path, written_at in files.times.items():
         if (unit := unit_of(target, path)) is not None:

@@ -368,11 +368,10 @@ def _step_of(directory: str, files: Files) -> int | None:
     """Return the step of a unit: what its state says, else the number in its name."""
     if not directory:
         return None
-    state = files.sizes.get(f"{directory}/trainer_state.json")
     found = _STEP.fullmatch(directory.rpartition("/")[2])
     if found:
         return int(found[1])
-    if state is not None:
+    if f"{directory}/trainer_state.json" in files.sources:
         step = _Reader(files, directory).json("trainer_state.json").get("global_step")
         return step if isinstance(step, int) else None
 
@@ -389,7 +388,7 @@ def _newest_text(files: Files, name: str) -> str | None:
 
 def _newest_paths(files: Files, is_wanted: Any) -> list[str]:  # noqa: ANN401 - a predicate
     """Return the paths that are wanted, the last run first: versions and times stand in their names."""
-    return sorted((path for path in files.sizes if is_wanted(path)), key=_natural, reverse=True)
+    return sorted((path for path in files.sources if is_wanted(path)), key=_natural, reverse=True)
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

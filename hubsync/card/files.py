@@ -5,7 +5,7 @@ Nothing is ever unpickled: what a digest needs stands in a header, or in records
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,12 @@ class Files(Protocol):
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """All of them, and how large they are."""
+        """Those that the mirror gets, and how large they are."""
+        ...
+
+    @property
+    def sources(self) -> Collection[str]:
+        """All that facts may be read from: a mirror of weights alone tells of their training as well."""
         ...
 
     def text(self, path: str) -> str | None:
@@ -45,17 +50,19 @@ class Files(Protocol):
 
 
 class SourceFiles:
-    """The files of a source as it stands."""
+    """The files of a source as it stands, of which a mirror gets what *shown* takes."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, shown: PathRules | None = None) -> None:
         self._source = target.source
         self._entries = take_inventory(target.source, PathRules(target.include, target.exclude)).entries
-        self.sizes = {path: entry.identity.size for path, entry in self._entries.items()}
+        self.sources = self._entries.keys()
+        got = {path: entry for path, entry in self._entries.items() if shown is None or shown.verdict(path).taken}
+        self.sizes = {path: entry.identity.size for path, entry in got.items()}
         self.times = {path: entry.identity.mtime_ns // 1_000_000_000 for path, entry in self._entries.items()}
 
     def text(self, path: str) -> str | None:
         """Return the text of *path*."""
-        content = self._read(path, TEXT_MOST + 1) if path in self.sizes else None
+        content = self._read(path, TEXT_MOST + 1) if path in self._entries else None
         return decode(content)
 
     def digest(self, path: str) -> Digest | None:

@@ -48,7 +48,7 @@ _PEFT_TASKS = {
 }
 # What a pipeline of the task is called with.
 EXAMPLE_INPUTS = {
-    "text-generation": '"Once upon a time", max_new_tokens=32',
+    "text-generation": '"Once upon a time", max_new_tokens={tokens}',
     "text-classification": '"I am happy with it."',
     "token-classification": '"My name is Wolfgang and I live in Berlin."',
     "question-answering": 'question="Where do I live?", context="My name is Wolfgang and I live in Berlin."',

@@ -8,6 +8,7 @@ from hubsync.card.rules import legal_repo_ids
 from hubsync.card.tasks import EXAMPLE_INPUTS, TEXT_TASKS
 
 _SHOWN_FILES = 3
+_PROMPT_TOKENS = 24  # what the longest prompt of an example may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,17 @@ def _pipeline_call(facts: Facts, pipeline_tag: str) -> list[str]:
     if pipeline_tag == "fill-mask":
         return ['print(pipe(f"Paris is the {pipe.tokenizer.mask_token} of France."))']
     if pipeline_tag == "text-generation" and "Chat template" in facts.preprocessing:
-        return ['messages = [{"role": "user", "content": "Who are you?"}]', "print(pipe(messages, max_new_tokens=64))"]
+        asked = 'messages = [{"role": "user", "content": "Who are you?"}]'
+        return [asked, f"print(pipe(messages, max_new_tokens={_new_tokens(facts, 64)}))"]
+    inputs = EXAMPLE_INPUTS[pipeline_tag].replace("{tokens}", str(_new_tokens(facts, 32)))
 
-    return [f"print(pipe({EXAMPLE_INPUTS[pipeline_tag]}))"]
+    return [f"print(pipe({inputs}))"]
+
+
+def _new_tokens(facts: Facts, most: int) -> int:
+    """Return how many tokens an example asks for: no more than a model of a short context has room for."""
+    context = facts.model.get("Context length", "")
+    return max(1, min(most, int(context) - _PROMPT_TOKENS)) if context.isdecimal() else most
 
 
 def _model_example(facts: Facts, place: Place) -> str:
@@ -117,17 +126,17 @@ def _model_example(facts: Facts, place: Place) -> str:
     ]
     task = facts.task.pipeline_tag if facts.task else ""
     if facts.processor == "AutoTokenizer":
-        lines += _token_lines(task, auto_class)
+        lines += _token_lines(facts, task, auto_class)
 
     return _join(*lines)
 
 
-def _token_lines(task: str, auto_class: str) -> list[str]:
+def _token_lines(facts: Facts, task: str, auto_class: str) -> list[str]:
     if task == "text-generation" or auto_class == "AutoModelForSeq2SeqLM":
         return [
             "",
             'inputs = tokenizer("Once upon a time", return_tensors="pt")',
-            "outputs = model.generate(**inputs, max_new_tokens=32)",
+            f"outputs = model.generate(**inputs, max_new_tokens={_new_tokens(facts, 32)})",
             "print(tokenizer.decode(outputs[0], skip_special_tokens=True))",
         ]
     if task in TEXT_TASKS:
@@ -163,7 +172,7 @@ def _adapter(facts: Facts, place: Place, base_models: list[str]) -> list[str]:
         f"tokenizer = AutoTokenizer.from_pretrained({tokenizer_at})",
         f"base = {auto_class}.from_pretrained({base})",
         f"model = PeftModel.from_pretrained(base, {place.arguments()})",
-        *_token_lines(facts.task.pipeline_tag, auto_class),
+        *_token_lines(facts, facts.task.pipeline_tag, auto_class),
     ]
 
     return [_join(*lines)]

@@ -6,7 +6,7 @@ anyway, never alone.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -74,11 +74,17 @@ def read_template(target: Target) -> str | None:
 
 
 class SnapshotFiles:
-    """The files of a snapshot, by their paths in the source."""
+    """The files of a snapshot, by their paths in the source; *tree* has those that the mirror gets, *hidden* the others."""
 
-    def __init__(self, store: Store, tree: Mapping[str, TreeEntry]) -> None:
+    def __init__(self, store: Store, tree: Mapping[str, TreeEntry], hidden: Mapping[str, TreeEntry]) -> None:
         self._store = store
-        self._tree = tree
+        self._shown = tree
+        self._tree = {**tree, **hidden}
+
+    @property
+    def sources(self) -> Collection[str]:
+        """All that facts may be read from."""
+        return self._tree.keys()
 
     @cached_property
     def _pointers(self) -> dict[str, Pointer]:
@@ -86,7 +92,11 @@ class SnapshotFiles:
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
-        """All files, and how large they are."""
+        """The files that the mirror gets, and how large they are."""
+        return {path: size for path, size in self._sizes.items() if path in self._shown}
+
+    @cached_property
+    def _sizes(self) -> Mapping[str, int]:
         pointers = self._pointers
         own = self._store.git.sizes({entry.blob for entry in self._tree.values() if entry.blob not in pointers})
         return {
@@ -96,7 +106,7 @@ class SnapshotFiles:
 
     def text(self, path: str) -> str | None:
         """Return the text of *path*."""
-        if path not in self._tree or self.sizes[path] > TEXT_MOST:
+        if path not in self._tree or self._sizes[path] > TEXT_MOST:
             return None
         return decode(self._read(path, TEXT_MOST))
 
@@ -249,7 +259,8 @@ class Cards:
     # --- what it is about
 
     def _subject(self, line: Line, commit: str) -> Subject:
-        tree = {path: entry for path, entry in self._store.git.list_tree(commit).items() if self._view.shows(path)}
+        listed = self._store.git.list_tree(commit)
+        tree = {path: entry for path, entry in listed.items() if self._view.shows(path)}
         shown = line.tree(commit)
         by_age = dict.fromkeys(unit for done in self._store.completed(commit) for unit in done.units)
         home: str | None = None
@@ -259,10 +270,12 @@ class Cards:
             home = line.unit or self._unit_at_top(tree, shown, reversed(by_age))
         if line.unit:
             tree = {path: entry for path, entry in tree.items() if path.startswith(f"{line.unit}/")}
-        there = {unit_of(self._target, path) for path in tree}
+        there = {unit_of(self._target, path) for path in tree} | ({None} if line.unit is None else set())
+        unseen = {path: entry for path, entry in listed.items() if not self._view.shows(path)}
+        hidden = {path: entry for path, entry in unseen.items() if unit_of(self._target, path) in there}
 
         return Subject(
-            files=SnapshotFiles(self._store, tree),
+            files=SnapshotFiles(self._store, tree, hidden),
             place=place_of(self._mirror, self._endpoint, line.branch),
             units=units_of(self._target, self._mirror, [unit for unit in by_age if unit in there]),
             home=home,

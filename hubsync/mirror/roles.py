@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+from hubsync.config.model import Mirror
+from hubsync.watch.rules import PathRules
+
 _STATE = (
     "optimizer*",
     "scheduler.pt",
@@ -75,3 +78,8 @@ def expand_include(patterns: Iterable[str]) -> tuple[str, ...]:
 def expand_exclude(patterns: Iterable[str]) -> tuple[str, ...]:
     """Return *patterns* with the patterns of each role in its place."""
     return tuple(each for pattern in patterns for each in _EXCLUDED.get(pattern, (pattern,)))
+
+
+def mirror_rules(mirror: Mirror) -> PathRules:
+    """Return the rules that say what of a target *mirror* gets."""
+    return PathRules(expand_include(mirror.include), expand_exclude(mirror.exclude))

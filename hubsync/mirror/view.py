@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 from hubsync.config.model import Mirror, Target
 from hubsync.mirror.graft import Tree, with_prefix
-from hubsync.mirror.roles import expand_exclude, expand_include
+from hubsync.mirror.roles import mirror_rules
 from hubsync.mirror.selection import UnitTimes, choose_best, choose_latest, newest_units
 from hubsync.store.git import TreeChange, TreeEntry
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.units import unit_of
-from hubsync.watch.rules import PathRules
 
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?=/|$)|^[-./@]|[./]$|\udc80-\udcff")
 
@@ -93,7 +92,7 @@ class View:
         self._target = target
         self._mirror = mirror
         self._store = store
-        self._rules = PathRules(expand_include(mirror.include), expand_exclude(mirror.exclude))
+        self._rules = mirror_rules(mirror)
         self._is_whole = mirror.include == ("**",) and not mirror.exclude
         self._listed = functools.lru_cache(3)(self._list_shown)
         self.refused: Mapping[str, Refusal] = {}

@@ -70,7 +70,6 @@ class Pipeline:
         self.target = target
         self.store = store
         self.lock = threading.RLock()
-        self.newest_unit = store.newest_unit()
         self._log = log.bind(target=target.name)
         self._rules = PathRules(target.include, target.exclude)
         self._files = Files(target, store)
@@ -86,6 +85,11 @@ class Pipeline:
     def halted(self) -> HubsyncError | None:
         """Why nothing is done until a person has looked."""
         return self._guard.halted
+
+    @property
+    def newest_unit(self) -> str | None:
+        """The newest unit that was ever committed."""
+        return self.store.newest_unit()
 
     @property
     def first_write(self) -> float:
@@ -434,7 +438,6 @@ class Pipeline:
         self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
         self._held.forget(f"{unit}/")
         if commits:
-            self.newest_unit = self.store.newest_unit()
             self._log.info(
                 "unit.completed", unit=unit, files=len(inventory.entries),
                 bytes=sum(entry.identity.size for entry in inventory.entries.values()),

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -80,6 +81,14 @@ def test_a_revision_stands_in_the_examples(source: Path) -> None:
 
     assert 'revision="checkpoint-40")' in card_of(source, publish="revisions")
     assert 'from_pretrained("acme/x", subfolder="checkpoint-40")' in card_of(source)
+
+
+@pytest.mark.parametrize(("context", "tokens"), [(2048, ["64", "32"]), (32, ["8", "8"]), (8, ["1", "1"])])
+def test_an_example_asks_for_no_more_than_the_model_has_room_for(source: Path, context: int, tokens: list[str]) -> None:
+    """A tiny model of a short context runs its examples as well."""
+    runs.write_trainer_run(source, config={**runs.LLAMA_CONFIG, "max_position_embeddings": context})
+
+    assert tokens == re.findall(r"max_new_tokens=(\d+)", "".join(examples(card_of(source))))
 
 
 def test_an_adapter_of_a_local_path_names_no_base(source: Path) -> None:

@@ -102,6 +102,20 @@ def test_each_mirror_has_its_own_names(make_rig: MakeRig, server: PlainServer, t
         assert f'from_pretrained("{REPO}", subfolder="checkpoint-20")' in card_on(server)
 
 
+def test_a_mirror_of_weights_alone_tells_of_their_training(make_rig: MakeRig, server: PlainServer) -> None:
+    """The Trainer's state is not sent there, and read all the same; the size is that of what is there."""
+    rig = make_rig(server, mirror={"include": ("weights",)}, units=("checkpoint-*",), card=SAID)
+    write_unit(rig, 20)
+    rig.write("checkpoint-20/optimizer.pt", b"x" * 5_000_000)
+    rig.update()
+
+    card = ModelCard(card_on(server))
+    assert {"README.md", "checkpoint-20/config.json", "checkpoint-20/model.safetensors"} <= server.read_all(REPO).keys()
+    assert "checkpoint-20/trainer_state.json" not in server.read_all(REPO)
+    assert {"loss", "accuracy"} == {result.metric_type for result in card.data.eval_results}
+    assert "5." not in card.text.split("| 20 | 0.58 |")[1].splitlines()[0]
+
+
 def test_each_revision_has_its_card(make_rig: MakeRig, server: PlainServer) -> None:
     """A unit's own branch says how to load that revision; the main branch lists all."""
     rig = make_rig(server, units=("checkpoint-*",), card=SAID, publish="revisions")

@@ -259,7 +259,7 @@ def test_a_wrong_token_parks_until_it_is_replaced(config: Path, source: Path, hu
         daemon.wait_for("heartbeat", mirrors_failing=1)
         shown = hubsync(config, "status", "--json")
         (target,) = json.loads(shown.stdout)["targets"]
-        assert (1, "ok", None) == (shown.returncode, target["state"], target["last_error"])
+        assert (1, "degraded", None) == (shown.returncode, target["state"], target["last_error"])
         assert ("parked", "auth") == (target["mirrors"][0]["state"], target["mirrors"][0]["last_error"]["error_kind"])
         assert 1 == sum(entry["event"] == "mirror.parked" for entry in daemon.events)
         token.write_text(hub.token)
