@@ -25,7 +25,7 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
     pipeline = work.pipeline
     settled_s = pipeline.oldest_settled_s()
     mirrors = tuple(_describe_mirror(work, worker, settled_s) for worker in work.workers)
-    held = pipeline.describe_held()
+    held = pipeline.describe_held(_SHOWN)
     required = [mirror for mirror in mirrors if mirror.required] or mirrors
     state: TargetState = "ok"
     if pipeline.halted is not None:
@@ -41,8 +41,8 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
         state=state,
         watch_mode=mode,
         settled=pipeline.count_settled(),
-        held=len(held),
-        waiting=tuple(held[:_SHOWN]),
+        held=len(pipeline.held()),
+        waiting=tuple(held),
         behind_s=max((mirror.behind_s for mirror in required), default=0.0),
         at_risk_s=max((mirror.at_risk_s for mirror in required), default=0.0),
         newest_unit_local=pipeline.newest_unit,

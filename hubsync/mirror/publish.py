@@ -40,6 +40,8 @@ LEFT = "refs/mirror/left/"
 _SEEN = "refs/mirror/seen/"
 _AHEAD = "refs/mirror/ahead/"  # and the snapshots after it whose units it shows already
 
+_UNREACHABLE = {"network", "tls"}
+_NOT_LET_IN = {"auth", "forbidden"}
 _REFUSALS = {"rejected", "too_large"}
 _LOADS_A_MODEL = PathRules(expand_include(("weights",)))
 
@@ -135,9 +137,13 @@ class Publisher:
         """Return what changes when the mirror's token is replaced or mended."""
         return self._hub.tokens.identity(self._hub.endpoint)
 
-    def token_place(self) -> str:
-        """Return where the mirror's token comes from, for a person."""
-        return self._hub.tokens.describe(self._hub.endpoint)
+    def place_of(self, error_kind: str) -> str:
+        """Return where a person looks for the cause of such an error: the endpoint's address or its token."""
+        endpoint = self._hub.endpoint
+        if error_kind in _UNREACHABLE:
+            return f"endpoint {endpoint.name}: {endpoint.url}"
+
+        return self._hub.tokens.describe(endpoint) if error_kind in _NOT_LET_IN else ""
 
     def backlog(self) -> list[Snapshot]:
         """Return the snapshots that the mirror lacks, oldest first."""

@@ -25,7 +25,7 @@ class Trouble:
 
     error: HubsyncError
     token: Identity | None = None
-    token_place: str = ""
+    place: str = ""
     since: float = field(default_factory=time.monotonic)
     since_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
     failures: int = 0
@@ -44,9 +44,9 @@ class Trouble:
     @property
     def hint(self) -> str:
         """What the operator can do, and how it takes effect."""
+        place = f" ({self.place})" if self.place and self.error.hint else ""
         if not self.is_parked:
-            return self.error.hint
-        place = f" ({self.token_place})" if self.error.error_kind == "auth" else ""
+            return f"{self.error.hint}{place}"
         return f"{self.error.hint or 'mend it'}{place}, then run `hubsync flush`; a replaced token file is noticed without"
 
 
@@ -114,9 +114,9 @@ class MirrorWorker:
 
     def _note_failure(self, exc: HubsyncError, token: Identity | None) -> None:
         parked_for = self.trouble.error.error_kind if self.trouble is not None and self.trouble.is_parked else None
-        trouble = self.trouble or Trouble(exc, token_place=self.publisher.token_place())
+        trouble = self.trouble or Trouble(exc)
         self.trouble = trouble
-        trouble.error, trouble.token = exc, token
+        trouble.error, trouble.token, trouble.place = exc, token, self.publisher.place_of(exc.error_kind)
         trouble.failures += 1
         asked_s = exc.retry_after_s if isinstance(exc, MirrorError) else None
         wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random())  # noqa: S311 - jitter
@@ -125,7 +125,7 @@ class MirrorWorker:
             # A long outage must not fill the log: each doubling of the count is said, and so is the cure.
             if is_said(trouble.failures):
                 self._log.warning("mirror.failed", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
-                                  retryable=True, hint=exc.hint, attempt=trouble.failures, down_s=trouble.down_s,
+                                  retryable=True, hint=trouble.hint, attempt=trouble.failures, down_s=trouble.down_s,
                                   next_try_s=round(wait_s, 1))  # fmt: skip
         elif parked_for != exc.error_kind:
             self._log.error("mirror.parked", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,

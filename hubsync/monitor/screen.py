@@ -45,7 +45,7 @@ def draw_status(status: Status, now: datetime, *, running: bool, width: int = 80
     """Return *status*: the daemon, a row for each target and mirror with what goes up, then errors with their cures."""
     paint = _paint if colour else _plain
     lines = [*_headline(status, now, running=running, width=width, paint=paint), ""]
-    lines += _table(status, width, paint)
+    lines += _table(status, now, width, paint)
     for name, error in find_troubles(status):
         lines += ["", *_error(name, error, now, width, paint)]
     if not running:
@@ -77,9 +77,9 @@ def _headline(status: Status, now: datetime, *, running: bool, width: int, paint
         yield paint(line, _BOLD if is_well else f"{_BOLD};{_RED}")
 
 
-def _table(status: Status, width: int, paint: Paint) -> Iterator[str]:
+def _table(status: Status, now: datetime, width: int, paint: Paint) -> Iterator[str]:
     groups = [
-        (_target_row(target), list(_waiting(target)), [(_mirror_row(m), m.transfer) for m in target.mirrors])
+        (_target_row(target), list(_waiting(target, now)), [(_mirror_row(m), m.transfer) for m in target.mirrors])
         for target in status.targets
     ]
     rows = [row for row, _, mirrors in groups for row in (row, *(row for row, _ in mirrors))]
@@ -99,11 +99,11 @@ def _target_row(target: TargetStatus) -> Row:
     return _row(target.name, target.state, (target.behind_s, target.at_risk_s), settled, target.newest_unit_local)
 
 
-def _waiting(target: TargetStatus) -> Iterator[str]:
+def _waiting(target: TargetStatus, now: datetime) -> Iterator[str]:
     """Yield what is held back, briefly; what needs a person stands below, with its cure."""
     quiet = [one for one in target.waiting if not one.needs_attention]
     for one in quiet[:_SHOWN]:
-        since = f" for {format_duration(one.since_s)}" if one.since_s >= 1 else ""
+        since = f" for {format_duration(round((now - one.since).total_seconds()))}" if one.since else ""
         yield escape_unsafe(f"held{since}: {one.what}: {one.reason}")
     if (more := target.held - len(target.waiting) + len(quiet[_SHOWN:])) > 0:
         yield f"{more} more held: hubsync plan shows all"

@@ -46,11 +46,11 @@ class LastError:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A file, or a unit (with a slash at its end), that is held back; *since_s* is 0 if nobody counts."""
+    """A file, or a unit (with a slash at its end), that is held back; *since* when, if somebody counts."""
 
     what: str
     reason: str
-    since_s: float = 0.0
+    since: datetime | None = None
     hint: str = ""
     needs_attention: bool = False
 
@@ -206,7 +206,7 @@ def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:
             yield target.name, target.last_error or LastError(target.state)
         for one in target.waiting:
             if one.needs_attention:
-                yield f"{target.name}: {one.what}", LastError(one.reason, "held", one.hint)
+                yield f"{target.name}: {one.what}", LastError(one.reason, "held", one.hint, one.since)
         for mirror in target.mirrors:
             if mirror.last_error:
                 yield f"{target.name} → {mirror.name}", mirror.last_error

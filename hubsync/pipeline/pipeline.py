@@ -5,18 +5,21 @@ when.
 All paths are relative to the source; all times are monotonic seconds unless they are named otherwise.
 """
 
+import heapq
 import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 import structlog
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
+from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.status import Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
@@ -249,21 +252,22 @@ class Pipeline:
             paused = dict.fromkeys(self._files.settled, _NO_ROOM) if self._guard.is_paused else {}
             return {**paused, **self._held.reasons, **units}
 
-    def describe_held(self) -> list[Waiting]:
-        """Return what is held back and why, what needs a person first, then the oldest; it is part of the status."""
+    def describe_held(self, most: int) -> list[Waiting]:
+        """Return the first *most* of what is held back, with reasons: what needs a person, then units, then files."""
         with self.lock:
-            now, hints = time.monotonic(), self._held.hints
-            units = [
-                Waiting(f"{name}/", unit.completion.reason, round(now - unit.since), hints.get(f"{name}/", ""),
-                        needs_attention=unit.abandoned)
-                for name, unit in self._units.items()
-            ]  # fmt: skip
-            files = [
-                Waiting(path, reason, hint=hints.get(path, ""), needs_attention=path in self._held.needy)
-                for path, reason in self._held.reasons.items()
-                if not path.endswith("/")
-            ]
-            return sorted([*units, *files], key=lambda one: (not one.needs_attention, -one.since_s, one.what))
+            needy = {f"{name}/" for name, unit in self._units.items() if unit.abandoned} | self._held.needy
+            order = heapq.nsmallest(most, self.held().items(), key=lambda one: (one[0] not in needy, one[0][-1] != "/"))
+            return [self._describe_held(path, reason, needs_attention=path in needy) for path, reason in order]
+
+    def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
+        hint, unit = self._held.hints.get(path, ""), self._units.get(path.removesuffix("/"))
+        if unit is None:
+            return Waiting(path, reason, hint=hint, needs_attention=needs_attention)
+        since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
+        if unit.abandoned:
+            hint = hint or CATALOGUE["unit.abandoned"].action
+
+        return Waiting(path, reason, since, hint, needs_attention)
 
     def hints(self) -> dict[str, str]:
         """Return what the operator can do about what is held back."""

@@ -208,8 +208,8 @@ def test_the_table_fits_a_terminal() -> None:
 def test_what_is_held_stands_below_its_target() -> None:
     """What waits by itself is told with its age and reason; what needs a person is a trouble with its cure."""
     held = (
-        Waiting("checkpoint-3/", "a secret in a.txt", 60, "take it out", needs_attention=True),
-        Waiting("checkpoint-2/", "trainer_state.json is missing", 5400),
+        Waiting("checkpoint-3/", "a secret in a.txt", None, "take it out", needs_attention=True),
+        Waiting("checkpoint-2/", "trainer_state.json is missing", NOW - timedelta(minutes=90)),
     )
     status = Status(DAEMON, (replace(TARGET, state="degraded", mirrors=(), held=2, waiting=held),))
     text = shown(status)
