@@ -3,6 +3,17 @@
 _FIRST_S = 2.0
 _LONGEST_S = 900.0
 _PARKED_S = 3600.0  # a permanent failure is tried again this often, in case somebody mended it
+_RESTARTED_S = 5.0  # who restarts hubsync has perhaps mended something
+
+
+def left_after_restart_s(left_s: float, *, retryable: bool, is_asked: bool) -> float:
+    """Return what a restart leaves of a wait of *left_s*: all that the Hub asked for, a little of our own.
+
+    What is permanent is tried at once: a restart is how people make a mended config or token take effect.
+    """
+    if not retryable:
+        return 0.0
+    return max(0.0, min(left_s, _PARKED_S if is_asked else _RESTARTED_S))
 
 
 def next_try_s(attempt: int, *, retryable: bool, asked_s: float | None, luck: float) -> float:

@@ -10,7 +10,8 @@ import structlog
 from hubsync.config.model import Mirror
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.publish import Published, Publisher
-from hubsync.mirror.retry import next_try_s
+from hubsync.mirror.retry import left_after_restart_s, next_try_s
+from hubsync.mirror.trouble_notes import TroubleNote, TroubleNotes
 from hubsync.monitor.streak import is_said
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
@@ -30,6 +31,7 @@ class Trouble:
     since_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
     failures: int = 0
     next_try: float = 0.0
+    is_news: bool = True  # nothing was logged of it since hubsync started
 
     @property
     def is_parked(self) -> bool:
@@ -62,6 +64,8 @@ class MirrorWorker:
         self._is_asked_again = False
         self._store = store
         self._log = log.bind(target=target, mirror=self.mirror.name)
+        self._notes = TroubleNotes(store.ledger, self.mirror)
+        self._go_on_waiting()
 
     @property
     def mirror(self) -> Mirror:
@@ -112,8 +116,22 @@ class MirrorWorker:
         """Tell whether the token's file was replaced or mended since the last failure."""
         return self.trouble is not None and self.trouble.token != self.publisher.token_identity()
 
+    def _go_on_waiting(self) -> None:
+        """Take over a row of failures from before a restart; who restarts hubsync again and again must not hammer a Hub."""
+        note = self._notes.read()
+        if note is None:
+            return
+        error = MirrorError(note.error, error_kind=note.error_kind, retryable=note.retryable, hint=note.hint)
+        wait_s = left_after_restart_s(note.next_try - time.time(), retryable=note.retryable, is_asked=note.is_asked)
+        self.trouble = Trouble(
+            error, self.publisher.token_identity(), self.publisher.place_of(note.error_kind),
+            since=time.monotonic() - (time.time() - note.since), since_utc=datetime.fromtimestamp(note.since, UTC),
+            failures=note.failures, next_try=time.monotonic() + wait_s,
+        )  # fmt: skip
+
     def _note_failure(self, exc: HubsyncError, token: Identity | None) -> None:
-        parked_for = self.trouble.error.error_kind if self.trouble is not None and self.trouble.is_parked else None
+        is_known = self.trouble is not None and self.trouble.is_parked and not self.trouble.is_news
+        parked_for = self.trouble.error.error_kind if self.trouble is not None and is_known else None
         trouble = self.trouble or Trouble(exc)
         self.trouble = trouble
         trouble.error, trouble.token, trouble.place = exc, token, self.publisher.place_of(exc.error_kind)
@@ -121,9 +139,14 @@ class MirrorWorker:
         asked_s = exc.retry_after_s if isinstance(exc, MirrorError) else None
         wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random())  # noqa: S311 - jitter
         trouble.next_try = time.monotonic() + wait_s
+        is_news, trouble.is_news = trouble.is_news, False
+        self._notes.write(TroubleNote(
+            str(exc), exc.error_kind, exc.hint, trouble.failures, trouble.since_utc.timestamp(), time.time() + wait_s,
+            retryable=exc.retryable, is_asked=asked_s is not None,
+        ))  # fmt: skip
         if exc.retryable:
             # A long outage must not fill the log: each doubling of the count is said, and so is the cure.
-            if is_said(trouble.failures):
+            if is_news or is_said(trouble.failures):
                 self._log.warning("mirror.failed", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
                                   retryable=True, hint=trouble.hint, attempt=trouble.failures, down_s=trouble.down_s,
                                   next_try_s=round(wait_s, 1))  # fmt: skip
@@ -137,4 +160,5 @@ class MirrorWorker:
         if self.trouble is not None:
             self._log.info("mirror.recovered", repo=self.mirror.repo_id, failures=self.trouble.failures,
                            down_s=self.trouble.down_s)  # fmt: skip
+            self._notes.clear()
             self.trouble = None

@@ -113,3 +113,58 @@ def test_a_stop_is_no_failure(rig: Rig, server: PlainServer) -> None:
         worker.run()
 
     assert (None, False) == (worker.trouble, worker.is_running)
+
+
+def again(rig: Rig) -> MirrorWorker:
+    """Return the worker that a restarted hubsync makes of the same state."""
+    first = rig.work.workers[0]
+    return MirrorWorker(first.target, rig.store, first.publisher)
+
+
+def test_a_restart_keeps_the_wait_that_a_hub_asked_for(rig: Rig, worker: MirrorWorker, server: PlainServer) -> None:
+    """Nothing is asked meanwhile, unless a person wishes it; the recovery tells of the whole time."""
+    server.before = refuse(429, X_Request_Id="1", Retry_After="120")
+    worker.run()
+    asked = len(server.requests)
+
+    restarted = again(rig)
+
+    assert restarted.run() is None
+    assert 110 < restarted.wait_s() < 122
+    assert asked == len(server.requests)
+    server.before = lambda _: None
+    with capture_logs() as entries:
+        assert restarted.run(now=True) is not None
+    (recovered,) = [entry for entry in entries if entry["event"] == "mirror.recovered"]
+    assert 1 == recovered["failures"]
+    assert again(rig).trouble is None
+
+
+def test_a_restart_shortens_our_own_wait_and_ends_a_parking(rig: Rig, worker: MirrorWorker, server: PlainServer) -> None:
+    """What may have been mended is tried soon, or at once; what is still wrong is said once more."""
+    server.before = refuse(503)
+    for _ in range(12):
+        worker.run(now=True)
+    server.before = refuse(403, X_Request_Id="1")
+    assert again(rig).wait_s() <= 5
+    worker.run(now=True)
+    assert worker.wait_s() > 3000
+
+    restarted = again(rig)
+
+    assert (0.0, 13) == (restarted.wait_s(), restarted.trouble.failures if restarted.trouble else 0)
+    with capture_logs() as entries:
+        restarted.run()
+        restarted.run(now=True)
+    assert ["mirror.parked"] == [entry["event"] for entry in entries if entry["event"].startswith("mirror.")]
+
+
+def test_a_note_that_cannot_be_read_is_none(rig: Rig, worker: MirrorWorker, server: PlainServer) -> None:
+    """A damaged note costs nothing but the wait."""
+    server.before = refuse(429, X_Request_Id="1", Retry_After="120")
+    worker.run()
+    for name in [f"trouble {worker.mirror.name} {worker.mirror.endpoint}:model/{REPO}"]:
+        assert rig.store.ledger.meta(name)
+        rig.store.ledger.set_meta(name, "{broken")
+
+    assert again(rig).trouble is None
