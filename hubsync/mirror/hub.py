@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hubsync import __version__
 from hubsync.config.model import Endpoint, Mirror
-from hubsync.errors import MirrorError
+from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.token import Tokens
 from hubsync.store.pointer import Pointer
@@ -210,6 +210,8 @@ def _large(pointer: Pointer, addition: "CommitOperationAdd") -> "CommitOperation
 def _translating(doing: str) -> Iterator[None]:
     try:
         yield
+    except HubsyncError:  # the token cannot be read
+        raise
     except Exception as exc:
         raise _translated(doing, exc) from exc
 

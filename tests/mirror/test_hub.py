@@ -44,6 +44,14 @@ def test_a_missing_repository_is_made_as_private_as_declared(local: LocalHub, re
     assert [Visibility.PRIVATE, Visibility.PUBLIC] == [hub.look(private), hub.look(public)]
 
 
+def test_a_token_that_cannot_be_read_is_said_to_be_that(local: LocalHub, tmp_path: Path) -> None:
+    """It is no failure of the network, whoever asks first."""
+    with pytest.raises(MirrorError, match="cannot be read") as caught:
+        hub_at(local.url, tmp_path / "missing").list_branches(mirror())
+
+    assert ("auth", False) == (caught.value.error_kind, caught.value.retryable)
+
+
 def test_a_wrong_token_is_refused(local: LocalHub, tmp_path: Path) -> None:
     """A Hub that does not know the token says so: the mirror waits for a person, and the token is in no message."""
     (tmp_path / "wrong").write_text("hf_wrong")
