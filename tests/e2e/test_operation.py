@@ -182,7 +182,7 @@ def test_a_paused_target_publishes_nothing(config: Path, source: Path, hub: Loca
 @pytest.mark.parametrize(("priority", "nice", "policy"), [("low", 10, os.SCHED_BATCH), ("normal", 0, os.SCHED_OTHER)])
 def test_the_daemon_stands_back_unless_it_is_told_not_to(config: Path, priority: str, nice: int, policy: int) -> None:
     """All of its threads are scheduled as a batch job is, which its children inherit."""
-    config.write_text(config.read_text().replace("[service]", f'[service]\npriority = "{priority}"'))
+    config.write_text(config.read_text().replace('priority = "normal"', f'priority = "{priority}"'))
     with Daemon(config) as daemon:
         daemon.wait_for("watch.started")
         threads = [int(task.name) for task in Path(f"/proc/{daemon.process.pid}/task").iterdir()]

@@ -133,6 +133,7 @@ heartbeat = "1s"
 [service]
 state_dir = "{path.parent}/state"
 min_free = "1MB"
+priority = "normal"
 {endpoints}
 [[target]]
 name = "run"
