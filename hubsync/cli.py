@@ -313,7 +313,11 @@ def card(session: Session, target: str, mirror_name: str | None, *, preview: boo
 @click.option("-t", "--target", "targets", multiple=True, help="Only this target; may be given again.")
 @click.option("-m", "--mirror", "mirrors", multiple=True, help="Only this mirror; may be given again.")
 @click.option(
-    "-e", "--event", "events", multiple=True, help="Only these events, such as 'mirror.*'; '!heartbeat' leaves out."
+    "-e",
+    "--event",
+    "events",
+    multiple=True,
+    help="Only these events, such as 'mirror.*'; '!file.*' leaves out. Without it, and without --json: no heartbeats.",
 )
 @click.option(
     "-l", "--level", type=click.Choice(["debug", "info", "warning", "error"]), default="debug", help="The least level."
@@ -331,6 +335,8 @@ def show_log_command(
     from hubsync.views.log import Printer, show_log
     from hubsync.views.query import Query
 
+    if not as_json and not conditions["events"]:
+        conditions["events"] = ("!heartbeat",)
     if follow and last is None and conditions["since"] is None:
         last = _FOLLOWED_LINES
     printer = Printer(sys.stdout, as_json=as_json, colour=session.has_colour())

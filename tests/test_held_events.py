@@ -84,3 +84,31 @@ def test_a_unit_names_its_held_file_as_it_is(make_rig: Callable[..., Rig]) -> No
     rig.commit()
 
     assert f"first {ODD}.json: " in rig.pipeline.held()["checkpoint-1/"]
+
+
+def test_many_held_files_are_told_by_few_lines(make_rig: Callable[..., Rig]) -> None:
+    """The first ones are told one by one, the rest by one line at the next inventory; later ones are told again."""
+    rig = make_rig()
+    for number in range(80):
+        rig.write(f"a:{number}")
+    with capture_logs() as log:
+        rig.settle()
+        rig.settle()
+        rig.write("b:1")
+        rig.settle()
+
+    assert [50, 1] == [sum(e["path"].startswith(name) for e in log if e["event"] in EVENTS) for name in "ab"]
+    assert [30] == [entry["files"] for entry in log if entry["event"] == "log.abridged"]
+
+
+def test_a_large_tree_is_told_by_a_handful_of_lines(make_rig: Callable[..., Rig]) -> None:
+    """However many snapshots it takes, what was committed is one line at info."""
+    rig = make_rig(batch={"max_files": 100})
+    for number in range(1200):
+        rig.write(f"{number % 7}/{number}.txt", b"%d" % number)
+    with capture_logs() as log:
+        assert 12 == len(rig.commit())
+
+    assert [("snapshot.committed", 1200, 12)] == [
+        (entry["event"], entry["files"], entry["snapshots"]) for entry in log if entry["log_level"] != "debug"
+    ]

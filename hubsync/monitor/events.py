@@ -245,7 +245,7 @@ _EVENTS = (
     Event(
         "snapshot.committed",
         "info",
-        ("commit", "files", "bytes", "removed", "units", "lfs_files"),
+        ("commit", "files", "bytes", "removed", "units", "lfs_files", "snapshots"),
         "committed {files:file}[ ({bytes})][, removed {removed}][ as {commit}]",
         "A batch became a snapshot in the store. It is now owed to every mirror.",
     ),
@@ -425,6 +425,14 @@ _EVENTS = (
         "Alert on its absence, on `behind_s` and on `at_risk_s`; `hubsync status` then says which mirror and why.",
     ),
     # --- the log itself
+    Event(
+        "log.abridged",
+        "warning",
+        ("files", "path", "reason"),
+        "{files:file} more are held back[, such as {path}: {reason}]",
+        "More files were held, rejected or unreadable since the last inventory than are told one by one.",
+        "See them all: `hubsync plan`. Many of one kind have one cause: rights, a name, a pattern to exclude.",
+    ),
     Event(
         "log.dropped",
         "warning",

@@ -1,10 +1,12 @@
-"""Files and units that wait for something else than time, and why. Each reason is logged once."""
+"""Files and units that wait for something else than time, and why. Each reason is logged once, and few of many."""
 
 from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
 from hubsync.store.secrets import Secret
+
+_MOST_TOLD = 50  # between two inventories
 
 
 class Held:
@@ -22,6 +24,8 @@ class Held:
         self.needy: set[str] = set()
         self._log = log
         self._unit_of = unit_of
+        self._news = 0
+        self._last = ""
 
     def hold(self, path: str, reason: str, hint: str = "") -> None:
         """Hold *path* until its next version."""
@@ -44,6 +48,13 @@ class Held:
         if self._is_news(path, reason, hint, needs_attention=True):
             self._log.warning("file.unreadable", path=path, reason=reason, hint=hint)
 
+    def sum_up(self) -> None:
+        """Say how many were not told one by one, and tell the next ones again."""
+        if self._news > _MOST_TOLD and self._last:
+            self._log.warning("log.abridged", files=self._news - _MOST_TOLD, path=self._last,
+                              reason=self.reasons.get(self._last))  # fmt: skip
+        self._news, self._last = 0, ""
+
     def forget(self, path: str) -> None:
         """Wait for *path* no longer."""
         self.reasons.pop(path, None)
@@ -51,8 +62,14 @@ class Held:
         self.needy.discard(path)
 
     def _is_news(self, path: str, reason: str, hint: str, *, needs_attention: bool = False) -> bool:
+        """Remember why *path* is held; tell whether to say so."""
         known = self.reasons.get(path) == reason
         self.reasons[path], self.hints[path] = reason, hint
         (self.needy.add if needs_attention else self.needy.discard)(path)
+        if known:
+            return False
+        self._news += 1
+        if self._news > _MOST_TOLD:
+            self._last = path
 
-        return not known
+        return self._news <= _MOST_TOLD

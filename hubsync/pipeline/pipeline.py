@@ -26,7 +26,7 @@ from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
 from hubsync.pipeline.held import Held
 from hubsync.pipeline.opening import make_capturer
-from hubsync.pipeline.snapshots import unit_subject, write_removal, write_snapshot
+from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
 from hubsync.pipeline.unit import Unit
 from hubsync.store.batch import BatchLimits, split_batches
 from hubsync.store.capture import HELD_HINT, Captured, Capturer, FileHeldError, FileRefusedError, has_same_content
@@ -122,6 +122,7 @@ class Pipeline:
             for path in removed:
                 self._forget(path)
             self._report_skipped(inventory)
+            self._held.sum_up()
             for unit in [name for name, state in self._units.items() if not state.completion.complete]:
                 self._judge(unit)  # what held it back may have grown old, such as a temporary file
             self._log.debug(
@@ -437,7 +438,8 @@ class Pipeline:
         written_ns = max((entry.identity.mtime_ns for entry in own), default=0)
         subject = unit_subject(unit, inventory.entries.values())
         with self.store.write() as writer:
-            commits = write_snapshot(writer, captured, self._log, subject=subject, units=(unit,), written_ns=written_ns)
+            written = write_snapshot(writer, captured, subject=subject, units=(unit,), written_ns=written_ns)
+        commits = tell_written(written, self._log)
         del self._units[unit]  # not before: a commit that failed is tried again
         self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
         self._held.forget(f"{unit}/")
@@ -559,7 +561,7 @@ class Pipeline:
     # --- snapshots
 
     def _commit_settled(self) -> list[str]:
-        commits: list[str] = []
+        written: list[Written] = []
         loose = [(path, identity.size) for path, identity in self._files.settled.items() if self._is_loose(path)]
         limits = BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes)
         done: list[str] = []
@@ -567,10 +569,10 @@ class Pipeline:
             for batch in split_batches(loose, limits):
                 captured = [c for path in batch if (c := self._capture_settled(path)) is not None]
                 done += [c.path for c in captured]
-                commits += write_snapshot(writer, captured, self._log)
+                written += write_snapshot(writer, captured)
         self._drop_settled(done)
 
-        return commits
+        return tell_written(written, self._log)
 
     def _capture_settled(self, path: str) -> Captured | None:
         entry = self._look_settled(path)

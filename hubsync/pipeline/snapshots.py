@@ -1,7 +1,8 @@
-"""Writes what was captured as snapshots, and says so."""
+"""Writes what was captured as snapshots, and says so once they are in the store: one line, however many there are."""
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
@@ -12,11 +13,22 @@ from hubsync.watch.entry import Entry
 from hubsync.watch.layout_words import step_of
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One snapshot that was written."""
+
+    commit: str
+    files: int
+    bytes: int
+    lfs_files: int
+    units: tuple[str, ...] = ()
+
+
 def write_snapshot(
-    writer: SnapshotWriter, captured: Sequence[Captured], log: FilteringBoundLogger, *, subject: str = "",
-    units: tuple[str, ...] = (), written_ns: int | None = None,
-) -> list[str]:  # fmt: skip
-    """Write one snapshot of *captured* and return its commit; none if nothing differs from the newest one."""
+    writer: SnapshotWriter, captured: Sequence[Captured], *, subject: str = "", units: tuple[str, ...] = (),
+    written_ns: int | None = None,
+) -> list[Written]:  # fmt: skip
+    """Write one snapshot of *captured* and return it; none if nothing differs from the newest one."""
     changes = {c.path: entry for c in captured if (entry := writer.add(c)) is not None}
     if not changes:
         return []
@@ -29,12 +41,21 @@ def write_snapshot(
     commit = writer.commit(
         dict(changes), subject, units=units, written_at=written_ns // 1_000_000_000, now=int(time.time())
     )
-    log.info(
-        "snapshot.committed", commit=commit, files=len(changes), bytes=size, units=list(units),
-        lfs_files=sum(1 for c in captured if c.pointer is not None and c.path in changes),
-    )  # fmt: skip
+    lfs_files = sum(1 for c in captured if c.pointer is not None and c.path in changes)
 
-    return [commit]
+    return [Written(commit, len(changes), size, lfs_files, units)]
+
+
+def tell_written(written: Sequence[Written], log: FilteringBoundLogger) -> list[str]:
+    """Say what was committed, and return the commits."""
+    if written:
+        log.info(
+            "snapshot.committed", commit=written[-1].commit, files=sum(one.files for one in written),
+            bytes=sum(one.bytes for one in written), units=[unit for one in written for unit in one.units],
+            lfs_files=sum(one.lfs_files for one in written), snapshots=len(written),
+        )  # fmt: skip
+
+    return [one.commit for one in written]
 
 
 def write_removal(store: Store, gone: Collection[str], log: FilteringBoundLogger) -> str:

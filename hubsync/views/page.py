@@ -12,7 +12,7 @@ from hubsync.views.story import Incident, MirrorStory, Story, TargetStory, UnitS
 from hubsync.views.summary import format_moment, most
 
 _OPEN_UNITS, _OPEN_INCIDENTS = 12, 12  # longer tables are folded
-_KINDS = {"ok": "good", "publishing": "good", "paused": "warn", "failing": "warn", "": "warn"}
+_KINDS = {"ok": "good", "publishing": "good", "paused": "warn", "failing": "warn", "degraded": "warn", "": "warn"}
 
 # The page may load nothing, whatever stands in it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -76,8 +76,15 @@ def _target(target: TargetStory, story: Story, span: Span) -> str:
     mirrors = "".join(_mirror(mirror, target, story, span) for mirror in target.mirrors.values())
     return (
         f'<section id="{_anchor(target.name)}"><h2>{_text(target.name)} {_badge(target.state)}</h2>'
-        f'<div class="card">{_facts(facts)}{"".join(charts)}</div>{mirrors}{_units(target)}</section>'
+        f'<div class="card">{_held(target)}{_facts(facts)}{"".join(charts)}</div>{mirrors}{_units(target)}</section>'
     )
+
+
+def _held(target: TargetStory) -> str:
+    if not target.held:
+        return ""
+    items = "".join(f"<li>{_text(one)}</li>" for one in target.waiting)
+    return f"<p>{format_count(target.held, 'path')} held back, that is not published as it stands:</p><ul>{items}</ul>"
 
 
 def _mirror(mirror: MirrorStory, target: TargetStory, story: Story, span: Span) -> str:

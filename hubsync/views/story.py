@@ -85,6 +85,9 @@ class TargetStory:
 
     name: str
     state: str = ""
+    held: int = 0
+    waiting: tuple[str, ...] = ()
+    """The first of what is held back now, with reasons."""
     disk: list[Point] = field(default_factory=list)
     at_risk: list[Point] = field(default_factory=list)
     mirrors: dict[str, MirrorStory] = field(default_factory=dict)
@@ -191,6 +194,7 @@ class _Teller:
 def _take_heartbeat(target: TargetStory, entry: Mapping[str, Any], now: float) -> None:
     if entry.get("mirror") is None:
         target.state = str(entry.get("state", ""))
+        target.held, target.waiting = int(entry.get("held") or 0), tuple(map(str, entry.get("waiting") or ()))
         target.disk.append((now, float(entry.get("disk_held_bytes") or 0)))
         target.at_risk.append((now, float(entry.get("at_risk_s") or 0)))
         return

@@ -63,6 +63,7 @@ def _target(target: TargetStory) -> Iterator[str]:
         f"now {target.state}" if target.state not in {"", "ok"} else "",
     ]
     yield f"{target.name}: {'; '.join(fact for fact in facts if fact)}"
+    yield from (f"  held: {one}" for one in target.waiting)
     yield from (f"  {_mirror(mirror)}" for mirror in target.mirrors.values())
 
 
