@@ -1,0 +1,19 @@
+"""The command line: reads arguments, calls what does the work, prints values, turns errors into exit codes.
+
+Results go to standard output, messages and logs to standard error. Heavy imports stand inside the commands that need
+them, so that ``status`` and ``--help`` answer at once.
+"""
+
+import os
+
+from hubsync.cli import local, look, prepare, publish
+from hubsync.cli.app import cli
+
+__all__ = ["cli", "local", "look", "main", "prepare", "publish"]
+
+
+def main() -> None:
+    """Run the command line in a closed environment: children see an allow-list of variables and no token."""
+    from hubsync.store.process import close_environment  # noqa: PLC0415 - as everywhere here
+
+    cli(obj=close_environment(os.environ))
