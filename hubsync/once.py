@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,6 +11,8 @@ from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
+from hubsync.monitor.progress import Amount, Progress
+from hubsync.monitor.text import format_count
 from hubsync.service import TargetWork, hold_state, open_target
 from hubsync.store.process import StoppedError
 
@@ -33,11 +35,13 @@ class Outcome:
         return not self.held and not self.failed
 
 
-def run_once(
+def run_once(  # noqa: PLR0913 - three of them say how
     config: Config, targets: tuple[Target, ...], tokens: Tokens, stop: threading.Event, *, timeout_s: float,
-    confirm_deletes: bool = False,
+    confirm_deletes: bool = False, shows_progress: bool = False,
 ) -> list[Outcome]:  # fmt: skip
     """Bring all mirrors of *targets* up to what is in their sources now; wait at most *timeout_s* for quiet.
+
+    How far it is can be seen on standard error if it *shows_progress*.
 
     Raises:
         StoppedError: *stop* was set; what was captured is published by the next run.
@@ -47,6 +51,8 @@ def run_once(
         works = [open_target(target, config, tokens, stop, lock_fd) for target in targets]
         for work in works:
             stack.callback(work.close)
+        if shows_progress:
+            stack.enter_context(Progress(look=lambda: [amount for work in works for amount in _look(work)]))
 
         outcomes = list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
     if stop.is_set() and not all(outcome.is_done for outcome in outcomes):
@@ -63,6 +69,21 @@ def exit_code(outcomes: list[Outcome]) -> int:
     codes = {error.status if isinstance(error, MirrorError) else error.exit_code for error in failures}
 
     return codes.pop() if len(codes) == 1 and not any(outcome.held for outcome in outcomes) else 1
+
+
+def _look(work: TargetWork) -> Iterator[Amount]:
+    """Yield how far one target is: what is read of its source, then what goes up to each mirror."""
+    name, reading = work.target.name, work.pipeline.reading
+    busy = [worker for worker in work.workers if worker.is_running]
+    if not busy and reading.files < reading.all_files:
+        yield Amount(name, reading.files, reading.all_files, reading.bytes, reading.all_bytes, "reading")
+    for worker in busy:
+        row, sending = f"{name} → {worker.mirror.name}", worker.publisher.transfer
+        if sending is None:
+            yield Amount(row, doing="publishing")
+        else:
+            what = format_count(sending.files, "large file")
+            yield Amount(row, bytes=sending.sent_bytes, all_bytes=sending.bytes, doing=what)
 
 
 def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_deletes: bool) -> Outcome:

@@ -70,6 +70,12 @@ class Session:
         """Tell whether what is printed may have colours."""
         return sys.stdout.isatty() and not self.environment.get("NO_COLOR")
 
+    def has_console_log(self, config: "Config") -> bool:
+        """Tell whether people read standard error, so that progress may be shown there; others read the log's events."""
+        from hubsync.monitor.log import choose_format
+
+        return choose_format(config.log.format, sys.stderr, self.environment) == "console"
+
     def log(self, config: "Config", *, level: str | None = None, log_format: str | None = None) -> None:
         """Send the log where the config says."""
         from hubsync.monitor.log import configure_logging

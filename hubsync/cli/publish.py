@@ -63,7 +63,7 @@ def once(session: Session, targets: tuple[str, ...], timeout: float, *, confirm_
     stand_back(config.service.priority)
     outcomes = run_once(
         config, select_targets(config, targets), Tokens(session.environment), stop_on_signals(),
-        timeout_s=timeout, confirm_deletes=confirm_deletes,
+        timeout_s=timeout, confirm_deletes=confirm_deletes, shows_progress=session.has_console_log(config),
     )  # fmt: skip
     if as_json:
         print_json(targets=[_outcome_document(outcome) for outcome in outcomes])

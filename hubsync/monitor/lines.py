@@ -28,6 +28,7 @@ MAX_LINE_BYTES = 64 * 1024  # what common log shippers take as one line
 # still too long.
 _BOUNDS = ((8_192, 1_000), (1_024, 100), (128, 10))
 _HEAD = ("timestamp", "level", "event", "message")
+_NOTHING: tuple[object, ...] = (None, "", [], {})
 _FEW = (*_HEAD, "target", "mirror", "unit", "error_kind")
 
 # Legal in JSON, but not safe to print; json.dumps escapes the other controls itself.
@@ -65,7 +66,7 @@ def format_console(entry: Entry, *, colour: bool) -> str:
     fields = _clean_fields(entry, *_BOUNDS[0])
     level, event = str(fields["level"]), str(fields["event"])
     said = {*_HEAD, "exception", *mentioned_fields(event)}
-    told = {name: value for name, value in fields.items() if name not in said and value is not None}
+    told = {name: value for name, value in fields.items() if name not in said and value not in _NOTHING}
     rest = "".join(f" {name}={_quote(format_field(name, value))}" for name, value in told.items())
     when = datetime.fromisoformat(str(fields["timestamp"])).astimezone().strftime("%H:%M:%S")
     sentence, tail = escape_unsafe(str(fields["message"])), escape_unsafe(event + rest)

@@ -22,6 +22,7 @@ from structlog.typing import EventDict, Processor
 from hubsync.errors import StateError, UsageError
 from hubsync.monitor.events import describe_event
 from hubsync.monitor.lines import encode_json, format_console, format_time
+from hubsync.monitor.progress import clear_below
 from hubsync.monitor.redact import redact, register_secret
 from hubsync.monitor.sinks import JOURNAL_SOCKET, FileSink, JournalSink, StreamSink
 
@@ -170,9 +171,13 @@ def _open_sink(log_format: str, stream: TextIO, environment: Mapping[str, str]) 
         sink = logging.StreamHandler(stream) if descriptor is None else StreamSink(descriptor)
 
     colour = stream.isatty() and not environment.get("NO_COLOR")
-    render = partial(format_console, colour=colour) if log_format == "console" else encode_json
+    render = partial(_render_console, colour=colour) if log_format == "console" else encode_json
     sink.setFormatter(make_formatter(render))
     return sink
+
+
+def _render_console(entry: EventDict, *, colour: bool) -> str:
+    return clear_below() + format_console(entry, colour=colour)
 
 
 def _open_file(path: Path) -> logging.Handler:

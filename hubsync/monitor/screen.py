@@ -17,7 +17,7 @@ from hubsync.monitor.status import (
     Transfer,
     find_troubles,
 )
-from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, format_duration
+from hubsync.monitor.text import draw_bar, escape_unsafe, format_bytes, format_count, format_duration
 
 _HEAD = ("TARGET / MIRROR", "STATE", "BEHIND", "AT RISK", "BACKLOG", "NEWEST UNIT")
 _STATE, _RIGHT = 1, frozenset((2, 3, 4))
@@ -157,10 +157,9 @@ def _align(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 def _bar(transfer: Transfer) -> str:
     share = min(1.0, transfer.sent_bytes / transfer.bytes) if transfer.bytes else 1.0
-    full = int(share * _BAR_CELLS)
     left = f", {format_duration(transfer.left_s)} left" if transfer.left_s is not None else ""
     return (
-        f"{'█' * full}{'░' * (_BAR_CELLS - full)} {share:4.0%}  {format_bytes(transfer.sent_bytes)} of "
+        f"{draw_bar(share, _BAR_CELLS)} {share:4.0%}  {format_bytes(transfer.sent_bytes)} of "
         f"{format_bytes(transfer.bytes)}, {format_bytes(transfer.bytes_per_s)}/s{left}"
     )
 

@@ -15,15 +15,30 @@ _SHORT_NAMES = {"commit": 9, "oid": 12}
 
 def format_bytes(count: float) -> str:
     """Return *count* bytes in decimal units, as the config takes them: ``12.4 GB``."""
+    size, unit = _scale(count)
+    return f"{size:.{_digits(unit)}f} {unit}"
+
+
+def format_bytes_of(part: float, total: float) -> str:
+    """Return *part* and *total* bytes in the unit that suits the total: ``1.2 of 12.4 GB``."""
+    size, unit = _scale(total)
+    share = part * size / total if total else part
+    return f"{share:.{_digits(unit)}f} of {size:.{_digits(unit)}f} {unit}"
+
+
+def _scale(count: float) -> tuple[float, str]:
     size = float(count)
-    for unit in _BYTE_UNITS:
-        digits = 0 if unit == "B" else 1
-        if round(abs(size), digits) < 1000 or unit == _BYTE_UNITS[-1]:  # noqa: PLR2004 - the step between decimal units
-            break
+    for unit in _BYTE_UNITS[:-1]:
+        if round(abs(size), _digits(unit)) < 1000:  # noqa: PLR2004 - the step between decimal units
+            return size, unit
 
         size /= 1000
 
-    return f"{size:.{digits}f} {unit}"
+    return size, _BYTE_UNITS[-1]
+
+
+def _digits(unit: str) -> int:
+    return 0 if unit == "B" else 1
 
 
 def format_duration(seconds: float) -> str:
@@ -39,6 +54,14 @@ def format_duration(seconds: float) -> str:
         parts += [f"{count}{name}"] if count else []
 
     return ("-" if seconds < 0 else "") + "".join(parts)
+
+
+def draw_bar(share: float, cells: int, *, ascii_only: bool = False) -> str:
+    """Return a bar of *cells* characters of which *share*, from 0 to 1, is full."""
+    full = int(share * cells)
+    filled, empty = "#-" if ascii_only else "█░"
+
+    return filled * full + empty * (cells - full)
 
 
 def format_count(count: int, noun: str) -> str:

@@ -6,6 +6,7 @@ import time
 from structlog.typing import FilteringBoundLogger
 
 from hubsync.pipeline.files import Files
+from hubsync.pipeline.reading import Reading
 from hubsync.store.capture import Captured, Capturer, Prefix, has_grown
 from hubsync.store.ledger import Known
 from hubsync.store.pointer import Pointer
@@ -35,6 +36,7 @@ class Capturing:
         self._quiet_s = quiet_s
         self._stop = stop
         self._log = log
+        self.reading = Reading()
         self._looked_at: set[str] = set()  # captured by this process: under the present rules for secrets
 
     def is_early(self, path: str, size: int) -> bool:
@@ -64,7 +66,8 @@ class Capturing:
                 return self._capturer.recall(entry, pointer, known.mode, known.blob)
         started = time.monotonic()
         is_log = self._files.grows(entry.path)
-        captured = self._capture_log(entry, known) if is_log else self._capturer.capture(entry, self._check_stop)
+        captured = self._capture_log(entry, known) if is_log else self._capturer.capture(entry, self._note_read)
+        self.reading.add_file()
         if captured.pointer is not None:
             self._store.ledger.record(captured)
             self._looked_at.add(entry.path)
@@ -86,7 +89,7 @@ class Capturing:
         if known and is_committed and has_grown(entry.identity, known.identity):
             before = Prefix(known.identity.size, known.blob, known.oid)
         is_quiet = age_of(entry.identity) >= self._quiet_s
-        captured = self._capturer.capture_log(entry, before, self._check_stop, is_quiet=is_quiet)
+        captured = self._capturer.capture_log(entry, before, self._note_read, is_quiet=is_quiet)
         if captured is None:
             assert known is not None  # noqa: S101 - it was grown from
             pointer = Pointer(known.oid, known.identity.size) if known.oid else None
@@ -97,6 +100,7 @@ class Capturing:
 
         return captured
 
-    def _check_stop(self, _read_bytes: int) -> None:
+    def _note_read(self, count: int) -> None:
+        self.reading.add_bytes(count)
         if self._stop.is_set():
             raise StoppedError("interrupted: hubsync is stopping")

@@ -26,6 +26,7 @@ from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
 from hubsync.pipeline.held import Held
 from hubsync.pipeline.opening import make_capturer
+from hubsync.pipeline.reading import Reading
 from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
 from hubsync.pipeline.unit import Unit
 from hubsync.store.batch import BatchLimits, split_batches
@@ -90,6 +91,11 @@ class Pipeline:
         return self._guard.halted
 
     @property
+    def reading(self) -> Reading:
+        """How much was read, of what is not captured yet."""
+        return self._capturing.reading
+
+    @property
     def newest_unit(self) -> str | None:
         """The newest unit that was ever committed."""
         return self.store.newest_unit()
@@ -116,6 +122,8 @@ class Pipeline:
             self._looks += 1
             self._files.note_writes(inventory.entries.values())
             changed = self._files.find_changed(inventory, under)
+            if not under:
+                self.reading.expect([entry.identity.size for entry in changed])
             for entry in changed:
                 self._feed(entry)
             removed = self._files.find_gone(inventory, under)
