@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError, UsageError
-from hubsync.mirror.publish import LEFT, read_published
+from hubsync.mirror.record import LEFT, read_published
 from hubsync.mirror.view import View, revision_of
 from hubsync.monitor.status import MirrorStatus, Status, read_status
 from hubsync.monitor.text import format_bytes, format_count, format_duration

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hubsync.config.model import Config, Mirror, Target
-from hubsync.mirror.publish import read_published
+from hubsync.mirror.record import read_published
 from hubsync.mirror.view import View
 from hubsync.monitor.text import format_duration
 from hubsync.rehearsal import Rehearsal, rehearse

@@ -3,7 +3,7 @@
 from hubsync.config.model import Config, Target
 from hubsync.control import send_command
 from hubsync.errors import NotRunningError
-from hubsync.mirror.publish import read_published
+from hubsync.mirror.record import read_published
 from hubsync.pipeline import store_directory
 from hubsync.plan import make_plan
 from hubsync.store.snapshot import SNAPSHOTS, Store

@@ -9,7 +9,8 @@ import structlog
 
 from hubsync.config.model import Mirror
 from hubsync.errors import HubsyncError, MirrorError
-from hubsync.mirror.publish import Published, Publisher
+from hubsync.mirror.announce import Published
+from hubsync.mirror.publish import Publisher
 from hubsync.mirror.retry import left_after_restart_s, next_try_s
 from hubsync.mirror.trouble_notes import TroubleNote, TroubleNotes
 from hubsync.monitor.streak import is_said

@@ -496,7 +496,7 @@ def test_killed_twice_nothing_comes_twice(rig: Rig, server: PlainServer) -> None
     history = server.history(REPO)
     mirror.update_refs({ref: known.get(ref) for ref in mirror.list_refs("refs/mirror") if "graft" not in ref})
     rig.restart()
-    rig.publisher()._adopt(rig.publisher()._remote.read_heads(["main"]))
+    rig.publisher()._pusher._adopt(rig.publisher()._remote.read_heads(["main"]))
     rig.restart()
 
     rig.publish()

@@ -10,7 +10,8 @@ from typing import Any, Self
 from support.plain_server import PlainServer
 
 from hubsync.config.model import Card, Config, Endpoint, Mirror, Service, Target, TokenSource
-from hubsync.mirror.publish import Published, Publisher
+from hubsync.mirror.announce import Published
+from hubsync.mirror.publish import Publisher
 from hubsync.mirror.token import Tokens
 from hubsync.pipeline import Pipeline
 from hubsync.service import TargetWork, open_target

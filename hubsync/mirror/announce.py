@@ -1,0 +1,102 @@
+"""Says what a publication did: its events, and the value that stands for it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from hubsync.config.model import Mirror
+from hubsync.mirror.api_remote import ApiRemote
+from hubsync.mirror.branch import Grafted
+from hubsync.mirror.pusher import Place
+from hubsync.mirror.remote import Remote
+from hubsync.mirror.view import Line, Step, View
+from hubsync.store.snapshot import Snapshot
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one publication did; ``commit`` is the head of the mirror's main branch now."""
+
+    commit: str | None
+    snapshots: tuple[Snapshot, ...]
+    files: int
+    bytes: int
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """Says what was done on one mirror."""
+
+    place: Place
+    view: View
+    remote: Remote | ApiRemote
+
+    @property
+    def _mirror(self) -> Mirror:
+        return self.place.mirror
+
+    def tell(
+        self, steps: Sequence[Step], lines: Sequence[Line], grafted: Mapping[str, Grafted], took_s: float
+    ) -> Published:
+        """Say that *steps* are on the mirror now, on each branch as *grafted*."""
+        now = time.time()
+        blobs = self._written(grafted)
+        snapshots = tuple(step.snapshot for step in steps)
+        head = self.remote.public_id(grafted[self._mirror.branch].commit)
+        done = Published(head, snapshots, len(blobs), self._measure_blobs(blobs), round(took_s, 3))
+        revisions = {line.unit: line.branch for line in lines if line.unit}
+        skipped = self.view.skipped_units(steps)
+        units = [(unit, snapshot) for snapshot in snapshots for unit in snapshot.units if unit not in skipped]
+        for branch, each in grafted.items():
+            self._tell_foreign(branch, each)
+        if any(step.changes for step in steps):  # else it was nothing of this mirror's
+            log.info("mirror.published", repo=self._mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
+                     units=[unit for unit, _ in units], took_s=done.took_s)  # fmt: skip
+        for unit, snapshot in units:
+            revision = revisions.get(unit)
+            log.info("unit.published", unit=unit, repo=self._mirror.repo_id, revision=revision,
+                     commit=self.remote.public_id(grafted[revision].commit) if revision else done.commit,
+                     lag_s=round(max(0.0, now - snapshot.written_at), 3))  # fmt: skip
+        for unit in skipped:
+            log.info("unit.skipped", unit=unit, repo=self._mirror.repo_id,
+                     reason=f"keep_latest = {self._mirror.keep_latest}")  # fmt: skip
+
+        return done
+
+    def tell_halted(self, paths: Sequence[str]) -> None:
+        """Say that others changed *paths*, which the policy says to halt for."""
+        log.warning("mirror.foreign_edit", repo=self._mirror.repo_id, paths=paths, files=len(paths), policy="halt")
+
+    def _tell_foreign(self, branch: str, grafted: Grafted) -> None:
+        for policy in sorted({edit.policy for edit in grafted.foreign}):
+            paths = [edit.path for edit in grafted.foreign if edit.policy == policy]
+            log.warning("mirror.foreign_edit", repo=self._mirror.repo_id, paths=paths, files=len(paths),
+                        commit=grafted.commit, policy=policy, branch=branch)  # fmt: skip
+
+    def _written(self, grafted: Mapping[str, Grafted]) -> list[str]:
+        """Return the blobs that were written; those of a unit are not counted again on the main branch."""
+        of_units = [blob for name, each in grafted.items() if name != self._mirror.branch for blob in each.blobs]
+        known = set(of_units)
+        return of_units + [blob for blob in grafted[self._mirror.branch].blobs if blob not in known]
+
+    def _measure_blobs(self, blobs: Sequence[str]) -> int:
+        """Return the bytes that *blobs* stand for: those of the object behind a pointer, else their own."""
+        pointers = self.place.store.pointers(set(blobs))
+        own = self.place.git.sizes({blob for blob in blobs if blob not in pointers})
+        return sum(pointers[blob].size if blob in pointers else own.get(blob, 0) for blob in blobs)
+
+
+def sum_up(done: Sequence[Published]) -> Published | None:
+    """Return several publications as one; ``None`` if there was none."""
+    if not done:
+        return None
+    snapshots = tuple(snapshot for each in done for snapshot in each.snapshots)
+    return Published(
+        done[-1].commit, snapshots, sum(each.files for each in done), sum(each.bytes for each in done),
+        round(sum(each.took_s for each in done), 3),
+    )  # fmt: skip

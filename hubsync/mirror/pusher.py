@@ -1,0 +1,102 @@
+"""Puts lines of steps on a mirror's heads, as often as somebody else is faster: read, fetch, graft, push; never with force.
+
+What is to be shown is ``view``'s, and what is remembered of it ``record``'s.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from hubsync.config.model import Mirror, Target
+from hubsync.errors import MirrorError
+from hubsync.mirror.api_remote import ApiRemote
+from hubsync.mirror.branch import Branch, Grafted, Head
+from hubsync.mirror.cards import Cards
+from hubsync.mirror.record import Record
+from hubsync.mirror.remote import HeadMovedError, Remote
+from hubsync.mirror.view import Line
+from hubsync.store.git import Git
+from hubsync.store.snapshot import Store
+
+_LOST_RACES = 20
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a mirror's commits are made: its own repository, and the store of the target."""
+
+    target: Target
+    mirror: Mirror
+    store: Store
+    git: Git
+
+
+class Pusher:
+    """Moves the heads of one mirror."""
+
+    def __init__(self, place: Place, remote: Remote | ApiRemote, record: Record, cards: Cards) -> None:
+        self._place = place
+        self._remote = remote
+        self._record = record
+        self._cards = cards
+        self._branches: dict[str, Branch] = {}
+
+    def push(self, lines: Sequence[Line], *, is_new_view: bool) -> dict[str, Grafted]:
+        """Push *lines* on the mirror's heads; return what was made of each.
+
+        Raises:
+            MadeAnewError: nothing of what we published is there.
+            MirrorError: others changed what the policy says to halt for, or a step failed.
+        """
+        names = [line.branch for line in lines]
+        for _ in range(_LOST_RACES):
+            # Asked, not assumed: a repository that was deleted and made anew takes our old history, without its objects.
+            heads = self._adopt(self._remote.read_heads(names))
+            grafted = {
+                line.branch: self._branch(line.branch).graft(line, heads[line.branch], is_new_view=is_new_view)
+                for line in lines
+            }
+            moved = {name: new.commit for name, new in grafted.items() if new.commit and new.commit != heads[name].commit}
+            try:
+                self._remote.push(moved)
+            except HeadMovedError:
+                continue
+            return grafted
+
+        raise MirrorError(
+            f"somebody else pushed first, {_LOST_RACES} times in a row", error_kind="conflict", retryable=True
+        )
+
+    def note_published(self, branches: Mapping[str, Grafted]) -> None:
+        """Remember that the mirror shows what was grafted, attributes included."""
+        for name in branches:
+            self._branch(name).note_published()
+
+    def _adopt(self, shown: Mapping[str, str | None]) -> dict[str, Head]:
+        """Fetch those of the heads *shown* (branch → commit) that are not as we left them."""
+        heads = {branch: Head(commit, self._record.left(branch)) for branch, commit in shown.items()}
+        news = [
+            branch
+            for branch, head in heads.items()
+            if head.commit and not head.is_ours and head.commit != self._record.seen(branch)
+        ]
+        if news:
+            fetched = self._remote.fetch({branch: self._record.seen_ref(branch) for branch in news})
+            self._record.note_seen(fetched)
+            for branch, commit in fetched.items():
+                log.info("mirror.adopted", repo=self._place.mirror.repo_id, commit=commit, previous=heads[branch].left,
+                         branch=branch)  # fmt: skip
+                heads[branch] = Head(commit, heads[branch].left)
+
+        return heads
+
+    def _branch(self, name: str) -> Branch:
+        if name not in self._branches:
+            place = self._place
+            self._branches[name] = Branch(
+                name, place.git, place.store, place.mirror.on_foreign_edit, place.target.lfs.patterns, self._cards
+            )
+        return self._branches[name]

@@ -1,0 +1,102 @@
+"""Remembers what a mirror is known to show: the snapshot, how each branch was left, and by which rules it was chosen.
+
+It is kept in the mirror's own repository, which needs no server; what of it a person changes there is the truth from then
+on. It must never know what a server shows now.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from hubsync.mirror.view import Ahead, View
+from hubsync.store.git import Git
+from hubsync.store.snapshot import Snapshot, Store
+
+# What a branch showed when we last left it is remembered together with the snapshot that it showed then; what was only
+# seen there is kept apart, so that a failed push leaves nothing half known.
+_PUBLISHED = "refs/mirror/published"
+LEFT = "refs/mirror/left/"
+_SEEN = "refs/mirror/seen/"
+_AHEAD = "refs/mirror/ahead/"  # and the snapshots after it whose units it shows already
+
+
+def read_published(store: Store, mirror: str) -> str | None:
+    """Return the snapshot that *mirror* is known to hold, without opening anything for writing."""
+    directory = store.mirror_directory(mirror)
+    return Git(directory).resolve(_PUBLISHED) if directory.exists() else None
+
+
+class Record:
+    """What the mirror called *name* is known to show, kept in *git*; *view* is what it is to show now."""
+
+    def __init__(self, git: Git, store: Store, name: str, view: View) -> None:
+        self._git = git
+        self._ledger = store.ledger
+        self._view = view
+        self._view_key = f"view {name}"
+        self._refs = git.list_refs("refs/mirror")  # only this process moves them
+
+    @property
+    def published(self) -> str | None:
+        """The newest snapshot that the mirror is known to hold."""
+        return self._refs.get(_PUBLISHED)
+
+    def left(self, branch: str) -> str | None:
+        """Return the head of *branch* as we left it."""
+        return self._refs.get(LEFT + branch)
+
+    def seen(self, branch: str) -> str | None:
+        """Return the head of *branch* as it was fetched, if somebody else moved it."""
+        return self._refs.get(_SEEN + branch)
+
+    def ahead(self, backlog: Sequence[Snapshot]) -> Ahead:
+        """Return the units that the mirror shows before all that was committed earlier."""
+        shown = [snapshot for snapshot in backlog if _AHEAD + snapshot.commit in self._refs]
+        return Ahead(
+            {unit: snapshot.commit for snapshot in shown for unit in snapshot.units},
+            {snapshot.commit: number for number, snapshot in enumerate(backlog)},
+        )
+
+    def commits_ahead(self) -> list[str]:
+        """Return the snapshots whose units the mirror shows before all that was committed earlier."""
+        return [ref.removeprefix(_AHEAD) for ref in self._refs if ref.startswith(_AHEAD)]
+
+    def is_new_view(self) -> bool:
+        """Tell whether the config showed something else of the snapshots when the mirror was published to."""
+        known = self._ledger.meta(self._view_key)
+        return self.published is not None and known is not None and known != self._view.signature
+
+    def note_view(self) -> None:
+        """Remember that the mirror shows what the view says."""
+        self._ledger.set_meta(self._view_key, self._view.signature)
+
+    def seen_ref(self, branch: str) -> str:
+        """Return where the head of *branch* is fetched to."""
+        return _SEEN + branch
+
+    def note_seen(self, fetched: Mapping[str, str]) -> None:
+        """Remember the heads that were *fetched* (branch → commit)."""
+        self._refs |= {_SEEN + branch: commit for branch, commit in fetched.items()}
+
+    def note_published(
+        self, heads: Mapping[str, str | None], published: str | None, ahead: Ahead, *, ahead_of: str | None = None
+    ) -> None:
+        """Remember the mirror's *heads* and what they show, all or none: *published*, and units that are *ahead_of* it."""
+        moved: dict[str, str | None] = {LEFT + name: commit for name, commit in heads.items()}
+        moved |= dict.fromkeys(ref for name in heads if (ref := _SEEN + name) in self._refs)
+        if ahead_of is None:
+            reached = ahead.order.get(published or "", 0)
+            passed = [ref for ref in self._refs if ref.startswith(_AHEAD)]
+            moved |= dict.fromkeys(ref for ref in passed if ahead.order.get(ref.removeprefix(_AHEAD), 0) <= reached)
+        else:
+            moved[_AHEAD + ahead_of] = ahead_of
+        self._move({**moved, _PUBLISHED: published})
+        self.note_view()
+
+    def forget(self) -> None:
+        """Forget what the mirror showed: it was made anew."""
+        self._move({ref: None for ref in self._refs if ref == _PUBLISHED or ref.startswith((LEFT, _AHEAD))})
+
+    def _move(self, refs: Mapping[str, str | None]) -> None:
+        moved = {ref: commit for ref, commit in refs.items() if commit != self._refs.get(ref)}
+        if moved:
+            self._git.update_refs(moved)
+        self._refs = {ref: commit for ref, commit in {**self._refs, **refs}.items() if commit is not None}

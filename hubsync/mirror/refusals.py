@@ -1,0 +1,77 @@
+"""Holds back what a mirror refuses, so that all else gets through: files as they are now, and whole their units."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from hubsync.config.model import Target
+from hubsync.errors import MirrorError
+from hubsync.mirror.cards import Cards
+from hubsync.mirror.record import Record
+from hubsync.mirror.view import Refusal, Step, View
+from hubsync.store.snapshot import Store
+from hubsync.units import unit_of
+
+_REFUSALS = {"rejected", "too_large"}
+
+log = structlog.get_logger()
+
+
+class Refusals:
+    """The files that one mirror refuses.
+
+    Attributes:
+        folds: whether the backlog goes as one commit, because one of its commits was refused.
+    """
+
+    def __init__(self, target: Target, store: Store, view: View, cards: Cards, record: Record) -> None:
+        self._target = target
+        self._store = store
+        self._view = view
+        self._cards = cards
+        self._record = record
+        self.folds = False
+
+    def reasons(self) -> dict[str, str]:
+        """Return the files that the mirror refuses as they are, and why."""
+        return {path: refusal.reason for path, refusal in self._view.refused.items()}
+
+    def try_again(self) -> None:
+        """Forget what the mirror refused: it may take it now."""
+        self._view.refused = {}
+        self._cards.is_refused = False
+
+    def forget_mended(self) -> None:
+        """Forget the refusal of files that are not any more what was refused."""
+        in_tree = self._store.ledger.in_tree
+        self._view.refused = {
+            path: refusal
+            for path, refusal in self._view.refused.items()
+            if (entry := in_tree(path)) is not None and entry.blob == refusal.blob
+        }
+
+    @staticmethod
+    def names_files(exc: MirrorError) -> bool:
+        """Tell whether *exc* is about single files."""
+        return exc.error_kind in _REFUSALS and bool(exc.paths)
+
+    def refuse_card(self, exc: MirrorError) -> bool:
+        """Leave the card out if *exc* is about it; tell whether that changes anything."""
+        return self._cards.refuse(exc.paths, str(exc))
+
+    def refuse_places(self, exc: MirrorError, steps: Sequence[Step]) -> bool:
+        """Hold back the files that *steps* put where *exc* names; tell whether that changes anything."""
+        return self.refuse(self._view.sources(exc.paths, steps), str(exc), exc.hint)
+
+    def refuse(self, paths: Sequence[str], reason: str, hint: str) -> bool:
+        """Leave *paths*, as they are now, out of what is published; tell whether that changes anything."""
+        was_new_view = self._record.is_new_view()
+        entries = {path: self._store.ledger.in_tree(path) for path in paths if path not in self._view.refused}
+        refused = {path: Refusal(entry.blob, reason) for path, entry in entries.items() if entry is not None}
+        for path in refused:
+            log.warning("file.rejected", path=path, unit=unit_of(self._target, path), reason=reason, hint=hint)
+        self._view.refused = {**self._view.refused, **refused}
+        if refused and not was_new_view and self._record.published is not None:
+            self._record.note_view()
+
+        return bool(refused)
