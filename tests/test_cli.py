@@ -87,14 +87,6 @@ def test_a_wrong_command_line_is_2(args: list[str]) -> None:
     assert "Usage" in done.stderr
 
 
-def test_a_person_who_starts_the_agent_is_told() -> None:
-    """It speaks with git-lfs only."""
-    done = run("lfs-agent")
-
-    assert (2, "") == (done.returncode, done.stdout)
-    assert "hubsync run" in done.stderr
-
-
 def test_schema_and_events_are_for_machines() -> None:
     """The schema is JSON Schema, the event list a versioned document: each has a name, a level, fields and a meaning."""
     schema = json.loads(run("schema").stdout)

@@ -127,7 +127,7 @@ def test_half_a_unit_is_told_with_its_reason(make_rig: Callable[..., Rig], serve
 
     assert ("checkpoint-1/", False) == (held.what, held.needs_attention)
     assert "trainer_state.json is missing" in held.reason
-    rig.pipeline._units["checkpoint-1"].abandoned = True
+    rig.pipeline._units.by_name["checkpoint-1"].abandoned = True
     assert ("degraded", True) == (describe(rig).state, describe(rig).waiting[0].needs_attention)
 
 
@@ -153,7 +153,7 @@ def test_half_a_unit_is_behind_until_it_is_given_up(make_rig: Callable[..., Rig]
         rig.pipeline._files._settled_at[path] -= 3 * HOUR
 
     assert describe(rig).behind_s == pytest.approx(3 * HOUR, abs=60)
-    rig.pipeline._units["checkpoint-1"].abandoned = True
+    rig.pipeline._units.by_name["checkpoint-1"].abandoned = True
     assert 0.0 == describe(rig).behind_s
 
 

@@ -61,15 +61,6 @@ def demo(session: Session, directory: Path | None, *, keep: bool) -> None:
     sys.exit(run_demo(directory, keep=keep, environment=session.environment))
 
 
-@cli.command("lfs-agent", hidden=True)
-@pass_session
-def lfs_agent(session: Session) -> None:
-    """Be git-lfs's transfer agent; git-lfs starts it."""
-    from hubsync.mirror.agent import run_agent
-
-    run_agent(session.environment, sys.stdin, sys.stdout)
-
-
 def _need_extra(name: str) -> None:
     import importlib.util
 

@@ -1,19 +1,22 @@
-"""Speaks git-lfs's custom transfer protocol on standard input and output; started by git-lfs, never by a person.
+"""Speaks git-lfs's custom transfer protocol on standard input and output; a program of its own, which git-lfs starts.
 
 https://github.com/git-lfs/git-lfs/blob/main/docs/custom-transfers.md. git-lfs does not let go of ``basic`` uploads, so the
 agent is a standalone one: git-lfs names the objects and is told how each went, the agent asks for the addresses itself.
 It knows beforehand what will be named, and uploads several objects at once while git-lfs waits for one after the other.
+
+It is started for each upload, and one for each mirror runs at a time: nothing beyond the standard library is imported.
 """
 
 import base64
 import json
+import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any
 
-from hubsync.errors import UsageError
 from hubsync.mirror.agent_batch import Batch
 from hubsync.mirror.agent_client import Client, TransferError
 from hubsync.mirror.agent_handover import VARIABLE, Order, Reporter, Thing, read_things
@@ -125,11 +128,11 @@ class Agent:
         return complete
 
 
-def run_agent(environment: Mapping[str, str], requests: Iterator[str], answers: IO[str]) -> None:
-    """Be the agent that *environment* describes. Raises UsageError if nobody but a person has started it."""
-    if VARIABLE not in environment:
-        raise UsageError("lfs-agent is started by hubsync's own git-lfs", hint="to publish: hubsync run, or hubsync once")
-    Agent(Order.decode(environment[VARIABLE])).serve(requests, answers)
+def main() -> None:
+    """Be the agent that the environment describes."""
+    if VARIABLE not in os.environ:
+        sys.exit("the transfer agent is started by hubsync's own git-lfs; to publish: hubsync run, or hubsync once")
+    Agent(Order.decode(os.environ[VARIABLE])).serve(sys.stdin, sys.stdout)
 
 
 def _spell(error: BaseException) -> str:
@@ -145,3 +148,7 @@ def _read_authorization(fd: int | None) -> str | None:
     pair = f"{answer.get('username', '')}:{answer.get('password', '')}"
 
     return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+if __name__ == "__main__":
+    main()

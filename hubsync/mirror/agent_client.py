@@ -1,17 +1,20 @@
 """Owns the transfer agent's HTTP: requests that have a deadline for progress, and refusals as one kind of error.
 
 What is not the LFS API is sent nothing but the headers that came with its address: the token never goes to another host,
-with a redirect or without. It must never know what the bytes are.
+with a redirect or without. It must never know what the bytes are. Only the standard library is used: an agent is started
+for each upload, and another client takes longer to import than a small upload takes.
 """
 
+import base64
+import http.client
 import json
+import select
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin, urlsplit
-
-import httpx2
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from hubsync.errors import HubsyncError
 
@@ -19,9 +22,11 @@ LFS_TYPE = "application/vnd.git-lfs+json"
 _REDIRECTS = frozenset({301, 302, 307, 308})  # 303 asks for a GET, which stores nothing
 _MOST_REDIRECTS = 5
 _SAID_CHARS = 400  # of a body; a captive portal's page is no news
+_ANSWER_BYTES = 64 << 20  # of a hostile server; a hundred objects in parts take a few megabytes
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_URL_SAFE = "%/:;=&?@+,$!*'()~[]"  # what an address may hold as it is (RFC 3986), so that signed ones stay as they are
 
-Body = Callable[[], Iterator[bytes]]  # called again for each time that the bytes have to be sent
+Body = Callable[[], Iterator[bytes | memoryview]]  # called again for each time that the bytes have to be sent
 
 
 class TransferError(HubsyncError):
@@ -43,19 +48,43 @@ class Action:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a server answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300  # noqa: PLR2004 - HTTP's own
+
+    @property
+    def words(self) -> str:
+        """What it says to a person."""
+        try:
+            content = json.loads(self.content)
+            return str(content.get("message") or content.get("error") or content)
+        except (ValueError, AttributeError):
+            return self.content.decode("utf-8", "replace")
+
+
+class _NoConnectionError(Exception):
+    """No connection came about in time."""
+
+
 class Client:
     """Sends to whatever an LFS API at *lfs_url* names; *authorization* is for that API's own host only."""
 
     def __init__(self, lfs_url: str, authorization: str | None, *, stall_s: float, connect_s: float) -> None:
         self._origin = _origin(lfs_url)
         self._authorization = authorization
-        self._http = httpx2.Client(
-            timeout=httpx2.Timeout(stall_s, connect=connect_s, pool=None),
-            # The system's certificates, as git and git-lfs use them.
-            verify=ssl.create_default_context(),
-            trust_env=False,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=16),
-        )
+        self._stall_s = stall_s
+        self._connect_s = connect_s
+        self._lock = threading.Lock()
+        self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
+        self._tls: ssl.SSLContext | None = None
 
     def signed_in(self, action: Action) -> Action:
         """Return *action* with the token, if it leads to the LFS API's host and brings no credentials of its own."""
@@ -72,9 +101,9 @@ class Client:
         """
         body = json.dumps(content).encode()
         headers = {"Accept": LFS_TYPE, "Content-Type": LFS_TYPE, **action.headers}
-        response = self._request("POST", Action(action.href, headers), lambda: iter((body,)), len(body))
+        answer = self._request("POST", Action(action.href, headers), lambda: iter((body,)), len(body))
         try:
-            return response.json() if response.content else {}
+            return json.loads(answer.content) if answer.content else {}
         except ValueError:
             return {}
 
@@ -86,55 +115,139 @@ class Client:
         """
         action = Action(action.href, {"Content-Type": "application/octet-stream", **action.headers})
         for _ in range(_MOST_REDIRECTS):
-            response = self._request("PUT", action, body, size, allow=_REDIRECTS)
-            if response.is_success:
-                return str(response.headers.get("ETag", ""))
-            action = _redirect(action, response)
+            answer = self._request("PUT", action, body, size, allow=_REDIRECTS)
+            if answer.is_success:
+                return answer.headers.get("etag", "")
+            action = _redirect(action, answer)
 
-        raise TransferError("redirected without end", status=response.status_code)
+        raise TransferError("redirected without end", status=answer.status)
 
-    def _request(
-        self, method: str, action: Action, body: Body, size: int, allow: frozenset[int] = frozenset()
-    ) -> httpx2.Response:
-        headers = {**action.headers, "Content-Length": str(size)}
+    def _request(self, method: str, action: Action, body: Body, size: int, allow: frozenset[int] = frozenset()) -> _Answer:
         try:
-            response = self._http.request(method, action.href, headers=headers, content=body())
-        except httpx2.ConnectTimeout as exc:
+            answer = self._exchange(method, action, body, size)
+        except _NoConnectionError as exc:
             raise TransferError("timed out: no connection") from exc
-        except httpx2.TimeoutException as exc:
-            raise TransferError(f"stalled: no progress for {self._http.timeout.read:.0f} s") from exc
-        except (httpx2.TransportError, httpx2.InvalidURL) as exc:
-            raise TransferError(f"connection error: {exc}") from exc
-        if response.is_success or response.status_code in allow:
-            return response
+        except TimeoutError as exc:
+            raise TransferError(f"stalled: no progress for {self._stall_s:.0f} s") from exc
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            raise TransferError(f"connection error: {exc or type(exc).__name__}") from exc
+        if answer.is_success or answer.status in allow:
+            return answer
 
-        raise _read_refusal(response)
+        raise _read_refusal(answer)
+
+    def _exchange(self, method: str, action: Action, body: Body, size: int) -> _Answer:
+        url = urlsplit(action.href)
+        path = quote(f"{url.path or '/'}{'?' if url.query else ''}{url.query}", safe=_URL_SAFE)
+        headers = {**_sign_in(url), **action.headers, "Content-Length": str(size)}
+        connection = self._connect(url)
+        try:
+            try:
+                connection.request(method, path, body(), headers)
+            except (BrokenPipeError, ConnectionResetError):
+                # A server may refuse before it has read all; what it says stands before the end of the connection.
+                answer = _read_answer(connection)
+                connection.close()
+            else:
+                answer = _read_answer(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(url, connection)
+
+        return answer
+
+    # --- connections
+
+    def _connect(self, url: SplitResult) -> http.client.HTTPConnection:
+        with self._lock:
+            idle = self._idle.get((url.scheme, url.netloc), [])
+            while idle:
+                connection = idle.pop()
+                if _is_open(connection):
+                    return connection
+                connection.close()
+        connection = self._open(url)
+        try:
+            connection.connect()
+        except TimeoutError as exc:
+            raise _NoConnectionError from exc
+        if connection.sock is not None:
+            connection.sock.settimeout(self._stall_s)
+
+        return connection
+
+    def _open(self, url: SplitResult) -> http.client.HTTPConnection:
+        if not url.hostname or url.scheme not in {"http", "https"}:
+            raise http.client.InvalidURL(f"no address of a server: {url.scheme}://{url.hostname or ''}")
+        if url.scheme == "http":
+            return _Connection(url.hostname, url.port, timeout=self._connect_s)
+        with self._lock:  # the system's certificates, as git and git-lfs use them; they take a while to read
+            self._tls = self._tls or ssl.create_default_context()
+
+        return _TlsConnection(url.hostname, url.port, timeout=self._connect_s, context=self._tls)
+
+    def _keep(self, url: SplitResult, connection: http.client.HTTPConnection) -> None:
+        if connection.sock is not None:  # the server did not close it
+            with self._lock:
+                self._idle.setdefault((url.scheme, url.netloc), []).append(connection)
 
 
-def _redirect(action: Action, response: httpx2.Response) -> Action:
-    goal = urljoin(action.href, response.headers.get("Location", ""))
+class _Connection(http.client.HTTPConnection):
+    """Sends piece by piece: ``sendall`` would take the deadline for progress as one for the whole piece."""
+
+    def send(self, data: Any) -> None:  # noqa: ANN401 - bytes or a view
+        """Send *data*."""
+        left = memoryview(data)
+        while left:
+            left = left[self.sock.send(left) :]
+
+
+class _TlsConnection(http.client.HTTPSConnection, _Connection):
+    """The same, encrypted."""
+
+
+def _is_open(connection: http.client.HTTPConnection) -> bool:
+    """Tell whether an idle connection may still be used: the server has neither closed it nor said anything."""
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN | select.POLLHUP)
+
+    return not poll.poll(0)
+
+
+def _read_answer(connection: http.client.HTTPConnection) -> _Answer:
+    with connection.getresponse() as response:
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        content = response.read(_ANSWER_BYTES)
+        if not response.isclosed() and response.read(1):
+            raise http.client.HTTPException("the answer is too long")
+        return _Answer(response.status, headers, content)
+
+
+def _sign_in(url: SplitResult) -> dict[str, str]:
+    """Return the header for the name and password that an address holds."""
+    if url.username is None:
+        return {}
+    pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
+def _redirect(action: Action, answer: _Answer) -> Action:
+    goal = urljoin(action.href, answer.headers.get("location", ""))
     if urlsplit(goal).scheme not in {"https", urlsplit(action.href).scheme}:
-        raise TransferError(f"redirected to {urlsplit(goal).scheme or 'nowhere'}", status=response.status_code)
+        raise TransferError(f"redirected to {urlsplit(goal).scheme or 'nowhere'}", status=answer.status)
     if _origin(goal) == _origin(action.href):
         return Action(goal, action.headers)
     return Action(goal, {"Content-Type": "application/octet-stream"})
 
 
-def _read_refusal(response: httpx2.Response) -> TransferError:
+def _read_refusal(answer: _Answer) -> TransferError:
     """Return what was refused: status, the wait that was asked for, and the answer's own words, in this order."""
-    retry_after = str(response.headers.get("Retry-After", ""))
-    said = " ".join((response.headers.get("X-Error-Message") or _words(response)).split())[:_SAID_CHARS]
-    parts = [f"HTTP {response.status_code}", f"Retry-After: {retry_after}" if retry_after else "", said]
+    retry_after = answer.headers.get("retry-after", "")
+    said = " ".join((answer.headers.get("x-error-message") or answer.words).split())[:_SAID_CHARS]
+    parts = [f"HTTP {answer.status}", f"Retry-After: {retry_after}" if retry_after else "", said]
 
-    return TransferError("; ".join(filter(None, parts)), status=response.status_code, retry_after=retry_after)
-
-
-def _words(response: httpx2.Response) -> str:
-    try:
-        content = response.json()
-        return str(content.get("message") or content.get("error") or content)
-    except (ValueError, AttributeError):
-        return response.text
+    return TransferError("; ".join(filter(None, parts)), status=answer.status, retry_after=retry_after)
 
 
 def _origin(url: str) -> tuple[str, str]:

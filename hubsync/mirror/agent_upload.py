@@ -178,7 +178,7 @@ class _Content:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def whole(self) -> Iterator[bytes]:
+    def whole(self) -> Iterator[memoryview]:
         """Yield all bytes; the last ones only if all are right."""
         digest, left = hashlib.sha256(), self.thing.size
         for block in self._read(range(left)):
@@ -190,7 +190,7 @@ class _Content:
             yield block
             self._meter.sent(self.thing.oid, len(block))
 
-    def part(self, span: range, broken: threading.Event) -> Iterator[bytes]:
+    def part(self, span: range, broken: threading.Event) -> Iterator[memoryview]:
         """Yield the bytes of *span*, unless the upload that it belongs to is *broken* off."""
         for block in self._read(span):
             if broken.is_set():
@@ -202,21 +202,24 @@ class _Content:
         """Feed *digest* with the bytes of *span*, if they may have been changed."""
         if not self.thing.is_shared:
             return
+        buffer = bytearray(_BLOCK_BYTES)
         for at in range(span.start, span.stop, _BLOCK_BYTES):
-            block = self._block(at, min(_BLOCK_BYTES, span.stop - at))
+            block = self._block(buffer, at, min(_BLOCK_BYTES, span.stop - at))
             digest.update(block)
             self._meter.checked(len(block))
 
-    def _read(self, span: range) -> Iterator[bytes]:
+    def _read(self, span: range) -> Iterator[memoryview]:
+        """Yield the bytes of *span*; each block is good until the next one is asked for."""
+        buffer = bytearray(min(_BLOCK_BYTES, max(1, len(span))))
         at = span.start
         while at < span.stop:
-            block = self._block(at, self._throttle.take(min(_BLOCK_BYTES, span.stop - at)))
+            block = self._block(buffer, at, self._throttle.take(min(_BLOCK_BYTES, span.stop - at)))
             at += len(block)
             yield block
 
-    def _block(self, at: int, length: int) -> bytes:
-        block = os.pread(self._fd, length, at)
-        if len(block) < length:
+    def _block(self, buffer: bytearray, at: int, length: int) -> memoryview:
+        block = memoryview(buffer)[:length]
+        if os.preadv(self._fd, [block], at) < length:
             raise SpoiledError(self.thing.oid)  # it was cut shorter
 
         return block

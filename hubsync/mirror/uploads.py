@@ -148,7 +148,7 @@ def agent_config() -> dict[str, str]:
     return {
         "lfs.standalonetransferagent": _AGENT,
         f"{prefix}.path": sys.executable,
-        f"{prefix}.args": "-I -m hubsync lfs-agent",
+        f"{prefix}.args": "-I -m hubsync.mirror.agent",
         f"{prefix}.concurrent": "false",
         f"{prefix}.direction": "upload",
     }

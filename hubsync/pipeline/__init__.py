@@ -1,7 +1,8 @@
 """Runs one target from its source to its queue: what changed, when it is settled and whole, capture, snapshot.
 
-``pipeline`` has the course of it. ``files`` knows how far each file is, ``capturing`` reads it, ``held`` says what waits
-and why, ``guard`` stops a target that had an accident, ``opening`` makes what a pipeline works on.
+``pipeline`` has the course of it. ``files`` knows how far each file is, ``unit`` which units are complete, ``intake`` takes
+settled files in, ``capturing`` reads one, ``held`` says what waits and why, ``guard`` stops a target that had an accident,
+``opening`` makes what a pipeline works on.
 """
 
 from hubsync.pipeline.opening import make_capturer, open_store, store_directory

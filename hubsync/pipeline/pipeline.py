@@ -6,14 +6,11 @@ All paths are relative to the source; all times are monotonic seconds unless the
 """
 
 import heapq
-import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
 
 import structlog
 
@@ -25,24 +22,21 @@ from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
 from hubsync.pipeline.held import Held
+from hubsync.pipeline.intake import Intake
 from hubsync.pipeline.opening import make_capturer
 from hubsync.pipeline.reading import Reading
 from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
-from hubsync.pipeline.unit import Unit
+from hubsync.pipeline.unit import Units
 from hubsync.store.batch import BatchLimits, split_batches
-from hubsync.store.capture import HELD_HINT, Captured, Capturer, FileHeldError, FileRefusedError, has_same_content
+from hubsync.store.capture import HELD_HINT, Capturer, FileRefusedError
 from hubsync.store.snapshot import Store
-from hubsync.units import check_file, read_facts, unit_of
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
-from hubsync.watch.layout_words import step_of
-from hubsync.watch.layouts import judge
 from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind
 from hubsync.watch.rules import PathRules
-from hubsync.watch.unit_facts import MARK, UnitFacts
+from hubsync.watch.unit_facts import UnitFacts
 
-_HASH_THREADS = 2
 _NO_ROOM = "capture is paused: there is too little free space"
 
 log = structlog.get_logger()
@@ -78,11 +72,11 @@ class Pipeline:
         self._rules = PathRules(target.include, target.exclude)
         self._files = Files(target, store)
         self._held = Held(self._log, self.unit_of)
+        self._units = Units(target, self._rules, self._files, self._held, store.ledger, self._log)
         self._guard = Guard(target, store, min_free_bytes, self._log)
         capturer = capturer or make_capturer(target, store)
         self._capturing = Capturing(capturer, self._files, store, target.quiet_s, stop, self._log)
-        self._units: dict[str, Unit] = {}
-        self._left: set[str] = set()  # units that a temporary file has left, in or beside them: to be judged again
+        self._intake = Intake(target, self._files, self._held, self._capturing, self._feed, self._forget)
         self._looks = 0  # counts events and inventories
 
     @property
@@ -131,8 +125,7 @@ class Pipeline:
                 self._forget(path)
             self._report_skipped(inventory)
             self._held.sum_up()
-            for unit in [name for name, state in self._units.items() if not state.completion.complete]:
-                self._judge(unit)  # what held it back may have grown old, such as a temporary file
+            self._units.judge_incomplete()
             self._log.debug(
                 "inventory.taken", files=len(inventory.entries), changed=len(changed), removed=len(removed),
                 skipped=len(inventory.skipped), took_s=round(time.monotonic() - started, 3),
@@ -162,7 +155,7 @@ class Pipeline:
             if self.halted is not None:
                 return
             if not self._rules.verdict(path).taken:
-                self._note_not_taken(path)
+                self._units.note_not_taken(path)
                 return
             try:
                 entry = look(self.target.source, path)
@@ -171,36 +164,41 @@ class Pipeline:
                 return
             if entry is None:
                 self._forget(path)
-                if (unit := self.unit_of(path)) in self._units:
-                    self._judge(unit)
-                self._wake_units_beside(path)
+                if (unit := self.unit_of(path)) in self._units.by_name:
+                    self._units.judge(unit)
+                self._units.judge_beside(path)
                 return
             self._looks += 1
             self._files.note_writes([entry])
             self._feed(entry, age_s=0.0)
             if not self._files.grows(path):  # a log is no signal, and changes all the time
-                self._wake_units_beside(path)
+                self._units.judge_beside(path)
 
     def settle(self) -> Settled:
         """Take what is settled by now, capture it where it may go early, and judge units."""
         with self.lock:
             if self.halted is not None:
                 return Settled()
-            touched = self._left & self._units.keys()
-            self._left.clear()
-            for path in self._files.take_settled():
-                if (unit := self.unit_of(path)) and (unit in self._units or not is_event_log(path)):
-                    touched.add(unit)
-            early = self._capture_early()
-            for unit in touched:
-                self._judge(unit)
-            self._abandon_late_units()
+            settled = self._files.take_settled()
+            self._intake.find_early()
+            early = bool(self._intake.early) and self._guard.has_room() and self._intake.capture_early()
+            for unit in self._units.touched_by(settled, self._waiting_units()):
+                self._units.judge(unit)
+            self._units.abandon_late()
 
-            return Settled(any(unit.completion.complete for unit in self._units.values()), early)
+            return Settled(any(unit.completion.complete for unit in self._units.by_name.values()), early)
+
+    def _waiting_units(self) -> set[str]:
+        """Return the units of which objects wait to be captured; they would be captured all at once else."""
+        if self._guard.is_paused:
+            return set()
+        return {unit for entry in self._intake.early if (unit := self.unit_of(entry.path))}
 
     def next_due(self) -> float | None:
         """Return when ``settle`` has something to do if nothing changes meanwhile."""
         with self.lock:
+            if self._intake.early and not self._guard.is_paused and self.halted is None:
+                return time.monotonic()
             return self._files.settler.next_due()
 
     def is_excluded_directory(self, path: str) -> bool:
@@ -220,11 +218,7 @@ class Pipeline:
                 return []
             if not self._guard.has_room():
                 return []
-            commits = [
-                commit
-                for unit in sorted(self._units, key=lambda unit: (step_of(unit), unit))
-                for commit in self._commit_unit(unit)
-            ]
+            commits = [commit for unit in self._units.in_order() for commit in self._commit_unit(unit)]
             if not units_only:
                 for entry in self._files.grown_logs():
                     self._feed(entry)
@@ -257,19 +251,18 @@ class Pipeline:
     def held(self) -> dict[str, str]:
         """Return what is held back and why: files, and units (with a trailing slash)."""
         with self.lock:
-            units = {f"{name}/": unit.completion.reason for name, unit in self._units.items()}
             paused = dict.fromkeys(self._files.settled, _NO_ROOM) if self._guard.is_paused else {}
-            return {**paused, **self._held.reasons, **units}
+            return {**paused, **self._held.reasons, **self._units.reasons()}
 
     def describe_held(self, most: int) -> list[Waiting]:
         """Return the first *most* of what is held back, with reasons: what needs a person, then units, then files."""
         with self.lock:
-            needy = {f"{name}/" for name, unit in self._units.items() if unit.abandoned} | self._held.needy
+            needy = {f"{name}/" for name in self._units.abandoned()} | self._held.needy
             order = heapq.nsmallest(most, self.held().items(), key=lambda one: (one[0] not in needy, one[0][-1] != "/"))
             return [self._describe_held(path, reason, needs_attention=path in needy) for path, reason in order]
 
     def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
-        hint, unit = self._held.hints.get(path, ""), self._units.get(path.removesuffix("/"))
+        hint, unit = self._held.hints.get(path, ""), self._units.by_name.get(path.removesuffix("/"))
         if unit is None:
             return Waiting(path, reason, hint=hint, needs_attention=needs_attention)
         since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
@@ -300,8 +293,9 @@ class Pipeline:
             files = {path: Pending(reason, final=True) for path, reason in held.items()}
             files |= {path: Pending(held.get(path, "waits for the schedule"), settled=True) for path in self._files.settled}
             files |= dict.fromkeys(unquiet, Pending("is not quiet yet"))
-            loose = {path: one for path, one in files.items() if self._is_loose(path) and not path.endswith("/")}
-            return loose | {f"{n}/": Pending(u.completion.reason, final=u.abandoned) for n, u in self._units.items()}
+            loose = {path: one for path, one in files.items() if self._units.is_loose(path) and not path.endswith("/")}
+            units = self._units.by_name.items()
+            return loose | {f"{name}/": Pending(one.completion.reason, final=one.abandoned) for name, one in units}
 
     def count_settled(self) -> int:
         """Return how many settled files wait for a commit."""
@@ -314,47 +308,31 @@ class Pipeline:
         What was left of a unit that is reported as abandoned is not waited for.
         """
         with self.lock:
-            abandoned = {name for name, unit in self._units.items() if unit.abandoned}
+            abandoned = self._units.abandoned()
             waiting = (path for path in self._files.settled if not abandoned or self.unit_of(path) not in abandoned)
             return max(map(self._files.waited_s, waiting), default=0.0)
 
     def unit_of(self, path: str) -> str | None:
         """Return the unit that *path* belongs to."""
-        return unit_of(self.target, path)
+        return self._units.unit_of(path)
 
-    def _is_loose(self, path: str) -> bool:
-        """Tell whether *path* follows the schedule: it is in no unit, or is the log of one that was published.
-
-        A log goes with its unit and never keeps it waiting. What it grows by after that is nobody's but its own.
-        """
-        unit = self.unit_of(path)
-        return unit is None or (is_event_log(path) and unit not in self._units and self._was_committed(unit))
-
-    def _was_committed(self, unit: str) -> bool:
-        return any(self.store.ledger.all_known(unit))
+    def read_unit(self, unit: str, held: Mapping[str, str]) -> UnitFacts:
+        """Return what is known of *unit*, also against what was published of it; *held*: paths that wait, and why."""
+        return self._units.read(unit, held)
 
     # --- feeding
 
     def _feed(self, entry: Entry, age_s: float | None = None) -> None:
-        """Let *entry* settle, see ``Files.feed``; its unit waits for it, unless it is a log."""
+        """Let *entry* settle, see ``Files.feed``; its unit waits for it."""
         unit = self.unit_of(entry.path)
-        if not self._files.feed(entry, age_s) or unit is None:
-            return
-        now = time.monotonic()
-        if not is_event_log(entry.path):
-            state = self._units.setdefault(unit, Unit(now))
-            state.note(entry.path, entry.identity, self._looks)
-            state.hold(f"{entry.path} is not settled")
-        elif unit not in self._units and not self._was_committed(unit):
-            self._units[unit] = Unit(now)
+        if self._files.feed(entry, age_s) and unit is not None:
+            self._units.note(unit, entry, self._looks)
 
     def _forget(self, path: str) -> None:
         self._files.forget(path)
         self._capturing.forget(path)
         self._held.forget(path)
-        for unit in (path, self.unit_of(path)):
-            if unit in self._units and not (self.target.source / unit).is_dir():
-                del self._units[unit]
+        self._units.note_gone(path)
 
     def _report_skipped(self, inventory: Inventory) -> None:
         for path, skip in inventory.skipped.items():
@@ -366,62 +344,10 @@ class Pipeline:
             if look(self.target.source, path) is None and not inventory.hides(path):
                 self._held.forget(path)
 
-    # --- units
-
-    def _wake_units_beside(self, path: str) -> None:
-        """Judge again the units whose completion a file beside them may signal (``latest``)."""
-        for unit in list(self._units):
-            if _parent_of(unit) == _parent_of(path):
-                self._judge(unit)
-
-    def _note_not_taken(self, path: str) -> None:
-        """Judge again the units that wait for a callback's mark that came, or a temporary file that went."""
-        parent, _, name = path.rpartition("/")
-        if name == MARK and parent in self._units:
-            self._judge(parent)
-        elif not os.path.lexists(self.target.source / path):
-            self._left.update(unit for unit in self._units if unit == self.unit_of(path) or _parent_of(unit) == parent)
-
-    def _judge(self, unit: str) -> None:
-        if not (self.target.source / unit).is_dir():
-            self._units.pop(unit, None)  # with a directory above it, or no event has told
-            return
-        state = self._units.setdefault(unit, Unit(time.monotonic()))
-        waiting = (path for path in self._files.waiting() if not is_event_log(path))
-        held = dict.fromkeys(waiting, "still being written")
-        held |= {path: self._held.reasons.get(path, "refused") for path in self._files.refused}
-        state.completion = judge(self.read_unit(unit, held))
-
-    def read_unit(self, unit: str, held: Mapping[str, str]) -> UnitFacts:
-        """Return what is known of *unit*, also against what was published of it; *held*: paths that wait, and why."""
-        facts = read_facts(self.target, self._rules, unit, held)
-        inside = len(unit) + 1
-        if state := self._units.get(unit):
-            for path in {f"{unit}/{name}" for name in facts.held} - held.keys():
-                state.note_broken(path)
-            facts = replace(facts, changes={path[inside:]: numbers for path, numbers in state.changes().items()})
-        before = {name: entry for name in facts.files if (entry := self.store.ledger.in_tree(f"{unit}/{name}"))}
-        if not before:
-            return facts
-        changing = self._files.changing()
-        untouched = frozenset(name for name in before if f"{unit}/{name}" not in changing)
-        equal = {name for name, entry in before.items() if self._files.was_only_touched(f"{unit}/{name}", entry)}
-
-        return replace(facts, untouched=untouched, renewed=frozenset(facts.files) - untouched - equal)
-
-    def _abandon_late_units(self) -> None:
-        now = time.monotonic()
-        for name, unit in self._units.items():
-            if unit.abandoned or unit.completion.complete or now - unit.since < self.target.unit_timeout_s:
-                continue
-            unit.abandoned = True
-            self._log.warning(
-                "unit.abandoned", unit=name, layout=unit.completion.layout, reason=unit.completion.reason,
-                missing=list(unit.completion.missing), age_s=round(now - unit.since),
-            )  # fmt: skip
+    # --- snapshots
 
     def _commit_unit(self, unit: str) -> list[str]:
-        state = self._units[unit]
+        state = self._units.by_name[unit]
         if not state.completion.complete:
             return []
         started = time.monotonic()
@@ -432,15 +358,15 @@ class Pipeline:
                 self._feed(entry)
             return []
         try:
-            captured = self._capture_all(entries)
+            captured = self._intake.capture_unit(entries)
             self._expect_still(unit, inventory)
         except FileRefusedError:
-            self._judge(unit)  # published whole or not at all
+            self._units.judge(unit)  # published whole or not at all
             return []
         except (FileChangedError, FileUnreadableError) as exc:
             state.hold(str(exc))
             self._held.hold(f"{unit}/", str(exc), exc.hint or HELD_HINT)
-            self._feed_again(entries)
+            self._intake.feed_again(entries)
             return []
         own = [entry for entry in inventory.entries.values() if not is_event_log(entry.path)]
         written_ns = max((entry.identity.mtime_ns for entry in own), default=0)
@@ -448,7 +374,7 @@ class Pipeline:
         with self.store.write() as writer:
             written = write_snapshot(writer, captured, subject=subject, units=(unit,), written_ns=written_ns)
         commits = tell_written(written, self._log)
-        del self._units[unit]  # not before: a commit that failed is tried again
+        del self._units.by_name[unit]  # not before: a commit that failed is tried again
         self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
         self._held.forget(f"{unit}/")
         if commits:
@@ -473,137 +399,19 @@ class Pipeline:
             if entry.identity not in {before.entries[path].identity, known.identity if known else None}:
                 raise FileChangedError(path, "changed while the unit was captured")
 
-    # --- capture
-
-    def _capture_early(self) -> bool:
-        """Capture objects before their commit, each path once per commit, so that they are safe and can go up."""
-        early = []
-        for path, identity in list(self._files.settled.items()):  # a look at one may drop it
-            if path not in self._files.early and self._capturing.is_early(path, identity.size):
-                entry = self._look_settled(path)
-                if entry is not None:
-                    early.append(entry)
-        if not early or not self._guard.has_room():
-            return False
-        self._files.early.update(entry.path for entry in early)
-        captured = [self._capture_or_hold(entry) for entry in early]
-
-        return any(one is not None for one in captured)
-
-    def _capture_all(self, entries: list[Entry]) -> list[Captured]:
-        """Capture *entries*, objects on a few threads; raise the first failure, but tell of all that are refused.
-
-        A log that cannot be captured is left out: no unit waits for one.
-        """
-        large = [entry for entry in entries if self._capturing.is_object(entry)]
-        names = {entry.path for entry in large}
-        with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hubsync-hash") as pool:
-            tried = list(pool.map(self._capture_or_refuse, large))
-        tried += [self._capture_or_refuse(entry) for entry in entries if entry.path not in names]
-        if refused := next((one for one in tried if isinstance(one, FileRefusedError)), None):
-            raise refused
-
-        return [one for one in tried if isinstance(one, Captured)]
-
-    def _capture_or_refuse(self, entry: Entry) -> Captured | FileRefusedError | None:
-        try:
-            return self._capturing.capture(entry)
-        except FileRefusedError as exc:
-            self._refuse(entry, exc)
-            return exc
-        except (FileChangedError, FileUnreadableError):
-            if is_event_log(entry.path):
-                return None
-            raise
-
-    def _refuse(self, entry: Entry, exc: FileRefusedError) -> None:
-        """Take *entry* no more until it changes."""
-        now = look(self.target.source, entry.path)  # a pin that was dropped again has moved the ctime
-        same = now is not None and has_same_content(now.identity, entry.identity)
-        self._files.refuse(entry.path, now.identity if now is not None and same else entry.identity)
-        self._held.reject(entry.path, exc.reason, exc.hint, exc.secret)
-
-    def _capture_or_hold(self, entry: Entry) -> Captured | None:
-        """Capture *entry*; if that fails it is held back alone, and said."""
-        try:
-            captured = self._capturing.capture(entry)
-        except FileHeldError as exc:
-            self._held.hold(entry.path, exc.reason, exc.hint)
-        except FileChangedError:
-            self._feed_again([entry])
-        except FileRefusedError as exc:
-            self._refuse(entry, exc)
-        except FileUnreadableError as exc:
-            self._held.hold_unreadable(entry.path, exc.reason, exc.hint)
-        else:
-            self._held.forget(entry.path)
-            return captured
-
-        return None
-
-    def _look_settled(self, path: str) -> Entry | None:
-        """Return the entry of a settled path if it still is what settled; else it is fed again or forgotten."""
-        entry = look(self.target.source, path)
-        if entry is None:
-            self._forget(path)
-            return None
-        if self._files.grows(path):
-            return entry
-        settled = self._files.settled[path]
-        known = self.store.ledger.known(path)
-        if entry.identity != settled and not (known is not None and known.identity == entry.identity):
-            self._feed(entry)
-            return None
-
-        return entry
-
-    def _feed_again(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            self._files.unsettle(entry.path)
-            now = look(self.target.source, entry.path)
-            if now is None:
-                self._forget(entry.path)
-            else:
-                self._feed(now)
-
-    # --- snapshots
-
     def _commit_settled(self) -> list[str]:
         written: list[Written] = []
-        loose = [(path, identity.size) for path, identity in self._files.settled.items() if self._is_loose(path)]
+        loose = [(path, identity.size) for path, identity in self._files.settled.items() if self._units.is_loose(path)]
         limits = BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes)
         done: list[str] = []
         with self.store.write() as writer:
             for batch in split_batches(loose, limits):
-                captured = [c for path in batch if (c := self._capture_settled(path)) is not None]
+                captured = self._intake.capture_settled(batch)
                 done += [c.path for c in captured]
                 written += write_snapshot(writer, captured)
         self._drop_settled(done)
 
         return tell_written(written, self._log)
-
-    def _capture_settled(self, path: str) -> Captured | None:
-        entry = self._look_settled(path)
-        if entry is None or self._lacks_members(entry):
-            return None
-        return self._capture_or_hold(entry)
-
-    def _lacks_members(self, entry: Entry) -> bool:
-        """Hold back a sharded index until all its shards are there and settled."""
-        if not entry.path.endswith(".index.json"):
-            return False
-        reason, named = check_file(self.target.source, entry)
-        waiting = self._files.waiting()
-        directory = PurePosixPath(entry.path).parent
-        members = [str(directory / member) for member in named or ()]
-        held = self._held.reasons
-        missing = [m for m in members if m in waiting or m in held or look(self.target.source, m) is None]
-        if missing:
-            reason = f"shard {PurePosixPath(missing[0]).name} is missing or still being written"
-        if reason:
-            self._held.hold(entry.path, reason, HELD_HINT)
-
-        return bool(reason)
 
     def _commit_removed(self, *, confirmed: bool) -> list[str]:
         """Commit the removal of paths that are gone, if deletions are propagated."""
@@ -625,7 +433,3 @@ class Pipeline:
             self._files.unsettle(path)
             self._capturing.forget(path)
             self._held.forget(path)
-
-
-def _parent_of(path: str) -> str:
-    return path.rpartition("/")[0]

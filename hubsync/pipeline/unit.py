@@ -1,11 +1,25 @@
-"""What a pipeline knows of a unit that is not published as it stands."""
+"""What a pipeline knows of the units that are not published as they stand, and whether each is complete."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+import time
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
+from structlog.typing import FilteringBoundLogger
+
+from hubsync.config.model import Target
+from hubsync.pipeline.files import Files
+from hubsync.pipeline.held import Held
 from hubsync.store.capture import has_same_content
-from hubsync.watch.entry import Identity
-from hubsync.watch.layouts import Completion
+from hubsync.store.ledger import Ledger
+from hubsync.units import read_facts, unit_of
+from hubsync.watch.entry import Entry, Identity
+from hubsync.watch.layout_words import step_of
+from hubsync.watch.layouts import Completion, judge
+from hubsync.watch.logs import is_event_log
+from hubsync.watch.rules import PathRules
+from hubsync.watch.unit_facts import MARK, UnitFacts
 
 
 @dataclass(slots=True)
@@ -34,3 +48,139 @@ class Unit:
     def hold(self, reason: str) -> None:
         """Be incomplete until the next judgment."""
         self.completion = Completion(False, reason, self.completion.layout)
+
+
+class Units:
+    """The units of one target that are not committed as they stand; ``by_name`` has them."""
+
+    def __init__(
+        self, target: Target, rules: PathRules, files: Files, held: Held, ledger: Ledger, log: FilteringBoundLogger
+    ) -> None:
+        self.by_name: dict[str, Unit] = {}
+        self._target = target
+        self._rules = rules
+        self._files = files
+        self._held = held
+        self._ledger = ledger
+        self._log = log
+        self._left: set[str] = set()  # to be judged again when something settles
+
+    def unit_of(self, path: str) -> str | None:
+        """Return the unit that *path* belongs to."""
+        return unit_of(self._target, path)
+
+    def in_order(self) -> list[str]:
+        """Return their names, by step."""
+        return sorted(self.by_name, key=lambda unit: (step_of(unit), unit))
+
+    def abandoned(self) -> set[str]:
+        """Return those that were given up."""
+        return {name for name, unit in self.by_name.items() if unit.abandoned}
+
+    def reasons(self) -> dict[str, str]:
+        """Return why each (with a trailing slash) is not committed."""
+        return {f"{name}/": unit.completion.reason for name, unit in self.by_name.items()}
+
+    def is_loose(self, path: str) -> bool:
+        """Tell whether *path* follows the schedule: it is in no unit, or is the log of one that was published.
+
+        A log goes with its unit and never keeps it waiting. What it grows by after that is nobody's but its own.
+        """
+        unit = self.unit_of(path)
+        return unit is None or (is_event_log(path) and unit not in self.by_name and self._was_committed(unit))
+
+    def _was_committed(self, unit: str) -> bool:
+        return any(self._ledger.all_known(unit))
+
+    # --- what changed
+
+    def note(self, unit: str, entry: Entry, look: int) -> None:
+        """Note that the look of this number saw *entry*, of *unit*, change; the unit waits for it, unless it is a log."""
+        now = time.monotonic()
+        if not is_event_log(entry.path):
+            state = self.by_name.setdefault(unit, Unit(now))
+            state.note(entry.path, entry.identity, look)
+            state.hold(f"{entry.path} is not settled")
+        elif unit not in self.by_name and not self._was_committed(unit):
+            self.by_name[unit] = Unit(now)
+
+    def note_gone(self, path: str) -> None:
+        """Forget the units that went with *path*."""
+        for unit in (path, self.unit_of(path)):
+            if unit in self.by_name and not (self._target.source / unit).is_dir():
+                del self.by_name[unit]
+
+    def note_not_taken(self, path: str) -> None:
+        """Judge again the units that wait for a callback's mark that came, or (soon) for a temporary file that went."""
+        parent, _, name = path.rpartition("/")
+        if name == MARK and parent in self.by_name:
+            self.judge(parent)
+        elif not os.path.lexists(self._target.source / path):
+            self._left.update(unit for unit in self.by_name if unit == self.unit_of(path) or _parent_of(unit) == parent)
+
+    # --- judgment
+
+    def judge_beside(self, path: str) -> None:
+        """Judge again the units whose completion a file beside them may signal (``latest``)."""
+        for unit in list(self.by_name):
+            if _parent_of(unit) == _parent_of(path):
+                self.judge(unit)
+
+    def judge_incomplete(self) -> None:
+        """Judge again all that wait: what held one back may have grown old, such as a temporary file."""
+        for unit in [name for name, state in self.by_name.items() if not state.completion.complete]:
+            self.judge(unit)
+
+    def touched_by(self, settled: Iterable[str], waiting: AbstractSet[str]) -> set[str]:
+        """Return the units to be judged now that the paths *settled* are; those that are *waiting*, another time."""
+        touched = self._left & self.by_name.keys()
+        for path in settled:
+            if (unit := self.unit_of(path)) and (unit in self.by_name or not is_event_log(path)):
+                touched.add(unit)
+        self._left = touched & waiting
+
+        return touched - waiting
+
+    def judge(self, unit: str) -> None:
+        """Decide whether *unit* is complete."""
+        if not (self._target.source / unit).is_dir():
+            self.by_name.pop(unit, None)  # with a directory above it, or no event has told
+            return
+        state = self.by_name.setdefault(unit, Unit(time.monotonic()))
+        waiting = (path for path in self._files.waiting() if not is_event_log(path))
+        held = dict.fromkeys(waiting, "still being written")
+        held |= {path: self._held.reasons.get(path, "refused") for path in self._files.refused}
+        state.completion = judge(self.read(unit, held))
+
+    def read(self, unit: str, held: Mapping[str, str]) -> UnitFacts:
+        """Return what is known of *unit*, also against what was published of it; *held*: paths that wait, and why."""
+        facts = read_facts(self._target, self._rules, unit, held)
+        inside = len(unit) + 1
+        if state := self.by_name.get(unit):
+            for path in {f"{unit}/{name}" for name in facts.held} - held.keys():
+                state.note_broken(path)
+            facts = replace(facts, changes={path[inside:]: numbers for path, numbers in state.changes().items()})
+        before = {name: entry for name in facts.files if (entry := self._ledger.in_tree(f"{unit}/{name}"))}
+        if not before:
+            return facts
+        changing = self._files.changing()
+        untouched = frozenset(name for name in before if f"{unit}/{name}" not in changing)
+        equal = {name for name, entry in before.items() if self._files.was_only_touched(f"{unit}/{name}", entry)}
+
+        return replace(facts, untouched=untouched, renewed=frozenset(facts.files) - untouched - equal)
+
+    def abandon_late(self) -> None:
+        """Give up those that have waited for too long, and say so."""
+        now = time.monotonic()
+        for name, unit in self.by_name.items():
+            if unit.abandoned or unit.completion.complete or now - unit.since < self._target.unit_timeout_s:
+                continue
+            unit.abandoned = True
+            self._log.warning(
+                "unit.abandoned", unit=name, layout=unit.completion.layout, reason=unit.completion.reason,
+                missing=list(unit.completion.missing), age_s=round(now - unit.since),
+            )  # fmt: skip
+
+
+def _parent_of(path: str) -> str:
+    return path.rpartition("/")[0]

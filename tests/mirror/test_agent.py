@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -339,6 +341,27 @@ def _rate(arrivals: Sequence[tuple[float, int]]) -> float:
     return sum(count for _, count in arrivals) / (ended - began)
 
 
+def test_a_person_who_starts_the_agent_is_told() -> None:
+    """It speaks with git-lfs only."""
+    done = subprocess.run([sys.executable, "-m", "hubsync.mirror.agent"], capture_output=True, text=True, check=False)
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "hubsync run" in done.stderr
+
+
+def test_the_agent_imports_nothing_beyond_the_standard_library() -> None:
+    """One is started for each upload, and has to be small and quick."""
+    code = "import sys, hubsync.mirror.agent; print(*{name.partition('.')[0] for name in sys.modules})"
+    imported = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert {"hubsync"} == {n for n in imported.split() if n not in sys.stdlib_module_names and not _is_of_site(n)}
+
+
+def _is_of_site(name: str) -> bool:
+    """Tell whether the interpreter imports it at every start: itself, and what .pth files of an environment name."""
+    return name.startswith(("__", "_virtualenv", "sitecustomize", "_distutils_hack"))
+
+
 def test_uploads_at_the_same_time_share_the_rate(server: LfsServer, tmp_path: Path) -> None:
     """Two mirrors' uploads to one endpoint are together as fast as it says, and follow when it says otherwise."""
     stores = []
@@ -403,7 +426,7 @@ def _watch_memory(peaks: list[int], done: threading.Event) -> None:
     while not done.wait(0.1):
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if b"lfs-agent" in (path / "cmdline").read_bytes():
+                if b"hubsync.mirror.agent" in (path / "cmdline").read_bytes():
                     status = dict(line.split(":", 1) for line in (path / "status").read_text().splitlines())
                     peaks.append(int(status["VmHWM"].split()[0]) << 10)
             except (OSError, KeyError):

@@ -1,0 +1,198 @@
+"""Takes files in: looks at each once more, captures it, and sorts out what cannot be captured as it stands.
+
+It captures on a few threads; what it decides of the outcome, it decides in the caller's.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from hubsync.config.model import Target
+from hubsync.errors import FileChangedError, FileError, FileUnreadableError
+from hubsync.pipeline.capturing import Capturing
+from hubsync.pipeline.files import Files
+from hubsync.pipeline.held import Held
+from hubsync.store.capture import HELD_HINT, Captured, FileHeldError, FileRefusedError, has_same_content
+from hubsync.units import check_file
+from hubsync.watch.entry import Entry
+from hubsync.watch.inventory import look
+from hubsync.watch.logs import is_event_log
+
+_HASH_THREADS = 2
+_EARLY_BYTES = 1 << 30  # hashed in about a second
+
+_T = TypeVar("_T")
+
+
+class Intake:
+    """Captures the files of one target; *feed* and *forget* are told of what changed meanwhile, or went.
+
+    Attributes:
+        early: settled objects that wait to be captured before their commit, those to come first at the end.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        files: Files,
+        held: Held,
+        capturing: Capturing,
+        feed: Callable[[Entry], None],
+        forget: Callable[[str], None],
+    ) -> None:
+        self.early: list[Entry] = []
+        self._target = target
+        self._files = files
+        self._held = held
+        self._capturing = capturing
+        self._feed = feed
+        self._forget = forget
+
+    def capture_early(self) -> bool:
+        """Capture some of the settled objects before their commit, each once; tell whether any was.
+
+        The others stay in ``early``: what was captured can go up meanwhile, and who waits for the lock gets its turn.
+        """
+        first: list[Entry] = []
+        size = 0
+        while self.early and (size < _EARLY_BYTES or len(first) < _HASH_THREADS):
+            entry = self.early.pop()
+            first.append(entry)
+            size += entry.identity.size
+        self._files.early.update(entry.path for entry in first)
+        tried = self._map(self._try, first)
+        captured = [self._sort(entry, outcome) for entry, outcome in zip(first, tried, strict=True)]
+
+        return any(one is not None for one in captured)
+
+    def find_early(self) -> None:
+        """Note which settled objects were not captured yet."""
+        self.early = []
+        for path, identity in list(self._files.settled.items()):  # a look at one may drop it
+            if path not in self._files.early and self._capturing.is_early(path, identity.size):
+                entry = self._look_settled(path)
+                if entry is not None:
+                    self.early.append(entry)
+        self.early.reverse()  # they are taken from its end
+
+    def capture_unit(self, entries: Sequence[Entry]) -> list[Captured]:
+        """Capture *entries*; raise the first failure, but tell of all that are refused.
+
+        A log that cannot be captured is left out: no unit waits for one.
+
+        Raises:
+            FileRefusedError: one must not be published as it is.
+            FileError: one cannot be read, or changed.
+        """
+        captured: list[Captured] = []
+        changed: list[FileError] = []
+        refused: list[FileError] = []
+        for entry, outcome in zip(entries, self._capture_objects_first(entries), strict=True):
+            if isinstance(outcome, Captured):
+                captured.append(outcome)
+            elif isinstance(outcome, FileRefusedError):
+                self._refuse(entry, outcome)
+                refused.append(outcome)
+            elif not is_event_log(entry.path):
+                changed.append(outcome)
+        for failed in (*changed, *refused):
+            raise failed
+
+        return captured
+
+    def capture_settled(self, paths: Iterable[str]) -> list[Captured]:
+        """Capture what settled at *paths*; what fails is held back alone, and said."""
+        entries = [entry for path in paths if (entry := self._look_settled(path)) and not self._lacks_members(entry)]
+        captured = [self._sort(entry, self._try(entry)) for entry in entries]
+
+        return [one for one in captured if one is not None]
+
+    def feed_again(self, entries: Iterable[Entry]) -> None:
+        """Have *entries* settle anew, as they are now."""
+        for entry in entries:
+            self._files.unsettle(entry.path)
+            now = look(self._target.source, entry.path)
+            if now is None:
+                self._forget(entry.path)
+            else:
+                self._feed(now)
+
+    # --- outcomes
+
+    def _capture_objects_first(self, entries: Sequence[Entry]) -> list[Captured | FileError]:
+        large = [entry for entry in entries if self._capturing.is_object(entry)]
+        done = dict(zip((entry.path for entry in large), self._map(self._try, large), strict=True))
+
+        return [done.get(entry.path) or self._try(entry) for entry in entries]
+
+    def _try(self, entry: Entry) -> Captured | FileError:
+        try:
+            return self._capturing.capture(entry)
+        except FileError as exc:
+            return exc
+
+    def _sort(self, entry: Entry, outcome: Captured | FileError) -> Captured | None:
+        """Return what was captured; if it failed, *entry* is held back alone, and said."""
+        if isinstance(outcome, Captured):
+            self._held.forget(entry.path)
+            return outcome
+        if isinstance(outcome, FileHeldError):
+            self._held.hold(entry.path, outcome.reason, outcome.hint)
+        elif isinstance(outcome, FileChangedError):
+            self.feed_again([entry])
+        elif isinstance(outcome, FileRefusedError):
+            self._refuse(entry, outcome)
+        elif isinstance(outcome, FileUnreadableError):
+            self._held.hold_unreadable(entry.path, outcome.reason, outcome.hint)
+        else:
+            raise outcome
+
+        return None
+
+    def _refuse(self, entry: Entry, exc: FileRefusedError) -> None:
+        """Take *entry* no more until it changes."""
+        now = look(self._target.source, entry.path)  # a pin that was dropped again has moved the ctime
+        same = now is not None and has_same_content(now.identity, entry.identity)
+        self._files.refuse(entry.path, now.identity if now is not None and same else entry.identity)
+        self._held.reject(entry.path, exc.reason, exc.hint, exc.secret)
+
+    def _map(self, act: Callable[[Entry], _T], entries: Sequence[Entry]) -> list[_T]:
+        """Do *act* with each of *entries*, on a few threads if there are several."""
+        if len(entries) <= 1:
+            return [act(entry) for entry in entries]
+        with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hubsync-hash") as pool:
+            return list(pool.map(act, entries))
+
+    # --- looks
+
+    def _look_settled(self, path: str) -> Entry | None:
+        """Return the entry of a settled path if it still is what settled; else it is fed again or forgotten."""
+        entry = look(self._target.source, path)
+        if entry is None:
+            self._forget(path)
+            return None
+        if self._files.grows(path):
+            return entry
+        if self._files.is_settled(entry):
+            return entry
+        self._feed(entry)
+
+        return None
+
+    def _lacks_members(self, entry: Entry) -> bool:
+        """Hold back a sharded index until all its shards are there and settled."""
+        if not entry.path.endswith(".index.json"):
+            return False
+        reason, named = check_file(self._target.source, entry)
+        waiting = self._files.waiting()
+        directory = PurePosixPath(entry.path).parent
+        members = [str(directory / member) for member in named or ()]
+        held = self._held.reasons
+        missing = [m for m in members if m in waiting or m in held or look(self._target.source, m) is None]
+        if missing:
+            reason = f"shard {PurePosixPath(missing[0]).name} is missing or still being written"
+        if reason:
+            self._held.hold(entry.path, reason, HELD_HINT)
+
+        return bool(reason)
