@@ -12,14 +12,18 @@ from threading import Event
 
 import structlog
 
-from hubsync.config.model import Config, Mirror, Target
+from hubsync.config.model import Config, Endpoint, Mirror, Target
 from hubsync.errors import MirrorError
 from hubsync.mirror.announce import Announcer, Published, sum_up
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted, MadeAnewError
+from hubsync.mirror.budget import Budget
 from hubsync.mirror.cards import Cards
-from hubsync.mirror.hub import Hub, Visibility
-from hubsync.mirror.pusher import Place, Pusher
+from hubsync.mirror.hub import Hub, Pull, RepoState, Visibility
+from hubsync.mirror.limits import Limits
+from hubsync.mirror.place import Place
+from hubsync.mirror.pulls import Pulls
+from hubsync.mirror.pusher import Pusher
 from hubsync.mirror.record import Record
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.remote import Remote
@@ -37,6 +41,10 @@ from hubsync.watch.rules import PathRules
 _UNREACHABLE = {"network", "tls"}
 _NOT_LET_IN = {"auth", "forbidden"}
 _REFUSALS = {"rejected", "too_large"}
+_LOST = MirrorError(
+    "it was changed or deleted here before it was uploaded, and no other mirror has it",
+    error_kind="spoiled", retryable=False, hint="nothing: its next version is published",
+)  # fmt: skip
 _LOADS_A_MODEL = PathRules(expand_include(("weights",)))
 
 log = structlog.get_logger()
@@ -51,17 +59,28 @@ class Backlog:
     since: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What mirrors need beside their declaration; all of a process share *tokens* and *limits*."""
+
+    config: Config
+    tokens: Tokens
+    limits: Limits
+    stop: Event
+
+
 class Publisher:
     """Keeps one mirror of one target up to date. Not for use by several threads at once."""
 
-    def __init__(self, store: Store, target: Target, mirror: Mirror, config: Config, tokens: Tokens, stop: Event) -> None:
-        endpoints = config.endpoints
+    def __init__(self, store: Store, target: Target, mirror: Mirror, means: Means) -> None:
+        endpoints, tokens, stop = means.config.endpoints, means.tokens, means.stop
         endpoint = endpoints[mirror.endpoint]
         self.mirror = mirror
         self._target = target
         self._store = store
         self._view = View(target, mirror, store)
         self._hub = Hub(endpoint, tokens)
+        self._budget = Budget(means.limits, endpoint, mirror)
         self._git = store.open_mirror(mirror.name)
         cards = Cards(target, mirror, endpoint, self._view, store, self._git)
         self._record = Record(self._git, store, mirror.name, self._view)
@@ -76,9 +95,10 @@ class Publisher:
             for other in target.mirrors
             if other.name != mirror.name
         }
-        self._uploader = Uploader(store, mirror.name, self._remote, others, config.service.min_free_bytes)
+        self._uploader = Uploader(store, mirror.name, self._remote, others, means.config.service.min_free_bytes)
         place = Place(target, mirror, store, self._git)
-        self._pusher = Pusher(place, self._remote, self._record, cards)
+        self._pulls = Pulls(place, self._hub, self._remote, self._record) if mirror.pull_request else None
+        self._pusher = Pusher(place, self._remote, self._record, cards, self._pulls)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
         self._checked = False
@@ -111,6 +131,33 @@ class Publisher:
     def head(self) -> str | None:
         """Return the head of the mirror's main branch as we left it, as the mirror names it."""
         return self._remote.public_id(self._record.left(self.mirror.branch))
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The Hub that the mirror is on."""
+        return self._hub.endpoint
+
+    @property
+    def pull_request(self) -> Pull | None:
+        """The pull request that what was published waits in, if it does."""
+        return self._pulls.current if self._pulls is not None else None
+
+    def due_s(self) -> float | None:
+        """Return in how many seconds ``publish`` has something to do that no news tells of; ``None`` if it has not."""
+        dues = [self._budget.due_s(), self._pulls.due_s() if self._pulls is not None else None]
+        return min((due for due in dues if due is not None), default=None)
+
+    def waits_for(self) -> str:
+        """Return what the backlog waits for although nothing is wrong, for people to read; else nothing."""
+        return self._budget.waits_for()
+
+    def repository_state(self) -> object:
+        """Return what changes when the repository does: its name, who may see it, and its head."""
+        try:
+            state = self._hub.look(self.mirror)
+            return self._remote.read_heads([self.mirror.branch]) if state.visibility is Visibility.UNKNOWN else state
+        except MirrorError as exc:
+            return exc.error_kind
 
     def token_identity(self) -> Identity | None:
         """Return what changes when the mirror's token is replaced or mended."""
@@ -163,7 +210,9 @@ class Publisher:
         """
         if self._checked:
             return
-        visibility = self._hub.look(self.mirror)
+        state = self._hub.look(self.mirror)
+        self._expect_same_name(state)
+        visibility = state.visibility
         if visibility is Visibility.MISSING and self._hub.create(self.mirror):
             log.info("mirror.created", repo=self.mirror.repo_id, repo_type=self.mirror.repo_type,
                      endpoint=self.mirror.endpoint, branch=self.mirror.branch, private=self.mirror.private)  # fmt: skip
@@ -175,6 +224,16 @@ class Publisher:
                 hint="make the repository private on the Hub, or set private = false on this mirror",
             )
         self._checked = True
+
+    def _expect_same_name(self, state: RepoState) -> None:
+        # Reported, not followed: what is written in the config is where its owner wants to find it.
+        if state.repo_id.lower() not in {"", self.mirror.repo_id.lower()}:
+            raise MirrorError(
+                f"{self.mirror.repo_id} is called {state.repo_id} now",
+                error_kind="not_found",
+                retryable=False,
+                hint=f'write "{state.repo_id}" instead of "{self.mirror.repo_id}" in the config',
+            )
 
     def upload_early(self) -> None:
         """Upload what is captured of files that no snapshot has yet, so far as the mirror gets them."""
@@ -203,6 +262,8 @@ class Publisher:
             except MirrorError as exc:
                 if not self._hold_back(exc):
                     self._note_failure(exc)
+                    if exc.has_moved:
+                        self._expect_same_name(self._hub.look(self.mirror))  # git does not say where to
                     raise
 
     def _note_failure(self, exc: MirrorError) -> None:
@@ -218,9 +279,15 @@ class Publisher:
         """Return the files that the mirror refuses as they are, and why."""
         return self._refusals.reasons()
 
+    def refused_kinds(self) -> frozenset[str]:
+        """Return the kinds of what the mirror refuses."""
+        return self._refusals.kinds()
+
     def try_refused_again(self) -> None:
-        """Forget what the mirror refused: it may take it now."""
+        """Forget what the mirror refused, a pull request that was closed too: it may take it now."""
         self._refusals.try_again()
+        if self._pulls is not None:
+            self._pulls.open_again()
 
     def _hold_back(self, exc: MirrorError) -> bool:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
@@ -239,10 +306,7 @@ class Publisher:
         lost = self._lacked_blobs(steps)
         newest = {change.path: change.after for step in steps for change in step.changes}
         paths = [path for path, entry in newest.items() if entry is not None and entry.blob in lost]
-        return self._refusals.refuse(
-            paths, "it was changed or deleted here before it was uploaded, and no other mirror has it",
-            "nothing: its next version is published",
-        )  # fmt: skip
+        return self._refusals.refuse(paths, _LOST)
 
     # --- the backlog
 
@@ -258,7 +322,10 @@ class Publisher:
         return self._publish_backlog()
 
     def _publish_backlog(self) -> Published | None:
+        if self._pulls is not None:
+            self._pulls.follow(has_news=bool(self.backlog()))
         backlog = self.backlog()
+        self._budget.is_awaited = False
         if not backlog:
             return None
         self.check_repository()
@@ -275,7 +342,7 @@ class Publisher:
             steps = self._lacking(base, backlog, ahead)
         if steps and self._refusals.folds:
             steps = [fold(steps)]
-        if steps := self._publishable(steps):
+        if steps := self._budget.fit(self._publishable(steps), with_revisions=self._target.publish == "revisions"):
             lines = self._view.lines(base, steps, ahead)
             grafted = self._pusher.push(lines, is_new_view=is_new_view)
             self._note_published(grafted, steps[-1].snapshot.commit, ahead)
@@ -289,6 +356,8 @@ class Publisher:
 
     def _publish_newest_unit(self, backlog: Sequence[Snapshot]) -> Published | None:
         """Publish the newest unit by itself if the mirror would wait for other objects before it gets that."""
+        if self._budget.is_spent():
+            return None
         started = time.monotonic()
         base = self.published()
         ahead = self._record.ahead(backlog)
@@ -312,6 +381,7 @@ class Publisher:
     def _note_published(
         self, grafted: Mapping[str, Grafted], published: str | None, ahead: Ahead, *, ahead_of: str | None = None
     ) -> None:
+        self._budget.count(sum(each.commits for each in grafted.values()))
         heads = {name: each.commit for name, each in grafted.items()}
         self._record.note_published(heads, published, ahead, ahead_of=ahead_of)
         self._pusher.note_published(grafted)
@@ -346,7 +416,7 @@ class Publisher:
         refused = self._uploader.upload_from_anywhere(objects)
         blobs = {blob_id(objects[oid].encode()): failure for oid, failure in refused.items()}
         by_path = {c.path: blobs[c.after.blob] for step in steps for c in step.changes if c.after and c.after.blob in blobs}
-        held = [self._refusals.refuse([path], str(failure), failure.hint) for path, failure in by_path.items()]
+        held = [self._refusals.refuse([path], failure) for path, failure in by_path.items()]
 
         return any(held)
 
