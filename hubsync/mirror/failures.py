@@ -103,6 +103,8 @@ _UNKNOWN = _row("", "server", retryable=True)
 _STATUS = re.compile(r"(?:\bHTTP |\breturned error: )([1-5]\d\d)\b")
 # A repository may be called run-404, and a transfer may end with 503 bytes to go.
 _SAYS_NOTHING = re.compile(r"https?://[^\s'\"]+|\d+ bytes|stream \d+")
+# git's frame around what the server said.
+_SAYS_LITTLE = re.compile(r"To https?://|error: failed to push some refs|!\t|Done$|hint: |fatal: the remote end hung up")
 _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API has them
     re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?\s*$", re.MULTILINE),
     re.compile(r"- (?P<path>.+?) \(ref: [^)]*\)"),
@@ -187,6 +189,7 @@ def _read_paths(said: str) -> tuple[str, ...]:
 
 def _shorten(said: str) -> str:
     said = said.partition("\ngoroutine ")[0]  # git-lfs panics with the stack of every thread
-    lines = [line.removeprefix("remote:").strip(" -") for line in said.splitlines()]
-    words = "; ".join(line for line in lines if line)
+    lines = [words for line in said.splitlines() if (words := line.removeprefix("remote:").strip(" -"))]
+    telling = [line for line in lines if not _SAYS_LITTLE.match(line)]
+    words = "; ".join(telling or lines)
     return words if len(words) <= _SAID_CHARS else words[:_SAID_CHARS] + " …"

@@ -46,6 +46,13 @@ class Pulls:
         """Return in how many seconds the open one is to be looked at; ``None`` if there is none."""
         return None if self._known is None else max(0.0, self._looked_at + _LOOK_S - time.monotonic())
 
+    def state(self) -> str | None:
+        """Return what became of the last one, as the Hub says now; ``None`` if there is none."""
+        known = self._known
+        pull = None if known is None else self._hub.read_pull(self._place.mirror, known)
+
+        return pull.status if pull is not None else None
+
     def open_again(self) -> None:
         """Let the next one be opened although the last one was closed: a person wishes it."""
         self._opens_again = True
@@ -76,7 +83,7 @@ class Pulls:
                 f"pull request #{pull.number} was closed without being merged: {pull.url}",
                 error_kind="rejected",
                 retryable=False,
-                hint="open it again; for a new one",
+                hint="reopen it, or have a new one opened",
             )
         else:
             self._record.forget()  # the branch has nothing of what was put there

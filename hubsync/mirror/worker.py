@@ -97,6 +97,8 @@ class MirrorWorker:
         self._is_asked_again = False
         if is_asked or self._sends_refused_again():
             self.publisher.try_refused_again()
+        if is_asked:
+            self.publisher.open_pull_again()
         token = self.publisher.token_identity()  # before it is read: what is replaced later is new
         try:
             with structlog.contextvars.bound_contextvars(target=self.target, mirror=self.mirror.name):
