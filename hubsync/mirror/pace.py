@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hubsync.mirror.view import Step, fold
 
 _HOUR_S = 3600.0
+_LONGEST_S = 2 * _HOUR_S  # that anything is owed: a unit with more revisions than an hour allows is let through
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,11 @@ class Pace:
 
     def take(self, free_at: float, now: float, commits: int) -> float:
         """Return when all is given back after *commits* more."""
-        return now + self._owed(free_at, now) + commits * self._each_s
+        return now + min(_LONGEST_S, self._owed(free_at, now) + commits * self._each_s)
 
     def _owed(self, free_at: float, now: float) -> float:
         # A clock that was put back must not stop a mirror for longer than an empty budget does.
-        return min(max(0.0, free_at - now), 2 * _HOUR_S)
+        return min(max(0.0, free_at - now), _LONGEST_S)
 
 
 def widen(steps: Sequence[Step], left: int, *, with_revisions: bool) -> list[Step]:
