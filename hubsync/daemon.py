@@ -19,6 +19,7 @@ from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, UsageError
 from hubsync.jobs import Jobs, every
+from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
 from hubsync.monitor.log import configure_logging
@@ -26,7 +27,7 @@ from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.pauses import Pauses
 from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
-from hubsync.service import hold_state, open_target, select_targets
+from hubsync.service import hold_state, open_limits, open_target, select_targets
 from hubsync.signals import Bell
 from hubsync.target_run import LOOK_S, TargetRun
 from hubsync.wait import Answer, News, Wish
@@ -49,6 +50,7 @@ class Daemon:
         self._environment = environment
         self._notifier = Notifier(environment)
         self._tokens = Tokens(environment)
+        self._limits = open_limits(config.service.state_dir)
         self._stop = threading.Event()
         self._bell = Bell()
         self._news = News()
@@ -104,7 +106,7 @@ class Daemon:
                 return
             self._unopened.pop(target.name, None)
             try:
-                work = open_target(target, self._config, self._tokens, stop, self._lock_fd)
+                work = open_target(target, Means(self._config, self._tokens, self._limits, stop), self._lock_fd)
             except HubsyncError as exc:
                 self._unopened[target.name] = exc
                 _tell_halted(target, exc)

@@ -108,7 +108,7 @@ class FileUnreadableError(FileError):
 class GitError(HubsyncError):
     """git failed on the local store."""
 
-    error_kind = "git"
+    error_kind = "local_io"
     retryable = True
     exit_code = 73
 
@@ -118,8 +118,10 @@ class MirrorError(HubsyncError):
 
     Attributes:
         retry_after_s: the wait that the Hub asked for, in seconds; ``None`` if it asked for none.
+        retry_at: until when it asked to wait, in seconds since the epoch; ``None`` as before.
         paths: the paths in the repository that the Hub refused, if it named any.
         lacks_object: whether the Hub refused because it does not hold an object that it was thought to hold.
+        has_moved: whether the answer was a redirect to another address.
     """
 
     _EXIT_CODES: ClassVar[dict[str, int]] = {"auth": 77, "forbidden": 77, "network": 69, "timeout": 69, "server": 69}
@@ -139,7 +141,9 @@ class MirrorError(HubsyncError):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.paths = paths
+        self.retry_at: float | None = None
         self.lacks_object = False
+        self.has_moved = False
 
     @property
     def status(self) -> int:

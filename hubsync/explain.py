@@ -320,7 +320,7 @@ class _Explainer:
         if shown is not None and not state.is_current and not self._halted:
             return fact(f"an earlier version of it is in commit {shown}", commit=shown)
         if shown is not None:
-            return fact(f"in commit {shown}", published=True, commit=shown)
+            return fact(f"in commit {shown}{self._unmerged(mirror)}", published=True, commit=shown)
         reason, hint = self._why_lacking(mirror, path)
         return fact(reason + (", its object is there" if uploaded else ""), hint)
 
@@ -331,10 +331,18 @@ class _Explainer:
             return f"waits: the mirror is {status.state}: {trouble.error}", trouble.hint
         if published is not None and self._store.is_ancestor(self._snapshot_of(path) or "", published):
             return "the mirror refused it, or somebody else's version stands there", "see its events in the log"
+        if status is not None and status.waits_for:
+            return f"waits for {status.waits_for}", ""
         behind = format_count(len(self._store.backlog(published)), "snapshot")
         hint = "" if self._is_running else "no hubsync is running: hubsync run, or hubsync once"
 
         return f"waits to be published, {behind} behind", hint
+
+    def _unmerged(self, mirror: Mirror) -> str:
+        status = self._mirrors.get(mirror.name)
+        return (
+            f", in a pull request that is not merged yet: {status.pull_request}" if status and status.pull_request else ""
+        )
 
     def _shown_at(self, git: Git, mirror: Mirror, path: str, blob: TreeEntry) -> str | None:
         """Return the mirror's commit that shows *path* as the newest snapshot has it, on any branch that should."""

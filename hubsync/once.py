@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
+from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.progress import Amount, Progress
 from hubsync.monitor.text import format_count
-from hubsync.service import TargetWork, hold_state, open_target
+from hubsync.service import TargetWork, hold_state, open_limits, open_target
 from hubsync.store.process import StoppedError
 
 _TRIES = 5
@@ -48,7 +49,8 @@ def run_once(  # noqa: PLR0913 - three of them say how
     """
     deadline = time.monotonic() + timeout_s
     with hold_state(config.service.state_dir) as lock_fd, ThreadPoolExecutor(len(targets)) as pool, ExitStack() as stack:
-        works = [open_target(target, config, tokens, stop, lock_fd) for target in targets]
+        means = Means(config, tokens, open_limits(config.service.state_dir), stop)
+        works = [open_target(target, means, lock_fd) for target in targets]
         for work in works:
             stack.callback(work.close)
         if shows_progress:
@@ -121,6 +123,9 @@ def _publish_all(
         for worker in pool.map(lambda worker: _publish(worker, stop, deadline), work.workers):
             if worker.trouble is not None:
                 note(worker.mirror.name, worker.trouble.error)
+            elif waits_for := worker.waits_for():
+                note(worker.mirror.name, MirrorError(f"what is left waits for {waits_for}; run again later",
+                                                     error_kind="commit_quota", retryable=True))  # fmt: skip
             elif worker.publisher.backlog():
                 note(worker.mirror.name, MirrorError("a captured object was changed by its writer; run again",
                                                      error_kind="spoiled", retryable=True))  # fmt: skip

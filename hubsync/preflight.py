@@ -138,7 +138,7 @@ def _check_pins(config: Config, target: Target) -> Iterator[Finding]:
 def _check_mirror(config: Config, mirror: Mirror, tokens: Tokens, what: str) -> Iterator[Finding]:
     endpoint = config.endpoints[mirror.endpoint]
     signed_in = "with a token" if tokens.read(endpoint) else "without a token"
-    visibility = Hub(endpoint, tokens).look(mirror)
+    visibility = Hub(endpoint, tokens).look(mirror).visibility
     if visibility is Visibility.MISSING:
         kind = "private" if mirror.private else "public"
         yield Finding(what, f"does not exist yet; would be created {kind} ({signed_in})")

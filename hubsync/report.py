@@ -14,7 +14,7 @@ from hubsync.monitor.text import format_bytes
 from hubsync.service import TargetWork
 from hubsync.watch.layout_words import choose_newest
 
-_WELL = frozenset(("ok", "publishing"))
+_WELL = frozenset(("ok", "publishing", "waiting"))
 _SHOWN, _LOGGED = 20, 3  # of what is held: in the status, in a heartbeat
 
 log = structlog.get_logger()
@@ -125,7 +125,9 @@ def summarize(status: Status) -> str:
 def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -> MirrorStatus:
     backlog = worker.publisher.measure_backlog()
     behind_s = 0.0 if backlog.since is None else time.time() - backlog.since
-    state: MirrorState = "publishing" if worker.is_running else "ok"
+    waits_for = worker.waits_for()
+    pull = worker.publisher.pull_request
+    state: MirrorState = "publishing" if worker.is_running else "waiting" if waits_for else "ok"
     if worker.trouble is not None:
         state = "parked" if worker.trouble.is_parked else "failing"
 
@@ -142,6 +144,8 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -
         at_risk_s=round(_measure_risk(work, worker.publisher), 1),
         last_success=worker.last_success,
         transfer=worker.publisher.transfer,
+        waits_for=waits_for,
+        pull_request=None if pull is None else pull.url,
         last_error=_describe_trouble(worker.trouble),
     )
 

@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 import structlog
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import BusyError, StateError
-from hubsync.mirror.publish import Publisher
-from hubsync.mirror.token import Tokens
+from hubsync.mirror.limits import Limits
+from hubsync.mirror.publish import Means, Publisher
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.pipeline import Pipeline, open_store
 from hubsync.presence import is_same_file
@@ -46,19 +45,19 @@ class TargetWork:
         self.pipeline.store.close()
 
 
-def open_target(target: Target, config: Config, tokens: Tokens, stop: Event, lock_fd: int) -> TargetWork:
-    """Open *target*'s store and make its workers."""
-    store = open_store(target, config.service.state_dir, inherit=(lock_fd,))
-    workers = tuple(
-        MirrorWorker(
-            target.name,
-            store,
-            Publisher(store, target, mirror, config, tokens, stop),
-        )
-        for mirror in target.mirrors
-    )
+def open_limits(state_dir: Path) -> Limits:
+    """Return what Hubs may be asked, as it was left; one for the process."""
+    return Limits(state_dir / "limits.json")
 
-    return TargetWork(target, Pipeline(target, store, config.service.min_free_bytes, stop), workers)
+
+def open_target(target: Target, means: Means, lock_fd: int) -> TargetWork:
+    """Open *target*'s store and make its workers."""
+    service = means.config.service
+    store = open_store(target, service.state_dir, inherit=(lock_fd,))
+    publishers = (Publisher(store, target, mirror, means) for mirror in target.mirrors)
+    workers = tuple(MirrorWorker(target.name, store, publisher, means.limits) for publisher in publishers)
+
+    return TargetWork(target, Pipeline(target, store, service.min_free_bytes, means.stop), workers)
 
 
 @contextlib.contextmanager

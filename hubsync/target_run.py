@@ -200,8 +200,7 @@ class TargetRun:
     def wake_mirrors(self) -> None:
         """Let every mirror see whether there is something to publish."""
         for worker in self.work.workers:
-            if worker.wait_s() <= 0:
-                self._jobs.wake(self._push_name(worker))
+            self._jobs.wake(self._push_name(worker), after_s=0.0 if worker.wait_s() <= 0 else worker.due_s() or 0.0)
         self._on_change()
 
     def _push(self, worker: MirrorWorker) -> None:
@@ -209,8 +208,8 @@ class TargetRun:
             return
         worker.run()
         self.work.release()
-        if worker.trouble is not None:
-            self._jobs.wake(self._push_name(worker), after_s=max(0.1, worker.wait_s()))
+        if (due_s := worker.due_s()) is not None:
+            self._jobs.wake(self._push_name(worker), after_s=max(0.1, due_s))
         self._on_change()
 
     def _push_name(self, worker: MirrorWorker) -> str:

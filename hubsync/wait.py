@@ -145,7 +145,7 @@ class Wait:
         lacking = [worker for worker in self._workers if mirrors[worker.mirror.name] != "published"]
         what = self._wish.unit or "everything"
         if not lacking:
-            return Answer(True, f"{what} is on {_names(mirrors)}", final=True, mirrors=mirrors)
+            return Answer(True, f"{what} is on {_names(mirrors)}{self._unmerged()}", final=True, mirrors=mirrors)
         parked = next((worker for worker in lacking if mirrors[worker.mirror.name] == "parked"), None)
         worst = parked or max(lacking, key=lambda worker: worker.trouble is not None)
         trouble = worst.trouble
@@ -155,11 +155,17 @@ class Wait:
             path, why = next(iter(refused.items()))
             return Answer(False, f"{reason}; {worst.mirror.name} refuses {path}: {why}", final=True, mirrors=mirrors)
         if trouble is None:
-            return Answer(False, reason, mirrors=mirrors)
+            waits_for = worst.waits_for()
+            return Answer(False, f"{reason}, which waits for {waits_for}" if waits_for else reason, mirrors=mirrors)
         reason = f"{reason}; {worst.mirror.name}: {trouble.error}"
         hint = "; ".join(filter(None, [trouble.error.hint, "then: hubsync flush" if parked else ""]))
 
         return Answer(False, reason, hint, final=parked is not None, mirrors=mirrors)
+
+    def _unmerged(self) -> str:
+        """Say which pull requests it is in that are not merged yet."""
+        pulls = [pull for worker in self._workers if (pull := worker.publisher.pull_request)]
+        return "".join(f"; in pull request #{pull.number}, not merged yet: {pull.url}" for pull in pulls)
 
 
 def choose_mirrors(target: Target, mirror: str | None) -> list[str]:

@@ -138,6 +138,8 @@ def _build_mirror(table: MirrorTable, policies: dict[str, Policy]) -> Mirror:
         include=table.include,
         exclude=table.exclude,
         keep_latest=table.keep_latest,
+        max_commits_per_hour=table.max_commits_per_hour,
+        pull_request=table.pull_request,
         transport=table.transport,
         transfer=table.transfer,
         on_foreign_edit=_complete_policies({**policies, **table.on_foreign_edit}),

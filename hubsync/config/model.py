@@ -131,6 +131,8 @@ class Mirror(Frozen):
     include: Patterns = ("**",)
     exclude: Patterns = ()
     keep_latest: int | None = None
+    max_commits_per_hour: int = 60
+    pull_request: bool = False
     transport: Literal["git", "http"] = "git"
     transfer: Literal["hubsync", "git-lfs"] = "hubsync"
     on_foreign_edit: Policies = Field(default_factory=FOREIGN_EDIT_DEFAULTS.copy)

@@ -9,7 +9,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from hubsync.config.fields import DiskPath, Name, PathInRepo, Patterns, Policies, Repo, Strings
 from hubsync.config.model import EndpointSettings, Frozen, Log, ServiceSettings, TargetSettings
-from hubsync.config.repo import NAME_PATTERN
+from hubsync.config.repo import DEFAULT_BRANCH, NAME_PATTERN
 
 VERSION = 1
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,6 +28,12 @@ class MirrorTable(Frozen):
     )
     exclude: Patterns = Field((), description="What of the target does not go here; as include.", examples=[["logs"]])
     keep_latest: int | None = Field(None, ge=1, description="Only so many of the newest units stay here. Default: all.")
+    max_commits_per_hour: int = Field(
+        60, ge=1, description="What the repository gets from hubsync at most; then a commit holds more, or waits."
+    )
+    pull_request: bool = Field(
+        default=False, description="Publish as a pull request, for a main branch that takes nothing else."
+    )
     transport: Literal["git", "http"] = Field(
         "git", description="http: through the Hub's API alone, for networks that let nothing else through, and for Xet."
     )
@@ -40,6 +46,13 @@ class MirrorTable(Frozen):
     @classmethod
     def _read_text(cls, value: object) -> object:
         return {"repo": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_pull_request(self) -> "MirrorTable":
+        if self.pull_request and self.repo.branch != DEFAULT_BRANCH:
+            raise ValueError(f"pull_request is for the branch {DEFAULT_BRANCH}, where a Hub merges; leave out @branch")
+
+        return self
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -9,7 +9,7 @@ import structlog
 from hubsync.config.model import Mirror
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted
-from hubsync.mirror.pusher import Place
+from hubsync.mirror.place import Place
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.view import Line, Step, View
 from hubsync.store.snapshot import Snapshot
@@ -44,6 +44,7 @@ class Announcer:
         self, steps: Sequence[Step], lines: Sequence[Line], grafted: Mapping[str, Grafted], took_s: float
     ) -> Published:
         """Say that *steps* are on the mirror now, on each branch as *grafted*."""
+        pull_request = next(iter(self.remote.refs.values()), None)
         now = time.time()
         blobs = self._written(grafted)
         snapshots = tuple(step.snapshot for step in steps)
@@ -56,7 +57,7 @@ class Announcer:
             self._tell_foreign(branch, each)
         if any(step.changes for step in steps):  # else it was nothing of this mirror's
             log.info("mirror.published", repo=self._mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
-                     units=[unit for unit, _ in units], took_s=done.took_s)  # fmt: skip
+                     units=[unit for unit, _ in units], pull_request=pull_request, took_s=done.took_s)  # fmt: skip
         for unit, snapshot in units:
             revision = revisions.get(unit)
             log.info("unit.published", unit=unit, repo=self._mirror.repo_id, revision=revision,

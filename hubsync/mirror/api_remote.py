@@ -33,6 +33,7 @@ class ApiRemote:
         self._ours = {ref.removeprefix(_KNOWN): commit for ref, commit in git.list_refs(_KNOWN.rstrip("/")).items()}
         self.progressed = 0.0  # each request has its own deadline
         self.sending: Upload | None = None  # the library does not say how far it is
+        self.refs: dict[str, str] = {}  # branch → the ref of a pull request that stands for it
         self._shown: dict[str, str] = {}  # branch → the Hub's id, as last seen
 
     def public_id(self, commit: str | None) -> str | None:
@@ -41,7 +42,7 @@ class ApiRemote:
 
     def read_heads(self, branches: Iterable[str]) -> dict[str, str | None]:
         """Return the commit that each of *branches* shows on the mirror."""
-        self._shown = self._hub.list_branches(self._mirror)
+        self._shown = self._list_heads()
         theirs = {branch: self._shown.get(branch) for branch in branches}
         return {branch: self._ours.get(commit, commit) if commit else None for branch, commit in theirs.items()}
 
@@ -70,6 +71,13 @@ class ApiRemote:
                     raise HeadMovedError(str(exc)) from exc
                 raise
 
+    def _list_heads(self) -> dict[str, str]:
+        """Return the Hub's commit of each branch; a pull request that stands for one is taken for it."""
+        heads = self._hub.list_heads(self._mirror, pulls=bool(self.refs))
+        pulled = {branch: heads[ref] for branch, ref in self.refs.items() if ref in heads}
+
+        return {**heads, **pulled}
+
     # --- commits
 
     def _replay(self, branch: str, commit: str) -> None:
@@ -77,7 +85,7 @@ class ApiRemote:
         theirs = self._shown.get(branch)
         if theirs is None:
             self._hub.create_branch(self._mirror, branch)
-            theirs = self._hub.list_branches(self._mirror)[branch]
+            theirs = self._list_heads()[branch]
         before = self._ours.get(theirs) or self._rebuild(theirs)
         chain = self._git.text("rev-list", "--first-parent", "--reverse", commit, f"^{before}").split()
         for each in chain:
@@ -92,11 +100,11 @@ class ApiRemote:
         if not (planned.contents or planned.objects or planned.removed):
             return parent
         try:
-            return self._hub.commit(self._mirror, branch, planned)
+            return self._hub.commit(self._mirror, self.refs.get(branch, branch), planned)
         except MirrorError as exc:
             if exc.error_kind not in _UNSURE:
                 raise
-            theirs = self._hub.list_branches(self._mirror).get(branch)
+            theirs = self._list_heads().get(branch)
             if theirs is None or theirs == parent or not self._is_same(self._rebuild(theirs), commit):
                 raise
             return theirs

@@ -35,11 +35,12 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Grafted:
-    """The commits made: the last one, the blobs that they write, and whose edits they met."""
+    """The *commits* made: the last one, the blobs that they write, and whose edits they met."""
 
     commit: str | None
     blobs: tuple[str, ...] = ()
     foreign: tuple[ForeignEdit, ...] = ()
+    commits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ class Branch:
         changed[0][1].update(as_entries(self._git, attributes))
         changed[-1][1].update(as_entries(self._git, card))
 
-        return Grafted(self._write(head.commit, changed), blobs, foreign)
+        return Grafted(self._write(head.commit, changed), blobs, foreign, len(changed))
 
     def _write(self, tip: str | None, changed: Iterable[tuple[Step, Changes]]) -> str | None:
         with FastImport(self._git) as writer:

@@ -1,10 +1,11 @@
-"""Decides what a failure is, from what git, git-lfs, huggingface_hub or HTTP said: one table, the first row wins.
+"""Decides what a failure is, from what git, git-lfs, huggingface_hub or HTTP said: the first row that matches wins.
 
-No I/O. Unknown failures keep the tool's own words and are retried. git's words are stable under LC_ALL=C.
+No I/O, no clock. Unknown failures keep the tool's own words and are retried. git's words are stable under LC_ALL=C.
 """
 
 import re
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from hubsync.errors import MirrorError
 
@@ -29,84 +30,166 @@ _SPLIT_HINT = "lower lfs.threshold so that the file goes through git-lfs"
 _SIGN_IN_HINT = "check the endpoint's token: it may be wrong, expired or revoked"
 _REACH_HINT = "check the endpoint's url, and that this machine reaches it; hubsync tries again by itself"
 _WRITE_HINT = "give the token write access to this repository, or ask its owner"
+_NAME_HINT = "check the repository's name, and that the token may see it"
+_MOVED_HINT = "the repository or the Hub moved; change its address in the config"
+_STORAGE_HINT = "free storage on the Hub or raise its limit"
+_PULL_HINT = "set pull_request = true on this mirror, or allow the token to push to this branch"
 
 _LACKS_OBJECT = "LFS pointer pointed to a file that does not exist"
 
-# Precedents: the Hub's pre-receive texts (https://github.com/huggingface/huggingface_hub/issues/138 and /1404), git's
-# transport.c and http.c, git-lfs's lfshttp errors, and RFC 9110's status codes.
-FAILURES: tuple[FailureRow, ...] = (
+# What tells more than a status does. Precedents: the Hub's own texts
+# (https://github.com/huggingface/huggingface_hub/issues/138, /937, /1404 and /3049), git's transport.c and receive-pack.c.
+WORDS: tuple[FailureRow, ...] = (
     _row(r"\bspoiled: the bytes of", "spoiled", "the next state of the file is published instead", retryable=True),
     _row(r"\bstalled: no progress", "stalled", _REACH_HINT, retryable=True),
     _row(r"files larger than \d+ ?Mi?B?", "rejected", _SPLIT_HINT),
     _row(r"contains binary files", "rejected", "add the file's pattern to lfs.patterns"),
     _row(r"YAML metadata verification", "rejected", "mend the metadata at the top of README.md"),
     _row(_LACKS_OBJECT, "rejected", retryable=True),
-    _row(r"exceeded the rate limit for repository commits", "commit_quota", retryable=True),
-    _row(r"storage (limit|quota)|(?<!disk )quota exceeded|insufficient server storage|bandwidth limit|\b(507|509)\b",
-         "quota", "free storage on the Hub or raise its limit"),
+    _row(r"pack exceeds maximum|\bGH001\b|file size limit|enable upload of files > ?5 ?GB", "too_large",
+         "the server refuses a file of this size"),
+    _row(r"exceeded the rate limit for repository commits", "commit_quota",
+         "hubsync waits by itself; a lower max_commits_per_hour on the mirror keeps clear of the limit", retryable=True),
+    _row(r"storage (limit|quota)|(?<!disk )quota exceeded|insufficient server storage|bandwidth limit", "quota",
+         _STORAGE_HINT),
+    _row(r"protected branch|\bGH006\b|DENIED update|create_pr=1", "forbidden", _PULL_HINT),
+    _row(r"unpacker error|remote unpack failed|remote:[^\n]*No space left", "server",
+         "the server cannot store what it is sent; ask whoever runs it", retryable=True),
     _row(r"\[rejected\]|fetch first|non-fast-forward|cannot lock ref|failed to update ref|incorrect old value"
-         r"|shallow update not allowed|remote unpack failed|\b412\b|\b409\b", "conflict", retryable=True),
-    _row(r"protected branch|GH006", "rejected", "allow the token to push to this branch"),
+         r"|shallow update not allowed", "conflict", retryable=True),
     _row(r"pre-receive hook declined|\[remote rejected\]", "rejected", "see what the Hub says of it"),
-    _row(r"\b429\b|too many requests|rate limit", "rate_limited", retryable=True),
-    _row(r"Authentication failed|could not read (Username|Password)|\b401\b|Unauthorized|Invalid (user token|username or"
-         r" password)|Authentication required|bad credentials", "auth", _SIGN_IN_HINT),
-    _row(r"\b403\b|Forbidden|not authorized|Authorization error|access denied", "forbidden", _WRITE_HINT),
-    _row(r"\b413\b|entity too large", "too_large", "the server refuses a file of this size"),
-    _row(r"HTTP 422\b", "rejected", "see what the Hub says of this file"),
-    _row(r"\b40[48]\b|\b410\b|not found|does not (appear to be a git repository|exist)", "not_found",
-         "check the repository's name, and that the token may see it"),
-    _row(r"certificate|x509|self.signed", "tls", "check the endpoint's certificate and the clock of this machine"),
-    _row(r"redirect|\b30[1278]\b", "not_found", "the repository or the Hub moved; change its address in the config"),
     _row(r"No space left on device|disk quota exceeded", "disk_full", "free space on the state directory", retryable=True),
-    _row(r"\b5\d\d\b|server error|internal error", "server", retryable=True),
+    _row(r"^this machine: ", "local_io", "see what is wrong with the state directory and its file system", retryable=True),
+)  # fmt: skip
+
+# What a status means where nothing above is said: RFC 9110, RFC 4918 (423, 507), RFC 6585 (429), RFC 8470 (425).
+STATUSES: dict[int, FailureRow] = {
+    **dict.fromkeys((301, 302, 303, 307, 308), _row("", "not_found", _MOVED_HINT)),
+    401: _row("", "auth", _SIGN_IN_HINT),
+    402: _row("", "quota", "see the account's billing on the Hub"),
+    403: _row("", "forbidden", _WRITE_HINT),
+    **dict.fromkeys((404, 410), _row("", "not_found", _NAME_HINT)),
+    407: _row("", "network", "a proxy on the way wants a login of its own", retryable=True),
+    408: _row("", "timeout", retryable=True),
+    **dict.fromkeys((409, 412), _row("", "conflict", retryable=True)),
+    413: _row("", "too_large", "the server refuses a file of this size"),
+    422: _row("", "rejected", "see what the Hub says of this file"),
+    423: _row("", "forbidden", "the repository is locked; ask its owner", retryable=True),
+    429: _row("", "rate_limited", retryable=True),
+    451: _row("", "forbidden", "the Hub withholds this repository; ask its operator"),
+    **dict.fromkeys((507, 509), _row("", "quota", _STORAGE_HINT)),
+}
+
+# What is said without a status: git's http.c and connect.c, curl's strerror.c, git-lfs's lfshttp errors.
+OTHER_WORDS: tuple[FailureRow, ...] = (
+    _row(r"too many requests|rate limit", "rate_limited", retryable=True),
+    _row(r"Authentication failed|could not read (Username|Password)|Unauthorized|Invalid (user token|username or password)"
+         r"|Authentication required|bad credentials", "auth", _SIGN_IN_HINT),
+    _row(r"Forbidden|not authorized|Authorization error|access denied", "forbidden", _WRITE_HINT),
+    _row(r"entity too large", "too_large", "the server refuses a file of this size"),
+    _row(r"not found|does not (appear to be a git repository|exist)", "not_found", _NAME_HINT),
+    _row(r"certificate|x509|self.signed", "tls", "check the endpoint's certificate and the clock of this machine"),
+    _row(r"redirect", "not_found", _MOVED_HINT),
+    _row(r"server error|internal error", "server", retryable=True),
     _row(r"timed? ?out|too slow|Operation too slow", "timeout", retryable=True),
     _row(r"Could not resolve|Connection refused|Couldn't connect|Failed to connect|Connection reset|Network is unreachable"
          r"|No route to host|unexpected EOF|early EOF|hung up|connection error|RPC failed|broken pipe|EOF\b|curl \d+"
          r"|SSL|TLS", "network", _REACH_HINT, retryable=True),
 )  # fmt: skip
 
+_UNKNOWN = _row("", "server", retryable=True)
+
+# As git ("The requested URL returned error: 403", "RPC failed; HTTP 500"), git-lfs ("from HTTP 413") and hubsync say it.
+_STATUS = re.compile(r"(?:\bHTTP |\breturned error: )([1-5]\d\d)\b")
 # A repository may be called run-404, and a transfer may end with 503 bytes to go.
 _SAYS_NOTHING = re.compile(r"https?://[^\s'\"]+|\d+ bytes|stream \d+")
-_OFFENDING = re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?\s*$", re.MULTILINE)  # git pads each line
-_RETRY_AFTER = re.compile(r"retry(?:[- ]after| this action in about)\D{0,3}(\d+) ?(hour|minute|second|s\b)?", re.IGNORECASE)
+# git's frame around what the server said.
+_SAYS_LITTLE = re.compile(r"To https?://|error: failed to push some refs|!\t|Done$|hint: |fatal: the remote end hung up")
+_OFFENDING = (  # a line each, as git pads them; or all in one line, as the API has them
+    re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?\s*$", re.MULTILINE),
+    re.compile(r"- (?P<path>.+?) \(ref: [^)]*\)"),
+)
+_BODY_WAIT = re.compile(r"retry(?: after| this action in about)\D{0,3}(\d+) ?(hour|minute|second|s\b)?", re.IGNORECASE)
+_HEADER_WAIT = re.compile(r"Retry-After: ?([^;\n]+)", re.IGNORECASE)
+_LIMIT_WAIT = re.compile(r"RateLimit: ?\"[^\"]*\";r=0;t=(\d+)", re.IGNORECASE)
 _SECONDS = {"hour": 3600.0, "minute": 60.0}
+
+
+@dataclass(frozen=True, slots=True)
+class AskedWait:
+    """The wait that a server asked for: for *seconds*, or *until* a time in seconds since the epoch; neither: none."""
+
+    seconds: float | None = None
+    until: float | None = None
 
 
 def read_failure(doing: str, said: str) -> MirrorError:
     """Turn what a tool *said* while *doing* something into an error with kind, hint and the paths that it named."""
-    words = _shorten(said)
-    telling = _SAYS_NOTHING.sub("", said)
-    row = next((row for row in FAILURES if row.pattern.search(telling)), None)
-    if row is None:
-        return MirrorError(f"{doing}: {words}", error_kind="server", retryable=True)
-
+    row = _find_row(said)
+    asked = read_asked_wait(said)
     failure = MirrorError(
-        f"{doing}: {words}",
+        f"{doing}: {_shorten(said)}",
         error_kind=row.error_kind,
         retryable=row.retryable,
         hint=row.hint,
-        retry_after_s=_retry_after_s(said),
+        retry_after_s=asked.seconds,
         paths=_read_paths(said),
     )
+    failure.retry_at = asked.until
     failure.lacks_object = row.pattern.pattern == _LACKS_OBJECT
+    failure.has_moved = row.hint == _MOVED_HINT
 
     return failure
+
+
+def read_asked_wait(said: str) -> AskedWait:
+    """Return the wait that is asked for in the words of a body, or in headers that are among them.
+
+    The body goes first: the Hub's commit quota comes with the headers of another limit, which still has requests left.
+    """
+    if found := _BODY_WAIT.search(said):
+        return AskedWait(float(found[1]) * _SECONDS.get((found[2] or "").lower(), 1.0))
+    if found := _HEADER_WAIT.search(said):
+        return read_retry_after(found[1])
+    if found := _LIMIT_WAIT.search(said):
+        return AskedWait(float(found[1]))
+
+    return AskedWait()
+
+
+def read_retry_after(value: str) -> AskedWait:
+    """Return the wait that a ``Retry-After`` header asks for: seconds or a date (RFC 9110, 10.2.3); else none."""
+    value = value.strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+        return AskedWait(float(value))
+    try:
+        return AskedWait(until=parsedate_to_datetime(value).timestamp())
+    except (ValueError, OverflowError):
+        return AskedWait()
+
+
+def _find_row(said: str) -> FailureRow:
+    telling = _SAYS_NOTHING.sub("", said)
+    if row := next((row for row in WORDS if row.pattern.search(telling)), None):
+        return row
+    if status := _STATUS.search(telling):
+        return STATUSES.get(int(status[1]), _UNKNOWN)
+
+    return next((row for row in OTHER_WORDS if row.pattern.search(telling)), _UNKNOWN)
 
 
 def _read_paths(said: str) -> tuple[str, ...]:
     if "YAML metadata verification" in said:
         return ("README.md",)
-    return tuple(found["path"].strip() for found in _OFFENDING.finditer(said.partition("Offending files:")[2]))
+    named = said.partition("Offending files:")[2]
+    listed = (tuple(found["path"].strip() for found in form.finditer(named)) for form in _OFFENDING)
 
-
-def _retry_after_s(said: str) -> float | None:
-    found = _RETRY_AFTER.search(said)
-    return float(found[1]) * _SECONDS.get((found[2] or "").lower(), 1.0) if found else None
+    return next(filter(None, listed), ())
 
 
 def _shorten(said: str) -> str:
     said = said.partition("\ngoroutine ")[0]  # git-lfs panics with the stack of every thread
-    lines = [line.removeprefix("remote:").strip(" -") for line in said.splitlines()]
-    words = "; ".join(line for line in lines if line)
+    lines = [words for line in said.splitlines() if (words := line.removeprefix("remote:").strip(" -"))]
+    telling = [line for line in lines if not _SAYS_LITTLE.match(line)]
+    words = "; ".join(telling or lines)
     return words if len(words) <= _SAID_CHARS else words[:_SAID_CHARS] + " …"

@@ -4,12 +4,13 @@ A server without the Hub's API (plain git and LFS) is no error here: then nothin
 """
 
 import contextlib
+import errno
 import functools
 import json
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from hubsync import __version__
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
-from hubsync.mirror.failures import read_failure
+from hubsync.mirror.failures import AskedWait, read_failure, read_retry_after
 from hubsync.mirror.token import Tokens
 from hubsync.store.pointer import Pointer
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _CLIENT_LOCK = threading.Lock()
 _ANSWER_BYTES = 200  # of a body that is not the Hub's
 _UPLOAD_THREADS = 2
+_LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
 
 class Visibility(Enum):
@@ -37,6 +39,34 @@ class Visibility(Enum):
     PUBLIC = "public"
     MISSING = "missing"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class RepoState:
+    """What is at a repository's address now; it is called *repo_id*, and *head* is that of its default branch."""
+
+    visibility: Visibility
+    repo_id: str = ""
+    head: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """A pull request; *status* is one of draft, open, merged and closed."""
+
+    number: int
+    status: str
+    url: str
+
+    @property
+    def ref(self) -> str:
+        """Where its commits are."""
+        return f"refs/pr/{self.number}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes more commits."""
+        return self.status in {"draft", "open"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +96,8 @@ class Hub:
     endpoint: Endpoint
     tokens: Tokens
 
-    def look(self, mirror: Mirror) -> Visibility:
-        """Return what is at the mirror's address.
+    def look(self, mirror: Mirror) -> RepoState:
+        """Return what is at the mirror's address; a repository that was renamed is found by its former name.
 
         Raises:
             MirrorError: the Hub refuses the token, or cannot be reached.
@@ -79,15 +109,15 @@ class Hub:
             # Without a timeout of its own this call waits for ever, whatever the client's is.
             info = api.repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s)
         except RepositoryNotFoundError:
-            return Visibility.MISSING
+            return RepoState(Visibility.MISSING)
         except HfHubHTTPError as exc:
-            return self._read_refusal(exc)
+            return RepoState(self._read_refusal(exc))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-            return Visibility.UNKNOWN  # something answered, but not as a Hub does
+            return RepoState(Visibility.UNKNOWN)  # something answered, but not as a Hub does
         except Exception as exc:
             raise _translated("look at the repository", exc) from exc
 
-        return Visibility.PRIVATE if info.private else Visibility.PUBLIC
+        return RepoState(Visibility.PRIVATE if info.private else Visibility.PUBLIC, info.id, info.sha)
 
     def create(self, mirror: Mirror) -> bool:
         """Create the mirror's repository; return False if the server has no such API."""
@@ -108,11 +138,13 @@ class Hub:
 
         return True
 
-    def list_branches(self, mirror: Mirror) -> dict[str, str]:
-        """Return the commit of each branch."""
+    def list_heads(self, mirror: Mirror, *, pulls: bool = False) -> dict[str, str]:
+        """Return the commit of each branch; with *pulls* also that of each pull request, by its ref."""
         with _translating("list the branches"):
-            refs = self._api().list_repo_refs(mirror.repo_id, repo_type=mirror.repo_type)
-        return {branch.name: branch.target_commit for branch in refs.branches}
+            refs = self._api().list_repo_refs(mirror.repo_id, repo_type=mirror.repo_type, include_pull_requests=pulls)
+        requests = {pull.ref: pull.target_commit for pull in refs.pull_requests or ()}
+
+        return {branch.name: branch.target_commit for branch in refs.branches} | requests
 
     def create_branch(self, mirror: Mirror, branch: str) -> None:
         """Create a branch at the head of the default one: the API makes none without history."""
@@ -177,6 +209,47 @@ class Hub:
 
         return made.oid
 
+    # --- pull requests
+
+    def find_pull(self, mirror: Mirror, title: str) -> Pull | None:
+        """Return the open pull request of that *title* that we made, if there is one: others may use the same words."""
+        with _translating("list the pull requests"):
+            listed = self._api().get_repo_discussions(
+                mirror.repo_id, repo_type=mirror.repo_type, discussion_type="pull_request", discussion_status="open",
+                author=self._api().whoami(cache=True)["name"],
+            )  # fmt: skip
+            number = next((one.num for one in listed if one.title == title), None)
+
+        return None if number is None else self.read_pull(mirror, number)
+
+    def read_pull(self, mirror: Mirror, number: int) -> Pull | None:
+        """Return a pull request as it is now; ``None`` if there is none of that number."""
+        try:
+            with _translating("look at the pull request"):
+                found = self._api().get_discussion_details(mirror.repo_id, number, repo_type=mirror.repo_type)
+        except MirrorError as exc:
+            if exc.error_kind != "not_found":
+                raise
+            return None
+
+        return Pull(found.num, found.status, found.url)
+
+    def open_pull(self, mirror: Mirror, title: str, description: str) -> Pull:
+        """Open a pull request, as a draft that has the head of the main branch."""
+        with _translating("open a pull request"):
+            made = self._api().create_pull_request(
+                mirror.repo_id, title, description=description, repo_type=mirror.repo_type
+            )
+
+        return Pull(made.num, made.status, made.url)
+
+    def show_pull(self, mirror: Mirror, pull: Pull) -> Pull:
+        """Make a draft an open pull request."""
+        with _translating("show the pull request"):
+            self._api().change_discussion_status(mirror.repo_id, pull.number, "open", repo_type=mirror.repo_type)
+
+        return replace(pull, status="open")
+
     def _api(self) -> "HfApi":
         # An empty string would make huggingface_hub look for a token itself; False sends none.
         token = self.tokens.read(self.endpoint)
@@ -224,18 +297,39 @@ def _is_hub(exc: Exception) -> bool:
 def _translated(doing: str, exc: Exception) -> MirrorError:
     """Turn what the client raised into our error; nothing of its request or headers is kept."""
     response = getattr(exc, "response", None)
-    if response is None and "Invalid metadata in README.md" in str(exc):  # the client asks before it commits
-        return read_failure(doing, f"YAML metadata verification: {exc}")
     if response is None:
-        # Words that the table knows: the client has a class for each way of not reaching a server.
-        words = "timed out" if "timeout" in type(exc).__name__.lower() else "connection error"
-        return read_failure(doing, f"{words}: {exc}")
+        return read_failure(doing, _words_of(exc))
     said = getattr(exc, "server_message", None) or response.text[:_ANSWER_BYTES]
     failure = read_failure(doing, f"HTTP {response.status_code} {said}")
-    if failure.retry_after_s is None and response.headers.get("retry-after", "").isdigit():
-        failure.retry_after_s = float(response.headers["retry-after"])
+    if failure.retry_after_s is None and failure.retry_at is None:
+        _note_asked_wait(failure, response.headers)
 
     return failure
+
+
+def _words_of(exc: Exception) -> str:
+    """Return what went wrong in words that the table knows: the client has a class for each way of not getting there."""
+    if "Invalid metadata in README.md" in str(exc):  # it asks before it commits
+        return f"YAML metadata verification: {exc}"
+    if isinstance(exc, OSError) and exc.errno in _LOCAL_ERRNOS:
+        return f"this machine: {exc.strerror}: {exc.filename}"
+    if "timeout" in type(exc).__name__.lower():
+        return f"timed out: {exc}"
+    if isinstance(exc, (json.JSONDecodeError, KeyError, TypeError, ValueError)):
+        return f"server error: an answer that no Hub gives: {type(exc).__name__}: {exc}"
+
+    return f"connection error: {exc}"
+
+
+def _note_asked_wait(failure: MirrorError, headers: Mapping[str, str]) -> None:
+    """Note the wait that *headers* ask for; a limit that still has requests left is not the reason."""
+    from huggingface_hub.utils._http import parse_ratelimit_headers  # noqa: PLC0415 - 200 ms
+
+    asked = read_retry_after(headers.get("retry-after", ""))
+    failure.retry_after_s, failure.retry_at = asked.seconds, asked.until
+    limit = parse_ratelimit_headers(headers)
+    if asked == AskedWait() and failure.error_kind == "rate_limited" and limit is not None and limit.remaining == 0:
+        failure.retry_after_s = limit.reset_in_seconds
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,32 +12,32 @@ from threading import Event
 
 import structlog
 
-from hubsync.config.model import Config, Mirror, Target
+from hubsync.config.model import Config, Endpoint, Mirror, Target
 from hubsync.errors import MirrorError
 from hubsync.mirror.announce import Announcer, Published, sum_up
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted, MadeAnewError
+from hubsync.mirror.budget import Budget
 from hubsync.mirror.cards import Cards
-from hubsync.mirror.hub import Hub, Visibility
-from hubsync.mirror.pusher import Place, Pusher
+from hubsync.mirror.hub import Hub, Pull
+from hubsync.mirror.limits import Limits
+from hubsync.mirror.place import Place
+from hubsync.mirror.pulls import Pulls
+from hubsync.mirror.pusher import Pusher
 from hubsync.mirror.record import Record
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.remote import Remote
-from hubsync.mirror.roles import expand_include
+from hubsync.mirror.repository import Repository
+from hubsync.mirror.supply import Supply
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Step, View, fold
 from hubsync.monitor.status import Transfer
-from hubsync.store.git import TreeChange, blob_id
-from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.watch.entry import Identity
-from hubsync.watch.rules import PathRules
 
 _UNREACHABLE = {"network", "tls"}
 _NOT_LET_IN = {"auth", "forbidden"}
-_REFUSALS = {"rejected", "too_large"}
-_LOADS_A_MODEL = PathRules(expand_include(("weights",)))
 
 log = structlog.get_logger()
 
@@ -51,17 +51,28 @@ class Backlog:
     since: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What mirrors need beside their declaration; all of a process share *tokens* and *limits*."""
+
+    config: Config
+    tokens: Tokens
+    limits: Limits
+    stop: Event
+
+
 class Publisher:
     """Keeps one mirror of one target up to date. Not for use by several threads at once."""
 
-    def __init__(self, store: Store, target: Target, mirror: Mirror, config: Config, tokens: Tokens, stop: Event) -> None:
-        endpoints = config.endpoints
+    def __init__(self, store: Store, target: Target, mirror: Mirror, means: Means) -> None:
+        endpoints, tokens, stop = means.config.endpoints, means.tokens, means.stop
         endpoint = endpoints[mirror.endpoint]
         self.mirror = mirror
         self._target = target
         self._store = store
         self._view = View(target, mirror, store)
         self._hub = Hub(endpoint, tokens)
+        self._budget = Budget(means.limits, endpoint, mirror)
         self._git = store.open_mirror(mirror.name)
         cards = Cards(target, mirror, endpoint, self._view, store, self._git)
         self._record = Record(self._git, store, mirror.name, self._view)
@@ -76,12 +87,14 @@ class Publisher:
             for other in target.mirrors
             if other.name != mirror.name
         }
-        self._uploader = Uploader(store, mirror.name, self._remote, others, config.service.min_free_bytes)
+        uploader = Uploader(store, mirror.name, self._remote, others, means.config.service.min_free_bytes)
         place = Place(target, mirror, store, self._git)
-        self._pusher = Pusher(place, self._remote, self._record, cards)
+        self._pulls = Pulls(place, self._hub, self._remote, self._record) if mirror.pull_request else None
+        self._repository = Repository(mirror, self._hub, self._remote)
+        self._supply = Supply(store, uploader, self._refusals)
+        self._pusher = Pusher(place, self._remote, self._record, cards, self._pulls)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
-        self._checked = False
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
 
     def published(self) -> str | None:
@@ -111,6 +124,29 @@ class Publisher:
     def head(self) -> str | None:
         """Return the head of the mirror's main branch as we left it, as the mirror names it."""
         return self._remote.public_id(self._record.left(self.mirror.branch))
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The Hub that the mirror is on."""
+        return self._hub.endpoint
+
+    @property
+    def pull_request(self) -> Pull | None:
+        """The pull request that what was published waits in, if it does."""
+        return self._pulls.current if self._pulls is not None else None
+
+    def due_s(self) -> float | None:
+        """Return in how many seconds ``publish`` has something to do that no news tells of; ``None`` if it has not."""
+        dues = [self._budget.due_s(), self._pulls.due_s() if self._pulls is not None else None]
+        return min((due for due in dues if due is not None), default=None)
+
+    def waits_for(self) -> str:
+        """Return what the backlog waits for although nothing is wrong, for people to read; else nothing."""
+        return self._budget.waits_for()
+
+    def repository_state(self) -> object:
+        """Return what changes when the repository does, or what became of the pull request."""
+        return self._repository.state(), self._pulls.state() if self._pulls is not None else None
 
     def token_identity(self) -> Identity | None:
         """Return what changes when the mirror's token is replaced or mended."""
@@ -155,38 +191,17 @@ class Publisher:
         pointers = self._store.pointers(set(blobs))
         return Backlog(len(step.changes), sum(pointer.size for pointer in pointers.values()), backlog[0].committed_at)
 
-    def check_repository(self) -> None:
-        """Make sure that the repository exists and is as private as declared; done once, and again after a failure.
-
-        Raises:
-            MirrorError: it is public although it is declared private, or cannot be seen or made.
-        """
-        if self._checked:
-            return
-        visibility = self._hub.look(self.mirror)
-        if visibility is Visibility.MISSING and self._hub.create(self.mirror):
-            log.info("mirror.created", repo=self.mirror.repo_id, repo_type=self.mirror.repo_type,
-                     endpoint=self.mirror.endpoint, branch=self.mirror.branch, private=self.mirror.private)  # fmt: skip
-        if visibility is Visibility.PUBLIC and self.mirror.private:
-            raise MirrorError(
-                f"{self.mirror.repo_id} is public, but the config says private",
-                error_kind="forbidden",
-                retryable=False,
-                hint="make the repository private on the Hub, or set private = false on this mirror",
-            )
-        self._checked = True
-
     def upload_early(self) -> None:
         """Upload what is captured of files that no snapshot has yet, so far as the mirror gets them."""
         ledger = self._store.ledger
-        wanted = {
+        shown = {
             oid: pointer
-            for oid, pointer in self._uploader.lacks(ledger.uncommitted_objects()).items()
+            for oid, pointer in ledger.uncommitted_objects().items()
             if any(self._view.shows(path) for path, _ in ledger.paths_of(oid))
         }
-        if wanted:
-            self.check_repository()
-            self._uploader.upload(wanted)  # what is refused is said when its file is to be published
+        if self._supply.lacks(shown):
+            self._repository.check()
+            self._supply.send_early(shown)
 
     def publish(self) -> Published | None:
         """Bring the mirror to the newest snapshot; ``None`` if it was there already or nothing could be published.
@@ -206,11 +221,11 @@ class Publisher:
                     raise
 
     def _note_failure(self, exc: MirrorError) -> None:
-        self._checked = False
         if exc.lacks_object:
             self._store.ledger.forget_uploads(self.mirror.name)
         if exc.error_kind == "conflict" and exc.paths:
             self._announcer.tell_halted(exc.paths)
+        self._repository.note_failure(exc)
 
     # --- what the mirror refuses
 
@@ -218,9 +233,18 @@ class Publisher:
         """Return the files that the mirror refuses as they are, and why."""
         return self._refusals.reasons()
 
+    def refused_kinds(self) -> frozenset[str]:
+        """Return the kinds of what the mirror refuses."""
+        return self._refusals.kinds()
+
     def try_refused_again(self) -> None:
         """Forget what the mirror refused: it may take it now."""
         self._refusals.try_again()
+
+    def open_pull_again(self) -> None:
+        """Let a pull request be opened although the last one was closed without being merged."""
+        if self._pulls is not None:
+            self._pulls.open_again()
 
     def _hold_back(self, exc: MirrorError) -> bool:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
@@ -233,16 +257,6 @@ class Publisher:
             return True
         base = None if self._record.is_new_view() else self.published()
         return self._refusals.refuse_places(exc, self._lacking(base, self.backlog(), Ahead()))
-
-    def _hold_back_lost(self, steps: Sequence[Step]) -> bool:
-        """Hold back the files whose content is nowhere any more; tell whether there are such."""
-        lost = self._lacked_blobs(steps)
-        newest = {change.path: change.after for step in steps for change in step.changes}
-        paths = [path for path, entry in newest.items() if entry is not None and entry.blob in lost]
-        return self._refusals.refuse(
-            paths, "it was changed or deleted here before it was uploaded, and no other mirror has it",
-            "nothing: its next version is published",
-        )  # fmt: skip
 
     # --- the backlog
 
@@ -258,10 +272,13 @@ class Publisher:
         return self._publish_backlog()
 
     def _publish_backlog(self) -> Published | None:
+        if self._pulls is not None:
+            self._pulls.follow(has_news=bool(self.backlog()))
         backlog = self.backlog()
+        self._budget.is_awaited = False
         if not backlog:
             return None
-        self.check_repository()
+        self._repository.check()
         done: list[Published] = []
         while not self._refusals.folds and len(backlog) > 1 and (newest := self._publish_newest_unit(backlog)) is not None:
             done.append(newest)
@@ -271,11 +288,11 @@ class Publisher:
         ahead = Ahead() if is_new_view else self._record.ahead(backlog)
         base = None if is_new_view else self.published()
         steps = self._lacking(base, backlog, ahead)
-        if self._upload_for(steps) | self._hold_back_lost(steps):
+        if self._supply.bring(steps) | self._supply.hold_back_lost(steps):
             steps = self._lacking(base, backlog, ahead)
         if steps and self._refusals.folds:
             steps = [fold(steps)]
-        if steps := self._publishable(steps):
+        if steps := self._budget.fit(self._supply.publishable(steps), with_revisions=self._target.publish == "revisions"):
             lines = self._view.lines(base, steps, ahead)
             grafted = self._pusher.push(lines, is_new_view=is_new_view)
             self._note_published(grafted, steps[-1].snapshot.commit, ahead)
@@ -289,6 +306,8 @@ class Publisher:
 
     def _publish_newest_unit(self, backlog: Sequence[Snapshot]) -> Published | None:
         """Publish the newest unit by itself if the mirror would wait for other objects before it gets that."""
+        if self._budget.is_spent():
+            return None
         started = time.monotonic()
         base = self.published()
         ahead = self._record.ahead(backlog)
@@ -296,10 +315,10 @@ class Publisher:
         if newest is None:
             return None
         step = self._view.unit_step(base, newest, ahead)
-        if self._upload_for([step]):
+        if self._supply.bring([step]):
             return None
-        if not self._publishable([step]):
-            self._hold_back_lost([step])
+        if not self._supply.publishable([step]):
+            self._supply.hold_back_lost([step])
             return None
         commit = newest.commit
         after = Ahead({**ahead.units, **dict.fromkeys(newest.units, commit)}, ahead.order)
@@ -312,6 +331,7 @@ class Publisher:
     def _note_published(
         self, grafted: Mapping[str, Grafted], published: str | None, ahead: Ahead, *, ahead_of: str | None = None
     ) -> None:
+        self._budget.count(sum(each.commits for each in grafted.values()))
         heads = {name: each.commit for name, each in grafted.items()}
         self._record.note_published(heads, published, ahead, ahead_of=ahead_of)
         self._pusher.note_published(grafted)
@@ -325,51 +345,9 @@ class Publisher:
         newest = max(of_units, key=lambda snapshot: snapshot.written_at)
         others = [step for step in steps if step.snapshot.commit != newest.commit]
 
-        return newest if self._uploader.lacks(self._objects(others)) else None
-
-    # --- objects
+        return newest if self._supply.lacks_for(others) else None
 
     def _lacking(self, base: str | None, backlog: Sequence[Snapshot], ahead: Ahead) -> list[Step]:
         changes = self._store.steps(base, backlog)
         steps = [Step(snapshot, tuple(step)) for snapshot, step in zip(backlog, changes, strict=True)]
         return self._view.filter(base, steps, ahead)
-
-    def _objects(self, steps: Sequence[Step]) -> dict[str, Pointer]:
-        """Return the objects (by oid) that *steps* need, those that are wanted most first."""
-        blobs = [change.after.blob for change in _most_wanted_first(steps) if change.after]
-        pointers = self._store.pointers(set(blobs))
-        return {pointers[blob].oid: pointers[blob] for blob in blobs if blob in pointers}
-
-    def _upload_for(self, steps: Sequence[Step]) -> bool:
-        """Upload what *steps* need; tell whether the mirror refused something, which is held back from now on."""
-        objects = self._objects(steps)
-        refused = self._uploader.upload_from_anywhere(objects)
-        blobs = {blob_id(objects[oid].encode()): failure for oid, failure in refused.items()}
-        by_path = {c.path: blobs[c.after.blob] for step in steps for c in step.changes if c.after and c.after.blob in blobs}
-        held = [self._refusals.refuse([path], str(failure), failure.hint) for path, failure in by_path.items()]
-
-        return any(held)
-
-    def _lacked_blobs(self, steps: Sequence[Step]) -> set[str]:
-        """Return the pointers of *steps* whose objects the mirror lacks."""
-        return {blob_id(pointer.encode()) for pointer in self._uploader.lacks(self._objects(steps)).values()}
-
-    def _publishable(self, steps: Sequence[Step]) -> list[Step]:
-        """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""
-        lacked = self._lacked_blobs(steps)
-        ready: list[Step] = []
-        waiting: list[Step] = []
-        for step in steps:
-            waiting.append(step)
-            folded = fold(waiting)
-            if lacked.isdisjoint(change.after.blob for change in folded.changes if change.after):
-                ready.append(folded)
-                waiting = []
-
-        return ready
-
-
-def _most_wanted_first(steps: Sequence[Step]) -> list[TreeChange]:
-    """Return what *steps* change: the newest unit first, and of each what loads the model before what resumes the run."""
-    by_age = sorted(steps, key=lambda step: (bool(step.snapshot.units), step.snapshot.written_at), reverse=True)
-    return [c for step in by_age for c in sorted(step.changes, key=lambda c: not _LOADS_A_MODEL.verdict(c.path).taken)]

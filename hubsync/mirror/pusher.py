@@ -4,41 +4,33 @@ What is to be shown is ``view``'s, and what is remembered of it ``record``'s.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import structlog
 
-from hubsync.config.model import Mirror, Target
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Branch, Grafted, Head
 from hubsync.mirror.cards import Cards
+from hubsync.mirror.place import Place
+from hubsync.mirror.pulls import Pulls
 from hubsync.mirror.record import Record
 from hubsync.mirror.remote import HeadMovedError, Remote
 from hubsync.mirror.view import Line
-from hubsync.store.git import Git
-from hubsync.store.snapshot import Store
 
-_LOST_RACES = 20
+_LOST_RACES = 30
+_REFUSED_UNMOVED = 3  # a head that did not move is no race: a lock, or a server that refuses for its own reasons
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a mirror's commits are made: its own repository, and the store of the target."""
-
-    target: Target
-    mirror: Mirror
-    store: Store
-    git: Git
 
 
 class Pusher:
     """Moves the heads of one mirror."""
 
-    def __init__(self, place: Place, remote: Remote | ApiRemote, record: Record, cards: Cards) -> None:
+    def __init__(
+        self, place: Place, remote: Remote | ApiRemote, record: Record, cards: Cards, pulls: Pulls | None = None
+    ) -> None:
         self._place = place
+        self._pulls = pulls
         self._remote = remote
         self._record = record
         self._cards = cards
@@ -52,23 +44,39 @@ class Pusher:
             MirrorError: others changed what the policy says to halt for, or a step failed.
         """
         names = [line.branch for line in lines]
-        for _ in range(_LOST_RACES):
+        seen: list[Mapping[str, Head]] = []
+        while len(seen) < _LOST_RACES:
             # Asked, not assumed: a repository that was deleted and made anew takes our old history, without its objects.
             heads = self._adopt(self._remote.read_heads(names))
+            seen.append(heads)
             grafted = {
                 line.branch: self._branch(line.branch).graft(line, heads[line.branch], is_new_view=is_new_view)
                 for line in lines
             }
             moved = {name: new.commit for name, new in grafted.items() if new.commit and new.commit != heads[name].commit}
+            if self._opens_pull(moved):
+                continue
             try:
                 self._remote.push(moved)
             except HeadMovedError:
+                if seen.count(heads) >= _REFUSED_UNMOVED:
+                    raise
                 continue
+            if self._pulls is not None:
+                self._pulls.show()
             return grafted
 
         raise MirrorError(
             f"somebody else pushed first, {_LOST_RACES} times in a row", error_kind="conflict", retryable=True
         )
+
+    def _opens_pull(self, moved: Mapping[str, str]) -> bool:
+        """Open a pull request if *moved* needs one; then its head is to be read."""
+        if self._pulls is None or self._pulls.current is not None or self._place.mirror.branch not in moved:
+            return False
+        self._pulls.open()
+
+        return True
 
     def note_published(self, branches: Mapping[str, Grafted]) -> None:
         """Remember that the mirror shows what was grafted, attributes included."""

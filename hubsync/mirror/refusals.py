@@ -31,10 +31,15 @@ class Refusals:
         self._cards = cards
         self._record = record
         self.folds = False
+        self._told: dict[str, Refusal] = {}
 
     def reasons(self) -> dict[str, str]:
         """Return the files that the mirror refuses as they are, and why."""
         return {path: refusal.reason for path, refusal in self._view.refused.items()}
+
+    def kinds(self) -> frozenset[str]:
+        """Return the kinds of what the mirror refuses."""
+        return frozenset(refusal.error_kind for refusal in self._view.refused.values())
 
     def try_again(self) -> None:
         """Forget what the mirror refused: it may take it now."""
@@ -61,17 +66,25 @@ class Refusals:
 
     def refuse_places(self, exc: MirrorError, steps: Sequence[Step]) -> bool:
         """Hold back the files that *steps* put where *exc* names; tell whether that changes anything."""
-        return self.refuse(self._view.sources(exc.paths, steps), str(exc), exc.hint)
+        return self.refuse(self._view.sources(exc.paths, steps), exc)
 
-    def refuse(self, paths: Sequence[str], reason: str, hint: str) -> bool:
+    def refuse(self, paths: Sequence[str], why: MirrorError) -> bool:
         """Leave *paths*, as they are now, out of what is published; tell whether that changes anything."""
         was_new_view = self._record.is_new_view()
         entries = {path: self._store.ledger.in_tree(path) for path in paths if path not in self._view.refused}
-        refused = {path: Refusal(entry.blob, reason) for path, entry in entries.items() if entry is not None}
-        for path in refused:
-            log.warning("file.rejected", path=path, unit=unit_of(self._target, path), reason=reason, hint=hint)
+        refused = {
+            path: Refusal(entry.blob, str(why), why.error_kind) for path, entry in entries.items() if entry is not None
+        }
+        for path, refusal in refused.items():
+            self._tell(path, refusal, why.hint)
         self._view.refused = {**self._view.refused, **refused}
         if refused and not was_new_view and self._record.published is not None:
             self._record.note_view()
 
         return bool(refused)
+
+    def _tell(self, path: str, refusal: Refusal, hint: str) -> None:
+        """Say that a file is refused, once: it is sent again now and then."""
+        if self._told.get(path) != refusal:
+            log.warning("file.rejected", path=path, unit=unit_of(self._target, path), reason=refusal.reason, hint=hint)
+        self._told[path] = refusal

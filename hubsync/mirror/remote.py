@@ -65,10 +65,14 @@ class Remote:
         self._stop = stop
         self.progressed = 0.0  # when a command last got on, in monotonic seconds
         self.sending: Upload | None = None
+        self.refs: dict[str, str] = {}  # branch → the ref of a pull request that stands for it
         base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
         self._found: _Addresses | None = None
         declare_limit(endpoint)
+
+    def _ref(self, branch: str) -> str:
+        return self.refs.get(branch, f"refs/heads/{branch}")
 
     def _note_progress(self) -> None:
         self.progressed = time.monotonic()
@@ -83,14 +87,14 @@ class Remote:
         Raises:
             MirrorError: the repository cannot be reached or read.
         """
-        refs = {f"refs/heads/{branch}": branch for branch in branches}
+        refs = {self._ref(branch): branch for branch in branches}
         listed = self._network("list", "ls-remote", "{url}", *refs).stdout.decode().splitlines()
         shown = {ref: commit for commit, _, ref in (line.partition("\t") for line in listed)}
         return {branch: shown.get(ref) for ref, branch in refs.items()}
 
     def fetch(self, branches: Mapping[str, str]) -> dict[str, str]:
         """Fetch the newest commit of *branches* (branch → local ref), without history; return the commits."""
-        specs = [f"+refs/heads/{branch}:{ref}" for branch, ref in branches.items()]
+        specs = [f"+{self._ref(branch)}:{ref}" for branch, ref in branches.items()]
         self._network("fetch", "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
                       "{url}", *specs)  # fmt: skip
         commits = self._git.text("rev-parse", *branches.values()).split()
@@ -148,7 +152,7 @@ class Remote:
         """
         if not heads:
             return
-        specs = [f"{commit}:refs/heads/{branch}" for branch, commit in heads.items()]
+        specs = [f"{commit}:{self._ref(branch)}" for branch, commit in heads.items()]
         try:
             self._push(specs)
         except MirrorError as exc:

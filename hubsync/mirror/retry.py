@@ -1,8 +1,16 @@
 """Decides when a failed mirror is tried again: exponential with full jitter, capped; permanent failures hourly."""
 
+from collections.abc import Collection
+
 _FIRST_S = 2.0
 _LONGEST_S = 900.0
 _PARKED_S = 3600.0  # a permanent failure is tried again this often, in case somebody mended it
+_ASKED_S = 5.0  # a shorter wait than this is no reason to ask more often than we would by ourselves
+_REFUSED_S = 30.0
+_LOOK_S = 300.0  # how often a parked mirror's repository is looked at
+_OF_FILES = frozenset({"rejected", "too_large", "spoiled"})
+# What a person may mend in the repository, where it shows. A refused token shows elsewhere, and is not shown again.
+_SEEN_THERE = frozenset({"not_found", "forbidden", "conflict", "rejected"})
 _RESTARTED_S = 5.0  # who restarts hubsync has perhaps mended something
 
 
@@ -22,14 +30,29 @@ def next_try_s(attempt: int, *, retryable: bool, asked_s: float | None, luck: fl
     Args:
         attempt: how many tries have failed in a row, from 1.
         retryable: whether the failure may go away with nothing changed here.
-        asked_s: the wait that the Hub asked for; it is kept, up to an hour.
+        asked_s: the wait that the Hub asked for; it is kept, up to an hour, unless it is next to none.
         luck: a random number in [0, 1); full jitter as in
             https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    if asked_s is not None:
+    if asked_s is not None and asked_s >= _ASKED_S:
         return min(asked_s, _PARKED_S) + luck
     if not retryable:
         return _PARKED_S
     ceiling = min(_LONGEST_S, _FIRST_S * 2.0 ** min(attempt - 1, 30))
 
-    return max(0.5, ceiling * luck)
+    return max(asked_s or 0.0, 0.5, ceiling * luck)
+
+
+def next_look_s(error_kind: str) -> float | None:
+    """Return after how many seconds to see whether a parked mirror's repository has changed; ``None``: it is not seen."""
+    return _LOOK_S if error_kind in _SEEN_THERE else None
+
+
+def next_refused_try_s(attempt: int, kinds: Collection[str]) -> float:
+    """Return seconds to wait before files are sent again that were refused for the *attempt*-th time, from 1.
+
+    What is wrong with a file itself stays wrong, and to send it may cost an upload.
+    """
+    if set(kinds) <= _OF_FILES:
+        return _PARKED_S
+    return min(_PARKED_S, _REFUSED_S * 2.0 ** min(attempt - 1, 30))

@@ -79,6 +79,7 @@ class Refusal(NamedTuple):
 
     blob: str
     reason: str
+    error_kind: str = "rejected"
 
 
 class View:

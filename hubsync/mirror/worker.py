@@ -1,5 +1,6 @@
 """Keeps one mirror going: publish, say how it went, and when to try again. One failure never reaches another mirror."""
 
+import errno
 import random
 import time
 from dataclasses import dataclass, field
@@ -8,15 +9,19 @@ from datetime import UTC, datetime
 import structlog
 
 from hubsync.config.model import Mirror
-from hubsync.errors import HubsyncError, MirrorError
+from hubsync.errors import DiskFullError, HubsyncError, MirrorError, StateError
 from hubsync.mirror.announce import Published
+from hubsync.mirror.limits import Limits, endpoint_name, repo_name
 from hubsync.mirror.publish import Publisher
-from hubsync.mirror.retry import left_after_restart_s, next_try_s
+from hubsync.mirror.retry import left_after_restart_s, next_look_s, next_refused_try_s, next_try_s
 from hubsync.mirror.trouble_notes import TroubleNote, TroubleNotes
 from hubsync.monitor.streak import is_said
+from hubsync.monitor.text import format_duration
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
 from hubsync.watch.entry import Identity
+
+_LIMITED = frozenset({"rate_limited", "commit_quota"})
 
 log = structlog.get_logger()
 
@@ -33,6 +38,8 @@ class Trouble:
     failures: int = 0
     next_try: float = 0.0
     is_news: bool = True  # nothing was logged of it since hubsync started
+    next_look: float | None = None  # when to see whether the repository has changed, monotonic
+    seen: object = None  # the repository as it was when it failed
 
     @property
     def is_parked(self) -> bool:
@@ -56,14 +63,18 @@ class Trouble:
 class MirrorWorker:
     """The life of one mirror of one target. ``run`` is called by one thread at a time."""
 
-    def __init__(self, target: str, store: Store, publisher: Publisher) -> None:
+    def __init__(self, target: str, store: Store, publisher: Publisher, limits: Limits) -> None:
         self.target = target
         self.publisher = publisher
         self.trouble: Trouble | None = None
         self.last_success: datetime | None = None
         self.is_running = False
         self._is_asked_again = False
-        self._store = store
+        self._refused_tries = 0
+        self._refused_next = 0.0  # when what was refused is sent again, monotonic
+        self._limits = limits
+        self._endpoint = endpoint_name(publisher.endpoint)
+        self._repo = repo_name(publisher.endpoint, publisher.mirror)
         self._log = log.bind(target=target, mirror=self.mirror.name)
         self._notes = TroubleNotes(store.ledger, self.mirror)
         self._go_on_waiting()
@@ -79,12 +90,15 @@ class MirrorWorker:
         Raises:
             StoppedError: hubsync is stopping.
         """
-        if not now and self.wait_s() > 0:
+        is_asked = now or self._is_asked_again
+        if not is_asked and self.wait_s() > 0 and not self._has_changed_repository():
             return None
         self.is_running = True
-        if now or self._is_asked_again:
-            self._is_asked_again = False
+        self._is_asked_again = False
+        if is_asked or self._sends_refused_again():
             self.publisher.try_refused_again()
+        if is_asked:
+            self.publisher.open_pull_again()
         token = self.publisher.token_identity()  # before it is read: what is replaced later is new
         try:
             with structlog.contextvars.bound_contextvars(target=self.target, mirror=self.mirror.name):
@@ -95,9 +109,15 @@ class MirrorWorker:
         except HubsyncError as exc:
             self._note_failure(exc, token)
             return None
+        except Exception as exc:  # noqa: BLE001 - it stops this mirror alone, is said with its traceback, and tried again
+            self._note_failure(_unexpected(exc), token)
+            if self.trouble is not None and is_said(self.trouble.failures):
+                self._log.exception("schedule.failed", job="push", error=str(self.trouble.error), retryable=True,
+                                    error_kind=self.trouble.error.error_kind, failures=self.trouble.failures)  # fmt: skip
+            return None
         finally:
             self.is_running = False
-        self._note_success()
+        self._note_success(is_asked=is_asked)
 
         return published
 
@@ -107,15 +127,51 @@ class MirrorWorker:
         if self.trouble is not None:
             self.trouble.next_try = 0.0
 
+    # --- when
+
     def wait_s(self) -> float:
-        """Return the seconds until the next try is due; 0 if nothing is wrong."""
-        if self.trouble is None or self.has_new_token():
+        """Return the seconds until the next try is due; 0 if nothing is wrong here, nor with the Hub's patience."""
+        if self._is_asked_again:
             return 0.0
-        return max(0.0, self.trouble.next_try - time.monotonic())
+        own = 0.0
+        if self.trouble is not None and not self.has_new_token():
+            own = max(0.0, self.trouble.next_try - time.monotonic())
+
+        return max(own, self._limits.wait_s(self._endpoint, self._repo))
+
+    def due_s(self) -> float | None:
+        """Return in how many seconds a run has something to do that no news tells of; ``None`` if it has not."""
+        if (wait_s := self.wait_s()) > 0 or self.trouble is not None:
+            look = self.trouble.next_look if self.trouble is not None else None
+            return wait_s if look is None else min(wait_s, max(0.0, look - time.monotonic()))
+        dues = [self.publisher.due_s()]
+        if self.publisher.refused():
+            dues.append(max(0.0, self._refused_next - time.monotonic()))
+
+        return min((due for due in dues if due is not None), default=None)
+
+    def waits_for(self) -> str:
+        """Return what the mirror waits for although nothing is wrong with it, for people to read; else nothing."""
+        if self.trouble is None and (wait_s := self._limits.wait_s(self._endpoint, self._repo)) > 0:
+            return f"the Hub, which asked for a wait on another mirror: {format_duration(wait_s)} more"
+        return self.publisher.waits_for()
 
     def has_new_token(self) -> bool:
         """Tell whether the token's file was replaced or mended since the last failure."""
         return self.trouble is not None and self.trouble.token != self.publisher.token_identity()
+
+    def _has_changed_repository(self) -> bool:
+        """Tell whether the repository of a parked mirror is another one than when it failed; looks now and then."""
+        trouble = self.trouble
+        if trouble is None or trouble.next_look is None or time.monotonic() < trouble.next_look:
+            return False
+        trouble.next_look = time.monotonic() + (next_look_s(trouble.error.error_kind) or 0.0)
+        before, trouble.seen = trouble.seen, self.publisher.repository_state()
+
+        return before is not None and before != trouble.seen
+
+    def _sends_refused_again(self) -> bool:
+        return bool(self.publisher.refused()) and time.monotonic() >= self._refused_next
 
     def _go_on_waiting(self) -> None:
         """Take over a row of failures from before a restart; who restarts hubsync again and again must not hammer a Hub."""
@@ -130,36 +186,74 @@ class MirrorWorker:
             failures=note.failures, next_try=time.monotonic() + wait_s,
         )  # fmt: skip
 
+    # --- how it went
+
     def _note_failure(self, exc: HubsyncError, token: Identity | None) -> None:
         is_known = self.trouble is not None and self.trouble.is_parked and not self.trouble.is_news
-        parked_for = self.trouble.error.error_kind if self.trouble is not None and is_known else None
+        parked_for = (self.trouble.error.error_kind, self.trouble.error.hint) if self.trouble and is_known else None
         trouble = self.trouble or Trouble(exc)
         self.trouble = trouble
         trouble.error, trouble.token, trouble.place = exc, token, self.publisher.place_of(exc.error_kind)
         trouble.failures += 1
-        asked_s = exc.retry_after_s if isinstance(exc, MirrorError) else None
+        asked_s = _asked_s(exc)
         wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random())  # noqa: S311 - jitter
         trouble.next_try = time.monotonic() + wait_s
+        if exc.error_kind in _LIMITED:
+            self._limits.defer(self._endpoint if exc.error_kind == "rate_limited" else self._repo, wait_s)
+        look_s = next_look_s(exc.error_kind) if trouble.is_parked else None
+        trouble.next_look = None if look_s is None else time.monotonic() + look_s
+        trouble.seen = None if look_s is None else self.publisher.repository_state()
         is_news, trouble.is_news = trouble.is_news, False
         self._notes.write(TroubleNote(
             str(exc), exc.error_kind, exc.hint, trouble.failures, trouble.since_utc.timestamp(), time.time() + wait_s,
             retryable=exc.retryable, is_asked=asked_s is not None,
         ))  # fmt: skip
-        if exc.retryable:
-            # A long outage must not fill the log: each doubling of the count is said, and so is the cure.
-            if is_news or is_said(trouble.failures):
-                self._log.warning("mirror.failed", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
-                                  retryable=True, hint=trouble.hint, attempt=trouble.failures, down_s=trouble.down_s,
-                                  next_try_s=round(wait_s, 1))  # fmt: skip
-        elif parked_for != exc.error_kind:
+        # A long outage must not fill the log: each doubling of the count is said, and so is the cure.
+        if exc.retryable and (is_news or is_said(trouble.failures)):
+            self._log.warning("mirror.failed", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
+                              retryable=True, hint=trouble.hint, attempt=trouble.failures, down_s=trouble.down_s,
+                              next_try_s=round(wait_s, 1))  # fmt: skip
+        elif not exc.retryable and parked_for != (exc.error_kind, exc.hint):
             self._log.error("mirror.parked", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
                             retryable=False, hint=trouble.hint, attempt=trouble.failures, down_s=trouble.down_s,
                             next_try_s=round(wait_s, 1))  # fmt: skip
 
-    def _note_success(self) -> None:
+    def _note_success(self, *, is_asked: bool) -> None:
         self.last_success = datetime.now(UTC)
+        if is_asked:  # it was asked although it had asked for a wait, and answered
+            self._limits.allow(self._endpoint, self._repo)
+        if not (kinds := self.publisher.refused_kinds()):
+            self._refused_tries = 0
+        elif time.monotonic() >= self._refused_next:
+            self._refused_tries += 1
+            self._refused_next = time.monotonic() + next_refused_try_s(self._refused_tries, kinds)
         if self.trouble is not None:
             self._log.info("mirror.recovered", repo=self.mirror.repo_id, failures=self.trouble.failures,
                            down_s=self.trouble.down_s)  # fmt: skip
             self._notes.clear()
             self.trouble = None
+
+
+def _asked_s(exc: HubsyncError) -> float | None:
+    """Return the wait that the Hub asked for, in seconds from now; ``None`` if it asked for none."""
+    if not isinstance(exc, MirrorError):
+        return None
+    if exc.retry_after_s is None and exc.retry_at is not None:
+        return max(0.0, exc.retry_at - time.time())
+
+    return exc.retry_after_s
+
+
+def _unexpected(exc: Exception) -> HubsyncError:
+    """Return what nobody foresaw as an error that is tried again; what the system says of its disks is known."""
+    failure: HubsyncError
+    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        failure = DiskFullError(str(exc), hint="free space on the state directory")
+    elif isinstance(exc, OSError):
+        failure = StateError(str(exc), hint="see what is wrong with the state directory and its file system")
+    else:
+        failure = HubsyncError(f"{type(exc).__name__}: {exc}", hint="this is a fault of hubsync; please report it")
+    failure.retryable = True
+    failure.__cause__ = exc
+
+    return failure

@@ -303,9 +303,9 @@ _EVENTS = (
     Event(
         "mirror.published",
         "info",
-        ("repo", "commit", "files", "bytes", "units", "took_s"),
-        "published {files:file}[ ({bytes})] to {mirror}[ as {commit}][ in {took_s}]",
-        "The mirror's head holds the snapshot.",
+        ("repo", "commit", "files", "bytes", "units", "pull_request", "took_s"),
+        "published {files:file}[ ({bytes})] to {mirror}[ as {commit}][ in pull request {pull_request}][ in {took_s}]",
+        "The mirror's head, or its pull request, holds the snapshot.",
     ),
     Event(
         "mirror.failed",
@@ -329,6 +329,29 @@ _EVENTS = (
         ("repo", "failures", "down_s"),
         "{mirror} works again[ after {failures:failure}][ in {down_s}]",
         "The first success after failures.",
+    ),
+    Event(
+        "mirror.paced",
+        "info",
+        ("repo", "snapshots", "commits", "per_hour", "next_try_s"),
+        "{mirror} gets {snapshots:snapshot} in {commits:commit}[; the next commit in {next_try_s}]",
+        "The repository's commits of this hour are used up or nearly so: batches are widened or wait. Nothing failed.",
+        "A longer `schedule` makes fewer commits; raise `max_commits_per_hour` where the Hub allows more.",
+    ),
+    Event(
+        "pull.opened",
+        "info",
+        ("repo", "number", "url"),
+        "opened pull request #{number} on {repo}: {url}",
+        "What is published goes there until it is merged or closed (`pull_request = true`).",
+        "Review and merge it; nothing shows on the branch before.",
+    ),
+    Event(
+        "pull.merged",
+        "info",
+        ("repo", "number", "url"),
+        "pull request #{number} on {repo} was merged",
+        "The branch shows what was published. The next publication opens another one.",
     ),
     Event(
         "mirror.foreign_edit",

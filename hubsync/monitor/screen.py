@@ -29,6 +29,7 @@ _FRESH_S = 1.0  # the document is written at most once a second
 _STYLES = {
     "ok": "32",
     "publishing": "36",
+    "waiting": "36",
     "paused": "33",
     "degraded": "33",
     "failing": "33",
@@ -79,7 +80,7 @@ def _headline(status: Status, now: datetime, *, running: bool, width: int, paint
 
 def _table(status: Status, now: datetime, width: int, paint: Paint) -> Iterator[str]:
     groups = [
-        (_target_row(target), list(_waiting(target, now)), [(_mirror_row(m), m.transfer) for m in target.mirrors])
+        (_target_row(target), list(_waiting(target, now)), [(_mirror_row(m), m) for m in target.mirrors])
         for target in status.targets
     ]
     rows = [row for row, _, mirrors in groups for row in (row, *(row for row, _ in mirrors))]
@@ -88,10 +89,11 @@ def _table(status: Status, now: datetime, width: int, paint: Paint) -> Iterator[
     for target, waiting, mirrors in groups:
         yield from _draw_row(target, widths, paint)
         yield from (paint(line, _DIM) for one in waiting for line in _fold(one, width, "    ", "      "))
-        for mirror, transfer in mirrors:
-            yield from _draw_row(mirror, widths, paint)
-            if transfer is not None:
-                yield from (paint(line, _STYLES["publishing"]) for line in _fold(_bar(transfer), width, "    "))
+        for row, mirror in mirrors:
+            yield from _draw_row(row, widths, paint)
+            if mirror.transfer is not None:
+                yield from (paint(line, _STYLES["publishing"]) for line in _fold(_bar(mirror.transfer), width, "    "))
+            yield from (paint(line, _DIM) for one in _notes(mirror) for line in _fold(one, width, "    ", "      "))
 
 
 def _target_row(target: TargetStatus) -> Row:
@@ -116,6 +118,14 @@ def _mirror_row(mirror: MirrorStatus) -> Row:
         backlog = format_bytes(size) if size else format_count(mirror.backlog_files, "file")
     name = f"  {mirror.name}{'' if mirror.required else ' (optional)'}"
     return _row(name, mirror.state, (mirror.behind_s, mirror.at_risk_s), backlog, mirror.newest_unit_published)
+
+
+def _notes(mirror: MirrorStatus) -> Iterator[str]:
+    """Yield what is to be known of a mirror that nothing is wrong with."""
+    if mirror.waits_for:
+        yield escape_unsafe(f"waits for {mirror.waits_for}")
+    if mirror.pull_request:
+        yield escape_unsafe(f"in a pull request that is not merged yet: {mirror.pull_request}")
 
 
 def _row(name: str, state: str, figures: tuple[float, float], backlog: str, unit: str | None) -> Row:

@@ -29,7 +29,7 @@ _WRITE_EVERY_S = 1.0
 
 DaemonState = Literal["starting", "running", "stopping", "stopped"]
 TargetState = Literal["ok", "degraded", "halted", "paused"]
-MirrorState = Literal["ok", "publishing", "failing", "parked"]
+MirrorState = Literal["ok", "publishing", "waiting", "failing", "parked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ class MirrorStatus:
     Attributes:
         behind_s: the age of the oldest settled thing that it lacks; 0 when it lacks nothing.
         at_risk_s: the training time that would be lost with this machine if only this mirror were left.
+        waits_for: what it waits for although nothing is wrong: the Hub's patience, or its next commit.
+        pull_request: the address of the open pull request that what was published is in.
     """
 
     name: str
@@ -87,6 +89,8 @@ class MirrorStatus:
     at_risk_s: float = 0.0
     last_success: datetime | None = None
     transfer: Transfer | None = None
+    waits_for: str = ""
+    pull_request: str | None = None
     last_error: LastError | None = None
 
 

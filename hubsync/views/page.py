@@ -12,7 +12,15 @@ from hubsync.views.story import Incident, MirrorStory, Story, TargetStory, UnitS
 from hubsync.views.summary import format_moment, most
 
 _OPEN_UNITS, _OPEN_INCIDENTS = 12, 12  # longer tables are folded
-_KINDS = {"ok": "good", "publishing": "good", "paused": "warn", "failing": "warn", "degraded": "warn", "": "warn"}
+_KINDS = {
+    "ok": "good",
+    "publishing": "good",
+    "waiting": "good",
+    "paused": "warn",
+    "failing": "warn",
+    "degraded": "warn",
+    "": "warn",
+}
 
 # The page may load nothing, whatever stands in it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -36,18 +36,18 @@ def test_a_missing_repository_is_made_as_private_as_declared(local: LocalHub, re
     hub = hub_at(local.url, local.directory / "token")
     private, public = mirror(repo_type=repo_type), mirror(repo_type=repo_type, repo_id="acme/open", private=False)
 
-    before = [hub.look(private), hub.look(public)]
+    before = [hub.look(private).visibility, hub.look(public).visibility]
     made = [hub.create(private), hub.create(public), hub.create(private)]
 
     assert [Visibility.MISSING] * 2 == before
     assert [True] * 3 == made
-    assert [Visibility.PRIVATE, Visibility.PUBLIC] == [hub.look(private), hub.look(public)]
+    assert [Visibility.PRIVATE, Visibility.PUBLIC] == [hub.look(private).visibility, hub.look(public).visibility]
 
 
 def test_a_token_that_cannot_be_read_is_said_to_be_that(local: LocalHub, tmp_path: Path) -> None:
     """It is no failure of the network, whoever asks first."""
     with pytest.raises(MirrorError, match="cannot be read") as caught:
-        hub_at(local.url, tmp_path / "missing").list_branches(mirror())
+        hub_at(local.url, tmp_path / "missing").list_heads(mirror())
 
     assert ("auth", False) == (caught.value.error_kind, caught.value.retryable)
 
@@ -67,7 +67,7 @@ def test_a_server_without_the_api_is_no_error(server: PlainServer) -> None:
     """Plain git and LFS: nothing is known, nothing can be made, and nobody is stopped."""
     hub = hub_at(server.url, None)
 
-    assert Visibility.UNKNOWN == hub.look(mirror())
+    assert Visibility.UNKNOWN == hub.look(mirror()).visibility
     assert not hub.create(mirror())
 
 
@@ -106,7 +106,7 @@ def test_a_captive_portal_is_no_hub(server: PlainServer) -> None:
 
     server.before = greet
 
-    assert Visibility.UNKNOWN == hub_at(server.url, None).look(mirror())
+    assert Visibility.UNKNOWN == hub_at(server.url, None).look(mirror()).visibility
 
 
 def test_a_hub_that_is_not_there_is_tried_again() -> None:

@@ -7,6 +7,7 @@ from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig
 
 from hubsync.mirror.worker import MirrorWorker
+from hubsync.service import open_limits
 from hubsync.store.process import StoppedError
 
 
@@ -118,7 +119,7 @@ def test_a_stop_is_no_failure(rig: Rig, server: PlainServer) -> None:
 def again(rig: Rig) -> MirrorWorker:
     """Return the worker that a restarted hubsync makes of the same state."""
     first = rig.work.workers[0]
-    return MirrorWorker(first.target, rig.store, first.publisher)
+    return MirrorWorker(first.target, rig.store, first.publisher, open_limits(rig.state))
 
 
 def test_a_restart_keeps_the_wait_that_a_hub_asked_for(rig: Rig, worker: MirrorWorker, server: PlainServer) -> None:

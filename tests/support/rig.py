@@ -11,14 +11,15 @@ from support.plain_server import PlainServer
 
 from hubsync.config.model import Card, Config, Endpoint, Mirror, Service, Target, TokenSource
 from hubsync.mirror.announce import Published
-from hubsync.mirror.publish import Publisher
+from hubsync.mirror.publish import Means, Publisher
 from hubsync.mirror.token import Tokens
 from hubsync.pipeline import Pipeline
-from hubsync.service import TargetWork, open_target
+from hubsync.service import TargetWork, open_limits, open_target
 from hubsync.store.snapshot import Store
 
 REPO = "acme/x"
 PATIENCE_S = 20.0
+_MIRROR = {"repo_type": "model", "max_commits_per_hour": 10_000}  # a test makes more commits than a day of training
 
 # Nobody's own login may be used, nor sent anywhere.
 NO_LOGIN = {"HF_TOKEN_PATH": "/nonexistent/token"}
@@ -35,7 +36,7 @@ def declare(root: Path, servers: Sequence[PlainServer], mirror: Mapping[str, Any
             token.file.write_text(f"{server.token}\n")  # type: ignore[union-attr]
         name = f"e{number}"
         endpoints[name] = Endpoint(name=name, url=server.url, token=token, timeout_s=10.0, stall_s=20.0)
-        mirrors.append(Mirror(name=f"m{number}", endpoint=name, repo_id=REPO, **{"repo_type": "model", **mirror}))
+        mirrors.append(Mirror(name=f"m{number}", endpoint=name, repo_id=REPO, **{**_MIRROR, **mirror}))
     target = Target(
         name="run",
         source=root / "source",
@@ -69,7 +70,9 @@ class Rig:
 
     def __enter__(self) -> Self:
         self._lock = os.open(os.devnull, os.O_RDONLY)
-        self.work = open_target(self.config.targets[0], self.config, Tokens(NO_LOGIN), self.stop, self._lock)
+        self.state.mkdir(exist_ok=True)
+        means = Means(self.config, Tokens(NO_LOGIN), open_limits(self.state), self.stop)
+        self.work = open_target(self.config.targets[0], means, self._lock)
         return self
 
     def __exit__(self, *_: object) -> None:

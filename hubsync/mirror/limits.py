@@ -1,0 +1,99 @@
+"""Owns what a Hub may still be asked: waits that it asked for, and commits in the last hour; kept in a file over restarts.
+
+All mirrors of the process share one: a Hub counts requests by user and commits by repository, whatever targets they are
+for. A file that cannot be read or written costs no more than what it remembers. It must never know why a mirror asks.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+
+from hubsync.config.model import Endpoint, Mirror
+from hubsync.mirror.pace import Pace
+
+_LONGEST_S = 3600.0
+
+
+class _Notes(BaseModel):
+    """What the file holds; all times are seconds since the epoch."""
+
+    not_before: dict[str, float] = Field(default_factory=dict)  # by endpoint or repository
+    commits_free_at: dict[str, float] = Field(default_factory=dict)  # by repository, see Pace
+
+
+class Limits:
+    """The limits that are kept at *path*."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._notes = _read(path)
+
+    def wait_s(self, *names: str) -> float:
+        """Return for how long none of *names* (see ``endpoint_name``, ``repo_name``) may be asked."""
+        now = time.time()
+        left = (self._notes.not_before.get(name, 0.0) - now for name in names)
+        return min(_LONGEST_S, max(0.0, *left))
+
+    def defer(self, name: str, wait_s: float) -> None:
+        """Let nobody ask *name* for *wait_s* seconds."""
+        now = time.time()
+        with self._lock:
+            until = max(now + wait_s, self._notes.not_before.get(name, 0.0))
+            kept = {each: time for each, time in self._notes.not_before.items() if time > now}
+            self._notes.not_before = {**kept, name: until}
+            self._write()
+
+    def allow(self, *names: str) -> None:
+        """Let *names* be asked at once."""
+        with self._lock:
+            if any(self._notes.not_before.pop(name, None) for name in names):
+                self._write()
+
+    def commits_left(self, repo: str, pace: Pace) -> int:
+        """Return how many commits *repo* may get now."""
+        return pace.left(self._notes.commits_free_at.get(repo, 0.0), time.time())
+
+    def commit_wait_s(self, repo: str, pace: Pace) -> float:
+        """Return the seconds until *repo* may get a commit."""
+        return pace.wait_s(self._notes.commits_free_at.get(repo, 0.0), time.time())
+
+    def count_commits(self, repo: str, pace: Pace, commits: int) -> None:
+        """Count *commits* that *repo* got."""
+        if not commits:
+            return
+        now = time.time()
+        with self._lock:
+            free_at = pace.take(self._notes.commits_free_at.get(repo, 0.0), now, commits)
+            kept = {each: time for each, time in self._notes.commits_free_at.items() if time > now}
+            self._notes.commits_free_at = {**kept, repo: free_at}
+            self._write()
+
+    def _write(self) -> None:
+        new = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):  # a full disk is said elsewhere
+            new.unlink(missing_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+                file.write(self._notes.model_dump_json())
+            new.replace(self._path)
+
+
+def endpoint_name(endpoint: Endpoint) -> str:
+    """Return what an endpoint's waits are kept under."""
+    return endpoint.url
+
+
+def repo_name(endpoint: Endpoint, mirror: Mirror) -> str:
+    """Return what a repository's waits and commits are kept under."""
+    return f"{endpoint.url} {mirror.repo_type} {mirror.repo_id}"
+
+
+def _read(path: Path) -> _Notes:
+    try:
+        return _Notes.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return _Notes()

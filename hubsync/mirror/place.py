@@ -1,0 +1,17 @@
+"""Names what all parts of one mirror's publication are about."""
+
+from dataclasses import dataclass
+
+from hubsync.config.model import Mirror, Target
+from hubsync.store.git import Git
+from hubsync.store.snapshot import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A mirror of a target: the target's store, and the mirror's own repository here, in which its commits are made."""
+
+    target: Target
+    mirror: Mirror
+    store: Store
+    git: Git

@@ -1,0 +1,72 @@
+"""Sees to it that a mirror's repository exists, is as private as declared, and is the one that the config names."""
+
+import structlog
+
+from hubsync.config.model import Mirror
+from hubsync.errors import MirrorError
+from hubsync.mirror.api_remote import ApiRemote
+from hubsync.mirror.hub import Hub, RepoState, Visibility
+from hubsync.mirror.remote import Remote
+
+log = structlog.get_logger()
+
+
+class Repository:
+    """The repository of *mirror*."""
+
+    def __init__(self, mirror: Mirror, hub: Hub, remote: Remote | ApiRemote) -> None:
+        self._mirror = mirror
+        self._hub = hub
+        self._remote = remote
+        self._is_checked = False
+
+    def check(self) -> None:
+        """Make sure that the repository exists and is as private as declared; done once, and again after a failure.
+
+        Raises:
+            MirrorError: it is public although it is declared private, or cannot be seen or made, or has another name.
+        """
+        if self._is_checked:
+            return
+        mirror = self._mirror
+        state = self._hub.look(mirror)
+        self._expect_same_name(state)
+        if state.visibility is Visibility.MISSING and self._hub.create(mirror):
+            log.info("mirror.created", repo=mirror.repo_id, repo_type=mirror.repo_type, endpoint=mirror.endpoint,
+                     branch=mirror.branch, private=mirror.private)  # fmt: skip
+        if state.visibility is Visibility.PUBLIC and mirror.private:
+            raise MirrorError(
+                f"{mirror.repo_id} is public, but the config says private",
+                error_kind="forbidden",
+                retryable=False,
+                hint="make the repository private on the Hub, or set private = false on this mirror",
+            )
+        self._is_checked = True
+
+    def note_failure(self, exc: MirrorError) -> None:
+        """Check again before the next try; a redirect says that there is another name, but git does not say which.
+
+        Raises:
+            MirrorError: the repository has another name, which it says.
+        """
+        self._is_checked = False
+        if exc.has_moved:
+            self._expect_same_name(self._hub.look(self._mirror))
+
+    def state(self) -> object:
+        """Return what changes when the repository does: its name, who may see it, and its head."""
+        try:
+            state = self._hub.look(self._mirror)
+            return self._remote.read_heads([self._mirror.branch]) if state.visibility is Visibility.UNKNOWN else state
+        except MirrorError as exc:
+            return exc.error_kind
+
+    def _expect_same_name(self, state: RepoState) -> None:
+        # Reported, not followed: what is written in the config is where its owner wants to find it.
+        if state.repo_id.lower() not in {"", self._mirror.repo_id.lower()}:
+            raise MirrorError(
+                f"{self._mirror.repo_id} is called {state.repo_id} now",
+                error_kind="not_found",
+                retryable=False,
+                hint=f'write "{state.repo_id}" instead of "{self._mirror.repo_id}" in the config',
+            )

@@ -1,0 +1,92 @@
+"""Brings what steps need to a mirror before they are published, those objects first that are wanted most.
+
+What the mirror refuses, and what is nowhere any more, is held back. It must never know branches and commits.
+"""
+
+from collections.abc import Sequence
+
+from hubsync.errors import MirrorError
+from hubsync.mirror.refusals import Refusals
+from hubsync.mirror.roles import expand_include
+from hubsync.mirror.uploader import Objects, Uploader
+from hubsync.mirror.view import Step, fold
+from hubsync.store.git import TreeChange, blob_id
+from hubsync.store.snapshot import Store
+from hubsync.watch.rules import PathRules
+
+_LOADS_A_MODEL = PathRules(expand_include(("weights",)))
+
+
+class Supply:
+    """The objects of one mirror's steps."""
+
+    def __init__(self, store: Store, uploader: Uploader, refusals: Refusals) -> None:
+        self._store = store
+        self._uploader = uploader
+        self._refusals = refusals
+
+    def lacks(self, objects: Objects) -> bool:
+        """Tell whether the mirror lacks some of *objects*."""
+        return bool(self._uploader.lacks(objects))
+
+    def lacks_for(self, steps: Sequence[Step]) -> bool:
+        """Tell whether the mirror lacks something that *steps* need."""
+        return self.lacks(self._objects(steps))
+
+    def send_early(self, objects: Objects) -> None:
+        """Upload *objects* that no step needs yet; what is refused is said when its file is to be published."""
+        self._uploader.upload(self._uploader.lacks(objects))
+
+    def bring(self, steps: Sequence[Step]) -> bool:
+        """Upload what *steps* need; tell whether the mirror refused something, which is held back from now on."""
+        objects = self._objects(steps)
+        refused = self._uploader.upload_from_anywhere(objects)
+        blobs = {blob_id(objects[oid].encode()): failure for oid, failure in refused.items()}
+        by_path = {c.path: blobs[c.after.blob] for step in steps for c in step.changes if c.after and c.after.blob in blobs}
+        held = [self._refusals.refuse([path], failure) for path, failure in by_path.items()]
+
+        return any(held)
+
+    def hold_back_lost(self, steps: Sequence[Step]) -> bool:
+        """Hold back the files whose content is nowhere any more; tell whether there are such."""
+        lost = self._lacked_blobs(steps)
+        newest = {change.path: change.after for step in steps for change in step.changes}
+        paths = [path for path, entry in newest.items() if entry is not None and entry.blob in lost]
+        why = MirrorError(
+            "it was changed or deleted here before it was uploaded, and no other mirror has it",
+            error_kind="spoiled",
+            retryable=False,
+            hint="nothing: its next version is published",
+        )
+
+        return self._refusals.refuse(paths, why)
+
+    def publishable(self, steps: Sequence[Step]) -> list[Step]:
+        """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""
+        lacked = self._lacked_blobs(steps)
+        ready: list[Step] = []
+        waiting: list[Step] = []
+        for step in steps:
+            waiting.append(step)
+            folded = fold(waiting)
+            if lacked.isdisjoint(change.after.blob for change in folded.changes if change.after):
+                ready.append(folded)
+                waiting = []
+
+        return ready
+
+    def _objects(self, steps: Sequence[Step]) -> Objects:
+        """Return the objects (by oid) that *steps* need, those that are wanted most first."""
+        blobs = [change.after.blob for change in _most_wanted_first(steps) if change.after]
+        pointers = self._store.pointers(set(blobs))
+        return {pointers[blob].oid: pointers[blob] for blob in blobs if blob in pointers}
+
+    def _lacked_blobs(self, steps: Sequence[Step]) -> set[str]:
+        """Return the pointers of *steps* whose objects the mirror lacks."""
+        return {blob_id(pointer.encode()) for pointer in self._uploader.lacks(self._objects(steps)).values()}
+
+
+def _most_wanted_first(steps: Sequence[Step]) -> list[TreeChange]:
+    """Return what *steps* change: the newest unit first, and of each what loads the model before what resumes the run."""
+    by_age = sorted(steps, key=lambda step: (bool(step.snapshot.units), step.snapshot.written_at), reverse=True)
+    return [c for step in by_age for c in sorted(step.changes, key=lambda c: not _LOADS_A_MODEL.verdict(c.path).taken)]
