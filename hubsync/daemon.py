@@ -304,7 +304,8 @@ class Daemon:
         rejected = describe_rejected(self._rejected) if self._rejected else None
         daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected, self._config.mark)
         targets = tuple(
-            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused) for run in list(self._runs.values())
+            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble)
+            for run in list(self._runs.values())
         ) + tuple(
             describe_unopened(target, exc)
             for target in self._config.targets
