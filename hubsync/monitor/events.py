@@ -118,6 +118,21 @@ _EVENTS = (
         "The first success after `schedule.failed`.",
     ),
     Event(
+        "command.failed",
+        "warning",
+        ("command", "cause", "error", "error_kind", "failures"),
+        "{command} did not take {cause}: {error}",
+        "A command of `on_event` failed, was ended after its timeout, or is too slow for what happens.",
+        "Run it by hand with a line of the log on its standard input. Nothing else waits for it.",
+    ),
+    Event(
+        "command.recovered",
+        "info",
+        ("command", "failures"),
+        "{command} works again[ after {failures:failure}]",
+        "The first success after `command.failed`.",
+    ),
+    Event(
         "thread.failed",
         "error",
         ("thread", "error", "error_kind"),
