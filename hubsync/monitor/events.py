@@ -468,6 +468,26 @@ _EVENTS = (
 CATALOGUE: Mapping[str, Event] = {event.name: event for event in _EVENTS}
 
 
+def draw_catalogue() -> str:
+    """Return the catalogue as a page of Markdown."""
+    common = ", ".join(f"`{name}`" for name in ("timestamp", "level", "event", "message", "target", "mirror", "unit"))
+    head = (
+        "# Events of the log\n\n"
+        "Written by `hubsync events --markdown`; a test compares it. `event` and the fields are an interface: within\n"
+        "a major version they are added to, never renamed. `message` is for people and may change. Numbers carry\n"
+        f"their unit in the name: `_s` seconds, `bytes` bytes. Any line has those that apply of {common};\n"
+        " `exception` is a traceback, `truncated` says that a value was cut.\n\n"
+        "| event | level | what it means | what to do | fields |\n| --- | --- | --- | --- | --- |\n"
+    )
+    return head + "".join(_draw_row(event) for event in CATALOGUE.values())
+
+
+def _draw_row(event: Event) -> str:
+    fields = ", ".join(f"`{name}`" for name in event.fields)
+    cells = (f"`{event.name}`", event.level, event.meaning, event.action, fields)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
 def describe_event(name: str, fields: Mapping[str, object]) -> str:
     """Return the sentence for the event *name*; an event that nobody listed is its own sentence."""
     event = CATALOGUE.get(name)
