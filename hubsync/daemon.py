@@ -25,6 +25,7 @@ from hubsync.mirror.uploads import declare_limit
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
+from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
 from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets
@@ -58,6 +59,7 @@ class Daemon:
         self._pauses = Pauses(config.service.state_dir / "paused")
         self._runs: dict[str, TargetRun] = {}
         self._unopened: dict[str, HubsyncError] = {}
+        self._outputs = Outputs()
         self._rejected: HubsyncError | None = None
         self._opening = threading.Lock()  # nothing is opened once the daemon is told to stop
         self._lock_fd = -1
@@ -65,6 +67,7 @@ class Daemon:
         self._state: DaemonState = "starting"
         self._reason = ""
         self._status_is_due = False
+        self._beaten: Status  # as it was at the last heartbeat
         self._status_file = StatusFile(config.service.state_dir / "status.json")
 
     def run(self) -> int:
@@ -73,6 +76,7 @@ class Daemon:
         with ExitStack() as stack:
             self._lock_fd = stack.enter_context(hold_state(self._config.service.state_dir))
             began = time.monotonic()
+            self._outputs.use(self._config.monitor)
             log.info("daemon.started", version=__version__, config=str(self._config.path), pid=os.getpid(),
                      targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
                      python=platform.python_version())  # fmt: skip
@@ -81,6 +85,8 @@ class Daemon:
             stack.callback(control.stop)
             self._jobs.add("status", self._write_status, None)
             self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
+            self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
+            self._jobs.add("heartbeat_url", lambda: self._outputs.call(self._beaten), None)
             self._jobs.start()
             for target in self._config.targets:
                 self._open(target)
@@ -149,6 +155,7 @@ class Daemon:
             run.close()
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
                  clean=clean, unfinished=unfinished, took_s=round(time.monotonic() - began, 3))  # fmt: skip
+        self._outputs.stop(_STOP_S)
 
         return clean
 
@@ -174,6 +181,7 @@ class Daemon:
             new = self._read_config()
             configure_logging(level=new.log.level, log_format=new.log.format, file=new.log.file,
                               environment=self._environment)  # fmt: skip
+            self._outputs.use(new.monitor)
         except HubsyncError as exc:
             self._reject(exc)
         else:
@@ -306,7 +314,8 @@ class Daemon:
         rejected = describe_rejected(self._rejected) if self._rejected else None
         daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected, self._config.mark)
         targets = tuple(
-            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused) for run in list(self._runs.values())
+            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble)
+            for run in list(self._runs.values())
         ) + tuple(
             describe_unopened(target, exc)
             for target in self._config.targets
@@ -324,9 +333,11 @@ class Daemon:
             self._jobs.wake("status", after_s=_PROGRESS_S)
 
     def _beat(self) -> None:
-        status = self._describe()
-        log_heartbeat(status)
-        self._status_file.write(status)
+        self._beaten = self._describe()
+        log_heartbeat(self._beaten)
+        self._status_file.write(self._beaten)
+        self._jobs.wake("metrics_file")
+        self._jobs.wake("heartbeat_url")
 
 
 _COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {

@@ -17,22 +17,27 @@ from hubsync.watch.layout_words import choose_newest
 _WELL = frozenset(("ok", "publishing", "waiting"))
 _SHOWN, _LOGGED = 20, 3  # of what is held: in the status, in a heartbeat
 
+_NO_ERROR = LastError("", "")
+
 log = structlog.get_logger()
 
 
-def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetStatus:
+def describe_target(
+    work: TargetWork, *, mode: str, is_paused: bool, watch_trouble: LastError | None = None
+) -> TargetStatus:
     """Return the status of one target and its mirrors."""
     pipeline = work.pipeline
     settled_s = pipeline.oldest_settled_s()
     mirrors = tuple(_describe_mirror(work, worker, settled_s) for worker in work.workers)
     held = pipeline.describe_held(_SHOWN)
     required = [mirror for mirror in mirrors if mirror.required] or mirrors
+    trouble = pipeline.trouble or watch_trouble
     state: TargetState = "ok"
     if pipeline.halted is not None:
         state = "halted"
     elif is_paused:
         state = "paused"
-    elif any(mirror.last_error for mirror in required) or any(one.needs_attention for one in held):
+    elif trouble or any(mirror.last_error for mirror in required) or any(one.needs_attention for one in held):
         state = "degraded"
 
     return TargetStatus(
@@ -47,9 +52,7 @@ def describe_target(work: TargetWork, *, mode: str, is_paused: bool) -> TargetSt
         at_risk_s=max((mirror.at_risk_s for mirror in required), default=0.0),
         newest_unit_local=pipeline.newest_unit,
         disk_held_bytes=pipeline.store.disk_held()[0],
-        last_error=None if pipeline.halted is None else LastError(
-            str(pipeline.halted), pipeline.halted.error_kind, pipeline.halted.hint
-        ),
+        last_error=trouble,
         mirrors=mirrors,
     )  # fmt: skip
 
@@ -70,8 +73,10 @@ def describe_rejected(error: HubsyncError) -> LastError:
 
 def log_heartbeat(status: Status) -> None:
     """Say how every target is, and every mirror of it: a line each."""
-    uptime_s = round((status.daemon.updated_at - status.daemon.started_at).total_seconds())
+    now = status.daemon.updated_at
+    uptime_s = round((now - status.daemon.started_at).total_seconds())
     for target in status.targets:
+        failure = target.last_error or _NO_ERROR
         log.info(
             "heartbeat", target=target.name, state=target.state,
             behind_s=target.behind_s, at_risk_s=target.at_risk_s,
@@ -84,19 +89,22 @@ def log_heartbeat(status: Status) -> None:
             waiting=[f"{one.what}: {one.reason}" for one in target.waiting[:_LOGGED]],
             mirrors_ok=sum(mirror.state in _WELL for mirror in target.mirrors),
             mirrors_failing=sum(mirror.state not in _WELL for mirror in target.mirrors),
-            uptime_s=uptime_s,
+            uptime_s=uptime_s, error_kind=failure.error_kind or None, failing_s=_failing_s(failure, now),
+            hint=failure.hint or None,
         )  # fmt: skip
         for mirror in target.mirrors:
-            failure = mirror.last_error
-            failing_s = (status.daemon.updated_at - failure.since).total_seconds() if failure and failure.since else None
+            failure = mirror.last_error or _NO_ERROR
             log.info(
                 "heartbeat", target=target.name, mirror=mirror.name, repo=mirror.repo, required=mirror.required,
                 state=mirror.state, behind_s=mirror.behind_s, at_risk_s=mirror.at_risk_s,
                 newest_unit=mirror.newest_unit_published,
                 backlog_files=mirror.backlog_files, backlog_bytes=mirror.backlog_bytes, uptime_s=uptime_s,
-                error_kind=failure.error_kind if failure else None,
-                failing_s=None if failing_s is None else round(failing_s), hint=failure.hint if failure else None,
+                error_kind=failure.error_kind or None, failing_s=_failing_s(failure, now), hint=failure.hint or None,
             )  # fmt: skip
+
+
+def _failing_s(failure: LastError, now: datetime) -> int | None:
+    return None if failure.since is None else round((now - failure.since).total_seconds())
 
 
 def summarize(status: Status) -> str:

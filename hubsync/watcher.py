@@ -4,11 +4,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 import structlog
 
 from hubsync.errors import DiskFullError, HubsyncError
+from hubsync.monitor.status import LastError
 from hubsync.monitor.streak import Streaks
+from hubsync.monitor.text import format_duration
 from hubsync.service import TargetWork
 from hubsync.store.process import StoppedError
 from hubsync.watch.mounts import network_file_system
@@ -33,7 +36,10 @@ class Watcher(threading.Thread):
         self._stopping = threading.Event()
         self._log = log.bind(target=work.target.name)
         self.mode = "inventory"
+        self.trouble: LastError | None = None
+        """Why changes are noticed late, where that can be mended."""
         self._is_down = False
+        self._is_incomplete = self._is_told = False  # whether directories are unwatched, and whether that was said
         self._streaks = Streaks()
 
     def stop(self) -> None:
@@ -106,6 +112,9 @@ class Watcher(threading.Thread):
             pass
         trees = [path for kind, path in batch if kind == "tree"]
         if "" in trees:
+            if self._is_incomplete:  # the limit may have been raised
+                self._stop_observer()
+                self._start_observer()
             self._work.pipeline.take_inventory()
             self._on_news()
             return
@@ -135,14 +144,18 @@ class Watcher(threading.Thread):
             on_trouble=self._note_trouble,
             is_excluded=self._work.pipeline.is_excluded_directory,
         )
+        self._is_incomplete = False
         try:
             observer.start()
         except HubsyncError as exc:
             self._note_down(str(exc), exc.hint)
             return
         self._observer, self.mode = observer, "events"
-        if self._is_down:
-            self._is_down = False
+        if self._is_incomplete:
+            return
+        self.trouble = None
+        if self._is_down or self._is_told:
+            self._is_down = self._is_told = False
             self._log.info("watch.recovered", source=str(source), mode=self.mode)
         else:
             self._log.info("watch.started", source=str(source), mode=self.mode)
@@ -151,7 +164,10 @@ class Watcher(threading.Thread):
         if kind == "overflowed":
             self._log.warning("watch.overflowed", source=str(self._work.target.source))
             self._events.put(("tree", ""))
-        else:
+            return
+        self._note_late(str(facts.get("reason", kind)), str(facts.get("hint") or ""))
+        self._is_incomplete, is_told, self._is_told = True, self._is_told, True
+        if not is_told:
             self._log.warning("watch.degraded", source=str(self._work.target.source), mode="events",
                               reason=facts.get("reason", kind), directories=facts.get("directories"),
                               unwatched=facts.get("unwatched"), limit=facts.get("limit"),
@@ -159,10 +175,16 @@ class Watcher(threading.Thread):
 
     def _note_down(self, reason: str, hint: str = "") -> None:
         self.mode = "inventory"
+        self._note_late(reason, hint)
         if not self._is_down:
             self._is_down = True
             self._log.warning("watch.degraded", source=str(self._work.target.source), mode=self.mode, reason=reason,
                               hint=hint)  # fmt: skip
+
+    def _note_late(self, reason: str, hint: str) -> None:
+        late = format_duration(self._work.target.inventory_every_s)
+        since = self.trouble.since if self.trouble else datetime.now(UTC)
+        self.trouble = LastError(f"changes are noticed up to {late} late: {reason}", "watch", hint, since)
 
     def _check_observer(self) -> None:
         """Start the observer anew if its threads died or the source is another directory now."""

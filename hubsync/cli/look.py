@@ -13,6 +13,7 @@ from hubsync.errors import ConfigError, HubsyncError, StateError
 
 if TYPE_CHECKING:
     from hubsync.explain import Explanation
+    from hubsync.monitor.events import Event
     from hubsync.views.log import Place
     from hubsync.views.story import Story
 
@@ -135,15 +136,30 @@ def make_report_command(
 
 
 @cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--markdown", is_flag=True, help="Print the whole list as a page of Markdown.")
 @json_option
-def events(*, as_json: bool) -> None:
-    """List all events of the log: level, fields, meaning, and what to do."""
-    from hubsync.monitor.events import CATALOGUE
+def events(names: tuple[str, ...], *, markdown: bool, as_json: bool) -> None:
+    """List the events of the log: level, fields, meaning, and what to do.
 
+    NAMES may be patterns, such as 'mirror.*'. Exits with 1 if no event has such a name.
+    """
+    from fnmatch import fnmatch
+
+    from hubsync.monitor.events import CATALOGUE, draw_catalogue
+
+    listed = [one for one in CATALOGUE.values() if not names or any(fnmatch(one.name, name) for name in names)]
     if as_json:
-        print_json(events=[asdict(event) for event in CATALOGUE.values()])
-        return
-    for event in CATALOGUE.values():
+        print_json(events=[asdict(event) for event in listed])
+    elif markdown:
+        click.echo(draw_catalogue(), nl=False)
+    else:
+        _print_events(listed)
+    sys.exit(0 if listed else 1)
+
+
+def _print_events(listed: "list[Event]") -> None:
+    for event in listed:
         click.echo(f"{event.name}  [{event.level}]\n    {event.meaning}")
         if event.action:
             click.echo(f"    → {event.action}")

@@ -177,6 +177,7 @@ def _read_directories(document: Document) -> Iterator[_Directory]:
     keys: list[tuple[Loc, _Role, object]] = [
         (("service", "state_dir"), _Role.STATE, document.table("service").get("state_dir")),
         (("log", "file"), _Role.FILE, document.table("log").get("file")),
+        (("monitor", "metrics_file"), _Role.FILE, document.table("monitor").get("metrics_file")),
         (("defaults", "store_dir"), _Role.STATE, document.table("defaults").get("store_dir")),
     ]
     for loc, target in document.targets():

@@ -4,8 +4,10 @@ Durations and sizes are text with a unit in a file, and plain numbers in the pro
 ``FileContext``, the program builds the same models without one. No value is ever repeated in a message.
 """
 
+import fnmatch
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -18,6 +20,7 @@ from hubsync.config.repo import NAME_PATTERN, RepoSpec, parse_name, parse_path_i
 from hubsync.config.schedule import Schedule, parse_schedule
 from hubsync.config.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 from hubsync.config.urls import URL_PATTERN
+from hubsync.monitor.events import CATALOGUE
 
 Policy = Literal["ours", "theirs", "halt"]
 
@@ -130,6 +133,25 @@ def _check_credential(text: str) -> str:
     return text
 
 
+def _check_events(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    if not patterns:
+        raise ValueError('is empty; name at least one event, e.g. ["mirror.parked", "target.*"]')
+    for pattern in patterns:
+        if not fnmatch.filter(CATALOGUE, pattern):
+            close = get_close_matches(pattern, CATALOGUE, n=1)
+            cure = f"did you mean {close[0]!r}?" if close else "`hubsync events` lists them"
+            raise ValueError(f"has a name that no event has; {cure}")
+
+    return patterns
+
+
+def _check_ping(url: str) -> str:
+    if not re.fullmatch(r"https?://[^\s@]+", url):
+        raise ValueError('must be a URL without a user in it; write e.g. "https://hc.example.com/ping/..."')
+
+    return url
+
+
 _DURATION_SCHEMA = {"type": "string", "pattern": DURATION_PATTERN, "examples": ["30s", "5m", "1h30m", "2d"]}
 _SIZE_SCHEMA = {"type": "string", "pattern": SIZE_PATTERN, "examples": ["0", "10MB", "16MiB", "50GB"]}
 _RATE_SCHEMA = {
@@ -181,5 +203,7 @@ Policies = Annotated[
     AfterValidator(_check_policies),
     WithJsonSchema({"anyOf": [_POLICY_SCHEMA, {"type": "object", "additionalProperties": _POLICY_SCHEMA}]}),
 ]
+Events = Annotated[Strings, AfterValidator(_check_events)]
+PingUrl = Annotated[str, AfterValidator(_check_ping)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 Credential = Annotated[str, AfterValidator(_check_credential)]

@@ -113,6 +113,7 @@ def _build(documents: list[Document]) -> Config:
         targets=tuple(_build_target(first.defaults, table) for file in files for table in file.target),
         service=Service(**_fields(first.service)),
         log=first.log,
+        monitor=first.monitor,
         mark=" ".join(document.mark for document in documents),
     )
 

@@ -6,7 +6,7 @@ file may say, ``hubsync.config.load`` turns the one into the other.
 
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -15,12 +15,14 @@ from hubsync.config.fields import (
     Bytes,
     Credential,
     DiskPath,
+    Events,
     Globs,
     Name,
     OneOrMany,
     PathInRepo,
     Patterns,
     Period,
+    PingUrl,
     Policies,
     Policy,
     PositiveSeconds,
@@ -275,6 +277,41 @@ class Log(Frozen):
     heartbeat_s: Period = _time("heartbeat", "1m", "How often each target's state is logged.")
 
 
+class EventCommand(Frozen):
+    """What is run when something is logged; the entry comes as JSON on its standard input."""
+
+    events: Events = Field(description="Names or patterns of events, such as 'mirror.parked' or 'target.*'.")
+    command: Strings = Field(description="A program and its arguments; no shell reads them.")
+    timeout_s: PositiveSeconds = _time("timeout", "30s", "It is ended after so long.")
+
+    @field_validator("command")
+    @classmethod
+    def _check_command(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if not command or not command[0].startswith("/"):
+            raise ValueError('must begin with the whole path of a program; write e.g. ["/usr/local/bin/page-me"]')
+
+        return command
+
+
+class Monitor(Frozen):
+    """What else is told, beside the log."""
+
+    metrics_file: DiskPath | None = Field(None, description="For node_exporter's textfile collector; ends in .prom.")
+    heartbeat_url: PingUrl | None = Field(None, description="Called at each heartbeat while all is in time.")
+    in_time_s: PositiveSeconds = _time("in_time", "1h", "No required mirror may be further behind for heartbeat_url.")
+    on_event: Annotated[tuple[EventCommand, ...], Field(strict=False)] = Field(
+        (), description="Programs to run when something is logged.", max_length=16
+    )
+
+    @field_validator("metrics_file")
+    @classmethod
+    def _check_metrics_file(cls, path: Path | None) -> Path | None:
+        if path is not None and path.suffix != ".prom":
+            raise ValueError("must end in .prom; node_exporter reads no other files")
+
+        return path
+
+
 class Config(Frozen):
     """Everything that was declared, from all *files*; *path* is the one that includes the others."""
 
@@ -284,6 +321,7 @@ class Config(Frozen):
     targets: tuple[Target, ...]
     service: Service
     log: Log = Log()
+    monitor: Monitor = Monitor()
     mark: str = ""
 
     def target(self, name: str) -> Target:

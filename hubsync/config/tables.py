@@ -8,7 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from hubsync.config.fields import DiskPath, Name, PathInRepo, Patterns, Policies, Repo, Strings
-from hubsync.config.model import EndpointSettings, Frozen, Log, ServiceSettings, TargetSettings
+from hubsync.config.model import EndpointSettings, Frozen, Log, Monitor, ServiceSettings, TargetSettings
 from hubsync.config.repo import DEFAULT_BRANCH, NAME_PATTERN
 
 VERSION = 1
@@ -98,6 +98,8 @@ class ConfigFile(IncludedFile):
     defaults: TargetSettings = Field(TargetSettings(), description="For all targets; a target's own keys win.")
     service: ServiceSettings = Field(ServiceSettings(), description="The daemon's state and limits.")
     log: Log = Field(Log(), description="What the daemon says about itself, and where.")
+
+    monitor: Monitor = Field(Monitor(), description="What else is told, beside the log.")
 
     @field_validator("version")
     @classmethod

@@ -118,6 +118,21 @@ _EVENTS = (
         "The first success after `schedule.failed`.",
     ),
     Event(
+        "command.failed",
+        "warning",
+        ("command", "cause", "error", "error_kind", "failures"),
+        "{command} did not take {cause}: {error}",
+        "A command of `on_event` failed, was ended after its timeout, or is too slow for what happens.",
+        "Run it by hand with a line of the log on its standard input. Nothing else waits for it.",
+    ),
+    Event(
+        "command.recovered",
+        "info",
+        ("command", "failures"),
+        "{command} works again[ after {failures:failure}]",
+        "The first success after `command.failed`.",
+    ),
+    Event(
         "thread.failed",
         "error",
         ("thread", "error", "error_kind"),
@@ -474,6 +489,26 @@ _EVENTS = (
 )
 
 CATALOGUE: Mapping[str, Event] = {event.name: event for event in _EVENTS}
+
+
+def draw_catalogue() -> str:
+    """Return the catalogue as a page of Markdown."""
+    common = ", ".join(f"`{name}`" for name in ("timestamp", "level", "event", "message", "target", "mirror", "unit"))
+    head = (
+        "# Events of the log\n\n"
+        "Written by `hubsync events --markdown`; a test compares it. `event` and the fields are an interface: within\n"
+        "a major version they are added to, never renamed. `message` is for people and may change. Numbers carry\n"
+        f"their unit in the name: `_s` seconds, `bytes` bytes. Any line has those that apply of {common};\n"
+        " `exception` is a traceback, `truncated` says that a value was cut.\n\n"
+        "| event | level | what it means | what to do | fields |\n| --- | --- | --- | --- | --- |\n"
+    )
+    return head + "".join(_draw_row(event) for event in CATALOGUE.values())
+
+
+def _draw_row(event: Event) -> str:
+    fields = ", ".join(f"`{name}`" for name in event.fields)
+    cells = (f"`{event.name}`", event.level, event.meaning, event.action, fields)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
 
 
 def describe_event(name: str, fields: Mapping[str, object]) -> str:

@@ -91,6 +91,17 @@ def configure_logging(
     _log_uncaught()
 
 
+def add_sink(sink: logging.Handler) -> None:
+    """Give *sink* each line as well, as JSON, until logging is configured anew."""
+    sink.setFormatter(make_formatter(encode_json))
+    logging.getLogger().addHandler(sink)
+
+
+def name_of(record: logging.LogRecord) -> str:
+    """Return the event that *record* is of."""
+    return str(record.msg.get("event")) if isinstance(record.msg, dict) else "library.logged"
+
+
 def discard_log() -> None:
     """Log nothing from now on: a command that only rehearses says nothing of what did not happen."""
     structlog.configure(processors=[_drop])

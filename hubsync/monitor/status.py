@@ -169,12 +169,18 @@ class StatusFile:
 
 def write_status(path: Path, status: Status) -> None:
     """Replace the file at *path*, so that a reader sees the former document or this one. Raises StateError."""
+    replace_file(path, encode_status(status), 0o600)
+
+
+def replace_file(path: Path, text: str, mode: int) -> None:
+    """Replace the file at *path* as a whole by *text*. Raises StateError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         beside.unlink(missing_ok=True)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, for its mode
-            file.write(encode_status(status))
+            os.fchmod(descriptor, mode)  # whatever the umask is
+            file.write(text)
         beside.replace(path)
     except OSError as error:
         kind = DiskFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StateError

@@ -1,12 +1,14 @@
 """Stops a target whose source looks like an accident, and capture where there is no room. Each is said once."""
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 
 from structlog.typing import FilteringBoundLogger
 
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError, SourceError
-from hubsync.monitor.text import format_count
+from hubsync.monitor.status import LastError
+from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.snapshot import Store
 from hubsync.watch.inventory import Inventory
 
@@ -24,6 +26,7 @@ class Guard:
     def __init__(self, target: Target, store: Store, min_free_bytes: int, log: FilteringBoundLogger) -> None:
         self.halted: HubsyncError | None = None
         self.is_paused = False
+        self._since = datetime.now(UTC)
         self._target = target
         self._store = store
         self._min_free_bytes = min_free_bytes
@@ -57,6 +60,8 @@ class Guard:
 
     def halt(self, exc: HubsyncError) -> None:
         """Stop the target."""
+        if self.halted is None:
+            self._since = datetime.now(UTC)
         if self.halted is None or str(self.halted) != str(exc):
             self._log.error("target.halted", source=str(self._target.source), error=str(exc), error_kind=exc.error_kind,
                             hint=exc.hint)  # fmt: skip
@@ -72,6 +77,7 @@ class Guard:
         """Tell whether the disk of the store has room."""
         free = self._store.free_bytes()
         if free < self._min_free_bytes and not self.is_paused:
+            self._since = datetime.now(UTC)
             self._log.warning("capture.paused", path=str(self._store.directory), free_bytes=free,
                               min_free_bytes=self._min_free_bytes, reason="too little free space")  # fmt: skip
         elif free >= self._min_free_bytes and self.is_paused:
@@ -79,3 +85,16 @@ class Guard:
         self.is_paused = free < self._min_free_bytes
 
         return not self.is_paused
+
+    def trouble(self) -> LastError | None:
+        """Return why the target does not go on, for people; ``None`` if it does."""
+        if self.halted is not None:
+            return LastError(str(self.halted), self.halted.error_kind, self.halted.hint, self._since)
+        if not self.is_paused:
+            return None
+        free, wanted = format_bytes(self._store.free_bytes()), format_bytes(self._min_free_bytes)
+        return LastError(
+            f"capture is paused: {free} free on the disk of {self._store.directory}, min_free is {wanted}", "disk_full",
+            "free some space there, or see which mirror keeps the backlog; publishing goes on and frees what it has sent",
+            self._since,
+        )  # fmt: skip

@@ -1,6 +1,7 @@
 """Files and units that wait for something else than time, and why. Each reason is logged once, and few of many."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from structlog.typing import FilteringBoundLogger
 
@@ -15,12 +16,14 @@ class Held:
     Attributes:
         reasons: path → why.
         hints: path → what the operator can do.
+        since: path → since when, for this reason.
         needy: the paths for which only a person can do something.
     """
 
     def __init__(self, log: FilteringBoundLogger, unit_of: Callable[[str], str | None]) -> None:
         self.reasons: dict[str, str] = {}
         self.hints: dict[str, str] = {}
+        self.since: dict[str, datetime] = {}
         self.needy: set[str] = set()
         self._log = log
         self._unit_of = unit_of
@@ -59,6 +62,7 @@ class Held:
         """Wait for *path* no longer."""
         self.reasons.pop(path, None)
         self.hints.pop(path, None)
+        self.since.pop(path, None)
         self.needy.discard(path)
 
     def _is_news(self, path: str, reason: str, hint: str, *, needs_attention: bool = False) -> bool:
@@ -68,6 +72,7 @@ class Held:
         (self.needy.add if needs_attention else self.needy.discard)(path)
         if known:
             return False
+        self.since[path] = datetime.now(UTC)
         self._news += 1
         if self._news > _MOST_TOLD:
             self._last = path

@@ -17,7 +17,7 @@ import structlog
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
 from hubsync.monitor.events import CATALOGUE
-from hubsync.monitor.status import Waiting
+from hubsync.monitor.status import LastError, Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
@@ -83,6 +83,11 @@ class Pipeline:
     def halted(self) -> HubsyncError | None:
         """Why nothing is done until a person has looked."""
         return self._guard.halted
+
+    @property
+    def trouble(self) -> LastError | None:
+        """Why nothing is captured now, and since when."""
+        return self._guard.trouble()
 
     @property
     def reading(self) -> Reading:
@@ -264,7 +269,7 @@ class Pipeline:
     def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
         hint, unit = self._held.hints.get(path, ""), self._units.by_name.get(path.removesuffix("/"))
         if unit is None:
-            return Waiting(path, reason, hint=hint, needs_attention=needs_attention)
+            return Waiting(path, reason, self._held.since.get(path), hint, needs_attention)
         since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
         if unit.abandoned:
             hint = hint or CATALOGUE["unit.abandoned"].action

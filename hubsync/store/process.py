@@ -72,12 +72,14 @@ class Watch:
         stall_s: seconds without progress after which the child is ended; ``None`` waits for ever.
         progress: a figure that changes while the child gets on; output counts as progress too.
         on_progress: called when it has got on, and at the beginning.
+        limit_s: seconds after which the child is ended, whatever it does; ``None`` is no limit.
     """
 
     stop: threading.Event | None = None
     stall_s: float | None = None
     progress: Callable[[], object] | None = None
     on_progress: Callable[[], None] = lambda: None
+    limit_s: float | None = None
 
 
 def close_environment(environment: MutableMapping[str, str]) -> dict[str, str]:
@@ -101,6 +103,20 @@ def read_command(argv: tuple[str, ...], environment: Mapping[str, str], *, timeo
         start_new_session=True,
     ) as child:
         return finish(child, watch=Watch(stall_s=timeout_s))
+
+
+def tell_command(argv: tuple[str, ...], environment: Mapping[str, str], text: bytes, *, timeout_s: float) -> Finished:
+    """Run *argv*, which sees *environment* and reads *text*, for at most *timeout_s*; what it prints is not kept.
+
+    *text* must fit into a pipe (64 KiB): a program need not read it.
+
+    Raises:
+        ChildStalledError: it did not end in time.
+    """
+    with subprocess.Popen(  # noqa: S603 - the operator's own command, from the config
+        argv, stdin=PIPE, stdout=subprocess.DEVNULL, stderr=PIPE, env=dict(environment), start_new_session=True, cwd="/"
+    ) as child:  # fmt: skip
+        return finish(child, (text,), Watch(limit_s=timeout_s))
 
 
 def stream_command(argv: tuple[str, ...]) -> Iterator[bytes]:
@@ -165,12 +181,12 @@ def _write(stdin: IO[bytes] | None, feed: Iterable[bytes]) -> None:
 
 
 def _wait(child: "subprocess.Popen[bytes]", watch: Watch, output: Callable[[], object]) -> None:
-    if watch.stop is None and watch.stall_s is None:
+    if watch.stop is None and watch.stall_s is None and watch.limit_s is None:
         child.wait()
         return
 
     last_figure: object = None
-    last_progress = time.monotonic()
+    began = last_progress = time.monotonic()
     pause_s = 0.005
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -179,6 +195,8 @@ def _wait(child: "subprocess.Popen[bytes]", watch: Watch, output: Callable[[], o
         pause_s = min(pause_s * 2, _POLL_S)
         if watch.stop is not None and watch.stop.is_set():
             raise StoppedError("interrupted: hubsync is stopping")
+        if watch.limit_s is not None and time.monotonic() - began > watch.limit_s:
+            raise ChildStalledError(f"did not end within {watch.limit_s:g} s; ended")
         figure = (output(), watch.progress() if watch.progress else None)
         if figure != last_figure:
             last_figure, last_progress = figure, time.monotonic()

@@ -252,6 +252,7 @@ def test_the_example_shows_every_key() -> None:
         "defaults",
         "service",
         "log",
+        "monitor",
         "card",
         "model_name",
         "library_name",

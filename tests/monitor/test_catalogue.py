@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hubsync
-from hubsync.monitor.events import CATALOGUE, COMMON_FIELDS, Event, describe_event, mentioned_fields
+from hubsync.monitor.events import CATALOGUE, COMMON_FIELDS, Event, describe_event, draw_catalogue, mentioned_fields
 
 SOURCES = sorted(Path(hubsync.__file__).parent.rglob("*.py"))
 LOGGERS = {"log", "logger", "_log", "_logger"}
@@ -170,6 +170,14 @@ def test_an_event_is_complete(event: Event) -> None:
     assert event.meaning.endswith(".")
     assert event.action or event.level not in {"warning", "error"}
     assert event.action == "" or event.action.endswith(".")
+
+
+def test_the_page_of_events_is_the_catalogue() -> None:
+    """EVENTS.md is what `hubsync events --markdown` prints, with each event on a row of five cells."""
+    rows = draw_catalogue().splitlines()[-len(CATALOGUE) :]
+
+    assert draw_catalogue() == (Path(hubsync.__file__).parents[1] / "EVENTS.md").read_text("utf-8")
+    assert [5] * len(CATALOGUE) == [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows]
 
 
 def test_a_sentence_puts_numbers_in_their_units() -> None:
