@@ -11,7 +11,7 @@ from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
-from hubsync.service import TargetWork, hold_state, open_target
+from hubsync.service import TargetWork, hold_state, open_target, tell_exposed_tokens
 from hubsync.store.process import StoppedError
 
 _TRIES = 5
@@ -44,6 +44,7 @@ def run_once(
     """
     deadline = time.monotonic() + timeout_s
     with hold_state(config.service.state_dir) as lock_fd, ThreadPoolExecutor(len(targets)) as pool, ExitStack() as stack:
+        tell_exposed_tokens(config, tokens)
         works = [open_target(target, config, tokens, stop, lock_fd) for target in targets]
         for work in works:
             stack.callback(work.close)
