@@ -13,6 +13,7 @@ from hubsync.store.process import read_command
 from hubsync.watch.entry import Identity
 
 _NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_HIDDEN = frozenset({*_NAMES, "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 _COMMAND_TIMEOUT_S = 30.0
 _OTHERS_READ, _OTHERS_ENTER = 0o004, 0o001
 _USER = "hf_user"  # the name that huggingface_hub gives to git; the Hub looks at the token only
@@ -90,11 +91,15 @@ class Tokens:
             return path.read_text()
         if source.env is not None:
             return self._environment.get(source.env, "")
-        finished = read_command(tuple(source.command or ()), self._environment, timeout_s=_COMMAND_TIMEOUT_S)
+        finished = read_command(tuple(source.command or ()), self._for_command(), timeout_s=_COMMAND_TIMEOUT_S)
         if finished.returncode != 0:
             raise OSError(f"the token command exited with {finished.returncode}")
 
         return finished.stdout.decode()
+
+    def _for_command(self) -> dict[str, str]:
+        """Return the environment of a token command: it may need much, but no other token, and not our manager's ear."""
+        return {name: value for name, value in self._environment.items() if name not in _HIDDEN}
 
     def _path(self, source: TokenSource) -> Path | None:
         if source.file is not None:
