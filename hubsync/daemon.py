@@ -28,7 +28,7 @@ from hubsync.monitor.systemd import Notifier
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
 from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
-from hubsync.service import hold_state, open_limits, open_target, select_targets
+from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
 from hubsync.target_run import LOOK_S, TargetRun
 from hubsync.wait import Answer, News, Wish
@@ -88,6 +88,7 @@ class Daemon:
             self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
             self._jobs.add("heartbeat_url", lambda: self._outputs.call(self._beaten), None)
             self._jobs.start()
+            tell_exposed_tokens(self._config, self._tokens)
             for target in self._config.targets:
                 self._open(target)
             self._jobs.add("reload", self._reload, None)
@@ -204,6 +205,7 @@ class Daemon:
 
     def _take_over(self, new: Config, began: float) -> None:
         old, self._config, self._rejected = self._config, new, None
+        tell_exposed_tokens(new, self._tokens)
         for endpoint in new.endpoints.values():
             declare_limit(endpoint)
         before = {target.name: _relevant(target, old) for target in old.targets}

@@ -10,22 +10,25 @@ from pathlib import Path
 from threading import Event
 
 from hubsync.config.model import Config, Mirror, Target
-from hubsync.errors import HubsyncError, MirrorError, ToolMissingError
+from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, MirrorError, StateError, ToolMissingError
 from hubsync.mirror.hub import Hub, Visibility
 from hubsync.mirror.remote import Remote
-from hubsync.mirror.token import Tokens
+from hubsync.mirror.token import Tokens, find_exposed_tokens
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.git import Git, git_executable
 from hubsync.store.objects import Objects
+from hubsync.store.private import expect_private, user_name
 from hubsync.store.process import read_command
 from hubsync.watch.beneath import open_entry
-from hubsync.watch.inventory import take_inventory
+from hubsync.watch.entry import Entry
+from hubsync.watch.inventory import Inventory, take_inventory
 from hubsync.watch.mounts import network_file_system
 from hubsync.watch.rules import PathRules
 
 _OLDEST = {"git": (2, 35), "git-lfs": (3, 0)}
 _WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 _READ_SAMPLE = 200
+_OTHERS_READ = 0o004
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ def check_online(config: Config, tokens: Tokens, environment: Mapping[str, str])
     """Yield what was found, thing by thing."""
     yield from _check_tools(environment)
     yield from _check_state(config)
+    yield from _check_tokens(config, tokens)
     for target in config.targets:
         yield from _guarded(f"{target.name}: source", lambda t=target: _check_source(config, t))
         for mirror in target.mirrors:
@@ -74,6 +78,12 @@ def _check_tools(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def _check_state(config: Config) -> Iterator[Finding]:
     directory = config.service.state_dir
+    try:
+        if directory.exists():
+            expect_private(directory)
+    except StateError as exc:
+        yield Finding("state", str(exc), exc.error_kind, exc.hint, exc.exit_code)
+        return
     existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
         yield Finding("state", f"{existing} cannot be written", "local_io", "set service.state_dir", 73)
@@ -87,6 +97,13 @@ def _check_state(config: Config) -> Iterator[Finding]:
         yield Finding("state", said)
 
 
+def _check_tokens(config: Config, tokens: Tokens) -> Iterator[Finding]:
+    for name, path in find_exposed_tokens(config, tokens).items():
+        yield Finding(
+            f"endpoint {name}: token", f"every user of this machine can read {path}", "exposed", f"chmod 600 {path}"
+        )
+
+
 def _check_source(config: Config, target: Target) -> Iterator[Finding]:
     inventory = take_inventory(target.source, PathRules(target.include, target.exclude))
     size = sum(entry.identity.size for entry in inventory.entries.values())
@@ -94,8 +111,7 @@ def _check_source(config: Config, target: Target) -> Iterator[Finding]:
     yield Finding(what, f"{format_count(len(inventory.entries), 'file')}, {format_bytes(size)}")
     if inventory.unreadable:
         yield Finding(what, f"cannot read {min(inventory.unreadable)}", "local_io", _READ_HINT)
-    for entry in sorted(inventory.entries.values())[:_READ_SAMPLE]:
-        os.close(open_entry(target.source, entry))
+    yield from _check_readable(target, inventory)
     if kind := network_file_system(target.source):
         every = target.inventory_every_s
         yield Finding(what, f"on {kind}: changes are seen by inventory only, each {every:.0f} s")
@@ -109,14 +125,43 @@ def _check_source(config: Config, target: Target) -> Iterator[Finding]:
     yield from _check_pins(config, target)
 
 
-_READ_HINT = "let the user that hubsync runs as read it: run as the training user, or setfacl -R -m u:hubsync:rX"
+_READ_HINT = "run hubsync as the user that writes the files"
+
+
+def _check_readable(target: Target, inventory: Inventory) -> Iterator[Finding]:
+    """Try the files that not everybody may read, which are all that safetensors writes, and some others."""
+    what = f"{target.name}: source"
+    restricted = [entry for entry in inventory.entries.values() if not entry.mode & _OTHERS_READ]
+    locked = [entry.path for entry in restricted if not _is_readable(target, entry)]
+    if locked:
+        yield Finding(
+            what, f"cannot read {format_count(len(locked), 'file')}, such as {min(locked)}", "local_io", _READ_HINT
+        )
+        return
+    for entry in sorted(inventory.entries.values())[:_READ_SAMPLE]:
+        os.close(open_entry(target.source, entry))
+    owner = target.source.stat().st_uid
+    if os.geteuid() not in {0, owner}:
+        said = f"belongs to {user_name(owner)}: what safetensors writes there, only {user_name(owner)} can read"
+        yield Finding(what, said, hint=_READ_HINT)
+
+
+def _is_readable(target: Target, entry: Entry) -> bool:
+    try:
+        os.close(open_entry(target.source, entry))
+    except FileUnreadableError:
+        return False
+    except FileChangedError:
+        return True  # gone meanwhile
+
+    return True
 
 
 def _check_pins(config: Config, target: Target) -> Iterator[Finding]:
     """Try on a file of our own, beside nothing of the user's, how captured content would be kept."""
     base = target.store_dir or config.service.state_dir
     existing = next(parent for parent in (base, *base.parents) if parent.exists())
-    same = existing.stat().st_dev == target.source.stat().st_dev
+    same, owner = existing.stat().st_dev == target.source.stat().st_dev, target.source.stat().st_uid
     what = f"{target.name}: pins"
     with tempfile.TemporaryDirectory(dir=existing) as scratch:
         sample = Path(scratch) / "sample"
@@ -128,7 +173,11 @@ def _check_pins(config: Config, target: Target) -> Iterator[Finding]:
             kind = objects.pin(fd, "auto" if same else "copy").kind.value
         finally:
             os.close(fd)
-    if kind == "copy":
+    if kind == "link" and os.geteuid() not in {0, owner}:
+        yield Finding(
+            what, f"by copy: only {user_name(owner)} may hard-link the files of {user_name(owner)}", hint=_READ_HINT
+        )
+    elif kind == "copy":
         yield Finding(what, "by copy: queued files take their size in disk space",
                       hint="set store_dir to a directory on the file system of the source")  # fmt: skip
     else:

@@ -18,10 +18,12 @@ from hubsync.config.model import Config, Target
 from hubsync.errors import BusyError, StateError
 from hubsync.mirror.limits import Limits
 from hubsync.mirror.publish import Means, Publisher
+from hubsync.mirror.token import Tokens, find_exposed_tokens
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.pipeline import Pipeline, open_store
 from hubsync.presence import is_same_file
 from hubsync.store.git import git_executable
+from hubsync.store.private import make_private, private_files
 
 _ORPHAN_S = 5.0
 
@@ -64,22 +66,30 @@ def open_target(target: Target, means: Means, lock_fd: int) -> TargetWork:
 def hold_state(state_dir: Path) -> Iterator[int]:
     """Make the state directory ours and hold its lock; yield the lock's descriptor, which children inherit.
 
+    Meanwhile all files of this process are private.
+
     Raises:
         BusyError: another hubsync, or a child that outlived one, holds it.
-        StateError: it cannot be made or written.
+        StateError: it cannot be made or written, or is not ours alone.
     """
     git_executable()
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        state_dir.chmod(0o700)
-        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise StateError(f"{state_dir}: {exc.strerror}", hint="set service.state_dir, or let this user write it") from exc
-    try:
-        _lock(fd, state_dir)
-        yield fd
-    finally:
-        os.close(fd)
+    make_private(state_dir)
+    with private_files():
+        try:
+            fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise StateError(f"{state_dir}: {exc.strerror}", hint="let this user write it, or set state_dir") from exc
+        try:
+            _lock(fd, state_dir)
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def tell_exposed_tokens(config: Config, tokens: Tokens) -> None:
+    """Warn of each token that others can read."""
+    for name, path in find_exposed_tokens(config, tokens).items():
+        log.warning("token.exposed", endpoint=name, path=str(path), hint=f"chmod 600 {path}")
 
 
 def _read_owner(fd: int) -> str:

@@ -1,6 +1,8 @@
 """Fixtures that several parts share."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,8 +13,35 @@ import pytest
 # Read by huggingface_hub when it is imported.
 os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
+import canary
 from support.plain_server import PlainServer
 from support.rig import REPO, Rig
+
+from hubsync.localhub import server as localhub_server
+
+LEAKS = Path(tempfile.mkdtemp(prefix="hubsync-leaks-")) / "leaks"
+
+
+def pytest_configure() -> None:
+    """Have every token of a local Hub known by its letters, and every hubsync watched; see support/site/canary.py."""
+    localhub_server._TOKEN_LETTERS = canary.LETTERS
+    os.environ |= {canary.PLACE: str(LEAKS), "PYTHONPATH": str(Path(canary.__file__).parent)}
+    canary.watch_children(str(LEAKS))
+
+
+def pytest_unconfigure() -> None:
+    """Clean up."""
+    shutil.rmtree(LEAKS.parent, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_token_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a token in a child's arguments or environment, or in a file of the state or a log."""
+    yield
+    leaks = LEAKS.read_text().splitlines() if LEAKS.exists() else []
+    LEAKS.unlink(missing_ok=True)
+    place = request.node.funcargs.get("tmp_path")
+    assert [] == leaks + ([] if place is None else [str(file) for file in canary.search(place)])
 
 
 @pytest.fixture

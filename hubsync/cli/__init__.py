@@ -13,7 +13,9 @@ __all__ = ["cli", "local", "look", "main", "prepare", "publish"]
 
 
 def main() -> None:
-    """Run the command line in a closed environment: children see an allow-list of variables and no token."""
-    from hubsync.store.process import close_environment  # noqa: PLC0415 - as everywhere here
+    """Run the command line in a closed environment: children see a few variables and no token, and nothing dumps core."""
+    from hubsync.store.private import forbid_core_dumps  # noqa: PLC0415 - as everywhere here
+    from hubsync.store.process import close_environment  # noqa: PLC0415
 
+    forbid_core_dumps()
     cli(obj=close_environment(os.environ))

@@ -6,14 +6,16 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hubsync.config.model import Endpoint, TokenSource
+from hubsync.config.model import Config, Endpoint, TokenSource
 from hubsync.errors import MirrorError
 from hubsync.monitor.log import register_secret
 from hubsync.store.process import read_command
 from hubsync.watch.entry import Identity
 
 _NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_HIDDEN = frozenset({*_NAMES, "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 _COMMAND_TIMEOUT_S = 30.0
+_OTHERS_READ, _OTHERS_ENTER = 0o004, 0o001
 _USER = "hf_user"  # the name that huggingface_hub gives to git; the Hub looks at the token only
 
 
@@ -44,6 +46,17 @@ class Tokens:
         path = self._default_path() if endpoint.token is None else self._path(endpoint.token)
         try:
             return None if path is None else Identity.of(path.stat())
+        except OSError:
+            return None
+
+    def find_exposed(self, endpoint: Endpoint) -> Path | None:
+        """Return the file that holds the endpoint's token if any user of this machine can read it."""
+        path = self._default_path() if endpoint.token is None else self._path(endpoint.token)
+        try:
+            file = None if path is None else path.resolve(strict=True)
+            if file is None or not file.stat().st_mode & _OTHERS_READ:
+                return None
+            return path if all(parent.stat().st_mode & _OTHERS_ENTER for parent in file.parents) else None
         except OSError:
             return None
 
@@ -78,11 +91,15 @@ class Tokens:
             return path.read_text()
         if source.env is not None:
             return self._environment.get(source.env, "")
-        finished = read_command(tuple(source.command or ()), self._environment, timeout_s=_COMMAND_TIMEOUT_S)
+        finished = read_command(tuple(source.command or ()), self._for_command(), timeout_s=_COMMAND_TIMEOUT_S)
         if finished.returncode != 0:
             raise OSError(f"the token command exited with {finished.returncode}")
 
         return finished.stdout.decode()
+
+    def _for_command(self) -> dict[str, str]:
+        """Return the environment of a token command: it may need much, but no other token, and not our manager's ear."""
+        return {name: value for name, value in self._environment.items() if name not in _HIDDEN}
 
     def _path(self, source: TokenSource) -> Path | None:
         if source.file is not None:
@@ -108,6 +125,14 @@ class Tokens:
         return Path(self._environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
 
 
+def find_exposed_tokens(config: Config, tokens: Tokens) -> dict[str, Path]:
+    """Return, for each endpoint that a mirror uses, the token file that any user of this machine can read."""
+    used = sorted({mirror.endpoint for target in config.targets for mirror in target.mirrors})
+    found = {name: tokens.find_exposed(config.endpoints[name]) for name in used}
+
+    return {name: path for name, path in found.items() if path is not None}
+
+
 @contextlib.contextmanager
 def credential_config(url: str, token: str | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     """Yield (git config, descriptors to pass) that let git answer for *url*'s host, and for no other, with *token*.
@@ -118,7 +143,7 @@ def credential_config(url: str, token: str | None) -> Iterator[tuple[dict[str, s
     if token is None:
         yield {"credential.helper": ""}, ()
         return
-    fd = os.memfd_create("hubsync-credential", 0)
+    fd = os.memfd_create("hubsync-credential")
     try:
         os.write(fd, f"username={_USER}\npassword={token}\n".encode())
         answer = shlex.quote(f"/proc/self/fd/{fd}")

@@ -148,6 +148,14 @@ _EVENTS = (
         "What a crash or a full disk left behind was put right: a stale lock, a ledger that had to be rebuilt.",
         "Nothing, unless it comes back at each start.",
     ),
+    Event(
+        "token.exposed",
+        "warning",
+        ("endpoint", "path", "hint"),
+        "every user of this machine can read the token of {endpoint}[ in {path}]",
+        "The file that holds a token has a mode that lets others read it. The token is used all the same.",
+        "chmod 600 the file, and replace the token if somebody else may have read it.",
+    ),
     # --- watch
     Event(
         "watch.started",

@@ -5,12 +5,14 @@ lost. Nothing here knows what a line means.
 """
 
 import abc
+import contextlib
 import json
 import logging
 import os
 import select
 import socket
 import time
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
@@ -25,6 +27,7 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 # A reader may pause this long (a pager, a busy journald) before lines are dropped. While lines are being dropped
 # no call waits at all.
 _PATIENCE_S = 2.0
+_MODE = 0o640  # of a log file: no token stands in it, but names and paths do
 
 
 class PatientHandler(logging.Handler, abc.ABC):
@@ -116,10 +119,19 @@ class JournalSink(PatientHandler):
 
 
 class FileSink(WatchedFileHandler):
-    """Appends lines to a file, and follows when logrotate renames it."""
+    """Appends lines to a file, and follows when logrotate renames it; a group that may read its directory may read it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        """Open the file; whether it is the first or a later one, the umask of that moment is not what counts."""
+        with contextlib.suppress(FileExistsError):
+            made = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.fchmod(made, _MODE)
+            os.close(made)
+
+        return super()._open()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append the line of *record*; unlike the base class, raise nothing if the file cannot be opened again."""

@@ -18,6 +18,7 @@ from typing import Any, Self, cast
 import git
 
 from hubsync.errors import DiskFullError, GitError, ToolMissingError
+from hubsync.store.private import make_private
 from hubsync.store.process import PIPE, Finished, Watch, finish
 
 _MANY_PACKS = 50
@@ -76,9 +77,9 @@ class Git:
         HEAD names a branch that never exists, so that nothing in a published tree is obeyed. Objects of the repository
         at *borrow* are used without being copied. Nobody else may use the repository meanwhile.
         """
+        make_private(self.git_dir)
         leftovers = _remove_leftovers(self.git_dir)
         if not (self.git_dir / "HEAD").exists():
-            self.git_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.run("init", "--quiet", "--bare", "--template=", "--initial-branch=none", str(self.git_dir))
         if borrow is not None:
             alternates = self.git_dir / "objects" / "info" / "alternates"

@@ -22,6 +22,7 @@ from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEnt
 from hubsync.store.ledger import Ledger
 from hubsync.store.objects import Objects, PinKind
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
+from hubsync.store.private import make_private
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
 from hubsync.watch.inventory import look
@@ -71,10 +72,7 @@ class Store:
 
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.directory.stat().st_uid != os.geteuid():
-            raise StateError(f"{self.directory} belongs to another user", hint="chown it, or set another state_dir")
-        self.directory.chmod(0o700)
+        make_private(self.directory)
         leftovers = self.git.open()
         self.objects.open()
         self.ledger.open()

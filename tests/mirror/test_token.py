@@ -55,6 +55,17 @@ def test_a_token_comes_from_the_environment_a_credential_or_a_command(tmp_path: 
     assert [TOKEN] * 3 == [tokens.read(endpoint(**source)) for source in sources]
 
 
+def test_a_token_command_sees_no_other_token() -> None:
+    """It has the environment that its program may need, but neither the Hub's login nor the service manager's socket."""
+    hidden = {"HF_TOKEN": TOKEN, "HUGGING_FACE_HUB_TOKEN": TOKEN, "NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1"}
+    environment = {**hidden, "VAULT_ADDR": "here", "PATH": os.environ["PATH"]}
+    seen = "env | grep -v ^_= | cut -d= -f1 | sort | tr '\\n' -"
+
+    told = Tokens(environment).read(endpoint(command=("sh", "-c", seen)))
+
+    assert {"VAULT_ADDR", "PATH", "PWD"} >= set((told or "").strip("-").split("-")) >= {"VAULT_ADDR", "PATH"}
+
+
 def test_without_a_source_the_login_of_the_hub_counts(tmp_path: Path) -> None:
     """HF_TOKEN wins over the file of ``hf auth login``; with neither there is no token."""
     (tmp_path / "token").write_text("from-login")

@@ -77,6 +77,7 @@ class PlainServer:
         for server in (self._git, self._storage):
             server.shutdown()
             server.server_close()
+        assert [] == [request for request in self.requests if request.host == "storage" and request.authorization]
 
     def create(self, repo: str) -> Path:
         """Make an empty repository."""

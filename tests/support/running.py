@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import canary
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 
@@ -21,9 +23,12 @@ PATIENCE_S = 60.0
 def hubsync(config: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     argv = [sys.executable, "-m", "hubsync", *args[:1], "-c", str(config), *args[1:]]
-    return subprocess.run(
+    done = subprocess.run(
         argv, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
+    assert not canary.sees(done.stdout + done.stderr)
+
+    return done
 
 
 class Daemon:
@@ -31,6 +36,7 @@ class Daemon:
 
     def __init__(self, config: Path, *prefix: str, **environment: str) -> None:
         self.events: list[dict[str, Any]] = []
+        self.leaks: list[str] = []
         self._new: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "hubsync", "run", "-c", str(config)],
@@ -52,10 +58,12 @@ class Daemon:
         self._reader.join()
         assert self.process.stderr is not None
         self.process.stderr.close()
+        assert [] == self.leaks
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
+            self.leaks += [line] if canary.sees(line) else []
             self._new.put(json.loads(line))
 
     def wait_for(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:

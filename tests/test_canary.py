@@ -1,0 +1,49 @@
+"""The lookout for leaked tokens, which stands beside every test (support/site/canary.py), is not blind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import canary
+import pytest
+from support.running import ROOT, Daemon, write_config
+
+TOKEN = "hf_" + "CaNy" * 8
+
+
+@pytest.mark.parametrize("where", ["argv", "environ"])
+def test_a_token_given_to_a_child_is_seen(where: str) -> None:
+    """In the arguments and in the environment of a process that our package starts, in whatever process that runs."""
+    given = {name: TOKEN if where == name else "" for name in ("argv", "environ")}
+    script = f"""
+from hubsync.store.process import read_command
+read_command(("true", {given["argv"]!r}), {{"A": {given["environ"]!r}}}, timeout_s=9)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+    noted = Path(os.environ[canary.PLACE])
+    seen = noted.read_text()
+    noted.unlink()
+    assert f"{where} of ['true'" in seen
+
+
+def test_a_token_in_a_file_is_seen(tmp_path: Path) -> None:
+    """In the state and in a log, not in what a test keeps beside them."""
+    for name in ("state/targets/run/x", "a/state/status.json", "hubsync.log", "token"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"a{TOKEN}\n")
+
+    found = {str(path.relative_to(tmp_path)) for path in canary.search(tmp_path)}
+    for path in canary.search(tmp_path):
+        path.unlink()
+
+    assert {"state/targets/run/x", "a/state/status.json", "hubsync.log"} == found
+
+
+def test_a_token_that_is_printed_is_seen(tmp_path: Path) -> None:
+    """A line of the log with a token fails the test."""
+    (tmp_path / "run").mkdir()
+    config = write_config(tmp_path / "hubsync.toml", tmp_path / "run", {'url = "http://127.0.0.1:9"': "acme/x"})
+    with pytest.raises(AssertionError), Daemon(config, "sh", "-c", f"echo '[\"{TOKEN}\"]' >&2", "sh") as daemon:
+        daemon.process.wait()
