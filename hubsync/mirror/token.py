@@ -1,5 +1,6 @@
 """Owns tokens: where they come from, and how git gets one that stands in no argv, environment, config or file."""
 
+import base64
 import contextlib
 import os
 import shlex
@@ -106,6 +107,11 @@ class Tokens:
         cache = self._environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - a string
         home = self._environment.get("HF_HOME") or f"{cache}/huggingface"
         return Path(self._environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+
+
+def basic_authorization(token: str) -> str:
+    """Return the header that a server of git and LFS takes *token* in."""
+    return "Basic " + base64.b64encode(f"{_USER}:{token}".encode()).decode()
 
 
 @contextlib.contextmanager
