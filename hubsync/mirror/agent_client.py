@@ -57,6 +57,10 @@ class Client:
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=16),
         )
 
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
     def signed_in(self, action: Action) -> Action:
         """Return *action* with the token, if it leads to the LFS API's host and brings no credentials of its own."""
         is_signed = any(name.lower() == "authorization" for name in action.headers)

@@ -106,7 +106,11 @@ def restore(
             if not staging.list_pieces():
                 staging.remove()
             raise
-        by_mirror = _get(plan, mirrors, staging, meter, stop)
+        try:
+            by_mirror = _get(plan, mirrors, staging, meter, stop)
+        finally:
+            for source in plan.sources:
+                source.lfs.close()
         with explained(staging.dest):
             _build(plan, staging)
             staging.finish()

@@ -59,6 +59,12 @@ class _Lfs:
         self._lock = threading.Lock()
         self._things: tuple[Thing, ...] = ()
         self._batch: Batch | None = None
+        self._clients: list[Client] = []
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            client.close()
 
     def expect(self, objects: Mapping[str, int]) -> None:
         """Note which objects (oid → size) will be asked for."""
@@ -72,6 +78,7 @@ class _Lfs:
                 authorization = basic_authorization(token) if token else None
                 timeout_s = self._endpoint.timeout_s
                 client = Client(lfs_url, authorization, stall_s=timeout_s, connect_s=min(_CONNECT_S, timeout_s))
+                self._clients.append(client)
                 self._batch = Batch(client, lfs_url, self._things, "download")
             batch = self._batch
         try:

@@ -82,7 +82,8 @@ class Staging:
             kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no directory"
             raise DestinationError(f"{self.dest} is {kind}", hint="name a directory that is empty or does not exist")
         try:
-            is_empty = not any(os.scandir(self.dest))
+            with os.scandir(self.dest) as items:
+                is_empty = not any(items)
         except OSError as exc:
             raise DestinationError(f"{self.dest}: {exc.strerror}") from exc
         if not is_empty:
