@@ -26,7 +26,12 @@ _MARKER_BYTES = 65_536
 
 def unit_of(target: Target, path: str) -> str | None:
     """Return the unit that *path* belongs to: the topmost of its directories that ``units`` names."""
-    return _unit_of_directory(target.units, path.rpartition("/")[0]) if target.units else None
+    return unit_among(target.units, path)
+
+
+def unit_among(patterns: tuple[str, ...], path: str) -> str | None:
+    """Return the unit that *path* belongs to if *patterns* name the units."""
+    return _unit_of_directory(patterns, path.rpartition("/")[0]) if patterns else None
 
 
 def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, str]) -> UnitFacts:

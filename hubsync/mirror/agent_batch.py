@@ -21,20 +21,25 @@ _EXPIRY_MARGIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What the server wants for one object; neither if it has it. *until* is a monotonic time."""
+    """What the server says of one object: where it goes, nowhere if it has it, or where it comes from.
+
+    *until* is a monotonic time.
+    """
 
     upload: Action | None = None
     verify: Action | None = None
+    download: Action | None = None
     until: float = float("inf")
 
 
 class Batch:
     """The answers for *things*, in their order."""
 
-    def __init__(self, client: Client, lfs_url: str, things: Sequence[Thing]) -> None:
+    def __init__(self, client: Client, lfs_url: str, things: Sequence[Thing], operation: str = "upload") -> None:
         self._client = client
         self._api = client.signed_in(Action(f"{lfs_url}/objects/batch"))
         self._things = things
+        self._operation = operation
         self._lock = threading.Lock()
         self._answers: dict[str, Actions | TransferError] = {}
         self._failure: TransferError | None = None
@@ -80,8 +85,8 @@ class Batch:
         if self._failure is not None:
             raise self._failure
         question = {
-            "operation": "upload",
-            "transfers": ["basic", "multipart"],
+            "operation": self._operation,
+            "transfers": ["basic", "multipart"] if self._operation == "upload" else ["basic"],
             "hash_algo": "sha256",
             "objects": [{"oid": thing.oid, "size": thing.size} for thing in things],
         }
@@ -98,9 +103,10 @@ class Batch:
         if error := answer.get("error"):
             return TransferError(f"HTTP {error.get('code')}; {error.get('message')}", status=int(error.get("code") or 422))
         actions = answer.get("actions") or {}
-        upload, verify = (self._action(actions.get(name), answer) for name in ("upload", "verify"))
+        upload, verify, download = (self._action(actions.get(name), answer) for name in ("upload", "verify", "download"))
+        lives_s = _lives_s(actions.get("upload") or actions.get("download") or {})
 
-        return Actions(upload, verify if upload else None, time.monotonic() + _lives_s(actions.get("upload") or {}))
+        return Actions(upload, verify if upload else None, download, time.monotonic() + lives_s)
 
     def _action(self, action: Mapping[str, Any] | None, answer: Mapping[str, Any]) -> Action | None:
         if action is None:

@@ -86,6 +86,14 @@ class Client:
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
         self._tls: ssl.SSLContext | None = None
 
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            idle = [connection for kept in self._idle.values() for connection in kept]
+            self._idle.clear()
+        for connection in idle:
+            connection.close()
+
     def signed_in(self, action: Action) -> Action:
         """Return *action* with the token, if it leads to the LFS API's host and brings no credentials of its own."""
         is_signed = any(name.lower() == "authorization" for name in action.headers)

@@ -146,6 +146,12 @@ class Hub:
 
         return {branch.name: branch.target_commit for branch in refs.branches} | requests
 
+    def list_refs(self, mirror: Mirror) -> dict[str, str]:
+        """Return all branches and tags (``refs/heads/main``) and their commits."""
+        with _translating("list the revisions"):
+            refs = self._api().list_repo_refs(mirror.repo_id, repo_type=mirror.repo_type)
+        return {ref.ref: ref.target_commit for ref in (*refs.branches, *refs.tags)}
+
     def create_branch(self, mirror: Mirror, branch: str) -> None:
         """Create a branch at the head of the default one: the API makes none without history."""
         with _translating("create the branch"):

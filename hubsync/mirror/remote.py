@@ -92,6 +92,31 @@ class Remote:
         shown = {ref: commit for commit, _, ref in (line.partition("\t") for line in listed)}
         return {branch: shown.get(ref) for ref, branch in refs.items()}
 
+    def list_refs(self) -> dict[str, str]:
+        """Return all branches and tags (``refs/heads/main``) and the commits that they point to.
+
+        Raises:
+            MirrorError: the repository cannot be reached or read.
+        """
+        listed = self._network("list", "ls-remote", "{url}", "refs/heads/*", "refs/tags/*").stdout
+        refs: dict[str, str] = {}
+        for line in listed.decode("utf-8", "surrogateescape").splitlines():
+            commit, _, ref = line.partition("\t")
+            refs[ref.removesuffix("^{}")] = commit  # the commit of an annotated tag follows the tag itself
+
+        return refs
+
+    def fetch_commits(self, wanted: Mapping[str, str]) -> None:
+        """Fetch each of *wanted* (a ref of the mirror or a commit's id → local ref), without history."""
+        specs = [f"+{theirs}:{ours}" for theirs, ours in wanted.items()]
+        self._network("fetch", "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
+                      "{url}", *specs)  # fmt: skip
+
+    @property
+    def lfs_url(self) -> str:
+        """The address of the LFS API beside the address at which the repository answered."""
+        return (self._found or self._candidates[0]).lfs
+
     def fetch(self, branches: Mapping[str, str]) -> dict[str, str]:
         """Fetch the newest commit of *branches* (branch → local ref), without history; return the commits."""
         specs = [f"+{self._ref(branch)}:{ref}" for branch, ref in branches.items()]

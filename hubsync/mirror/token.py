@@ -1,5 +1,6 @@
 """Owns tokens: where they come from, and how git gets one that stands in no argv, environment, config or file."""
 
+import base64
 import contextlib
 import os
 import shlex
@@ -131,6 +132,11 @@ def find_exposed_tokens(config: Config, tokens: Tokens) -> dict[str, Path]:
     found = {name: tokens.find_exposed(config.endpoints[name]) for name in used}
 
     return {name: path for name, path in found.items() if path is not None}
+
+
+def basic_authorization(token: str) -> str:
+    """Return the header that a server of git and LFS takes *token* in."""
+    return "Basic " + base64.b64encode(f"{_USER}:{token}".encode()).decode()
 
 
 @contextlib.contextmanager
