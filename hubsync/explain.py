@@ -356,7 +356,7 @@ class _Explainer:
         return [(mirror.branch, prefix + path)]
 
 
-def _read_tree(git_dir: Path, revision: str) -> dict[str, TreeEntry]:
+def _read_tree(git_dir: Path, revision: str) -> Mapping[str, TreeEntry]:
     return Git(git_dir).list_tree(revision)
 
 

@@ -218,13 +218,14 @@ class Publisher:
         """
         self._began = time.monotonic()
         self._forget_mended()
-        while True:
-            try:
-                return self._publish()
-            except MirrorError as exc:
-                if not self._hold_back(exc):
-                    self._note_failure(exc)
-                    raise
+        with self._git.remember_trees(), self._store.git.remember_trees():
+            while True:
+                try:
+                    return self._publish()
+                except MirrorError as exc:
+                    if not self._hold_back(exc):
+                        self._note_failure(exc)
+                        raise
 
     def _note_failure(self, exc: MirrorError) -> None:
         self._checked = False

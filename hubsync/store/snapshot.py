@@ -120,7 +120,7 @@ class Store:
 
     def backlog(self, published: str | None) -> list[Snapshot]:
         """Return the snapshots after *published* (``None``: all), oldest first."""
-        if self.head() is None:
+        if self.head() in {None, published}:
             return []
         span = f"{published}..{SNAPSHOTS}" if published else SNAPSHOTS
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
@@ -157,8 +157,8 @@ class Store:
 
     def is_ancestor(self, commit: str, published: str | None) -> bool:
         """Tell whether what is *published* holds the snapshot *commit*."""
-        if published is None:
-            return False
+        if published is None or commit == published:
+            return commit == published
         return self.git.run("merge-base", "--is-ancestor", commit, published, check=False).returncode == 0
 
     def read_snapshots(self, commits: Collection[str]) -> list[Snapshot]:
@@ -190,7 +190,7 @@ class Store:
         """Return the objects (by oid) that some mirror may lack, given what each one has published."""
         if self.head() is None:
             return {}
-        if not published:
+        if not published or set(published) == {self.head()}:
             return {}
         behind = [] if None in published else [f"^{commit}" for commit in published if commit]
         # What the mirror that is furthest behind lacks, all others lack at most.
