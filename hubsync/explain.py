@@ -6,7 +6,7 @@ nothing; a daemon may run meanwhile or not.
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 

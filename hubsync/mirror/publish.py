@@ -6,7 +6,7 @@ push.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -24,7 +24,7 @@ from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Line, Refusal, Step, View, fold
 from hubsync.monitor.status import Transfer
-from hubsync.store.git import Git, TreeChange, blob_id
+from hubsync.store.git import Git, blob_id
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.units import unit_of
@@ -378,9 +378,10 @@ class Publisher:
 
     def _objects(self, steps: Sequence[Step]) -> dict[str, Pointer]:
         """Return the objects (by oid) that *steps* need, those that are wanted most first."""
-        blobs = [change.after.blob for change in _most_wanted_first(steps) if change.after]
-        pointers = self._store.pointers(set(blobs))
-        return {pointers[blob].oid: pointers[blob] for blob in blobs if blob in pointers}
+        blobs = {change.after.blob for step in steps for change in step.changes if change.after}
+        pointers = self._store.pointers(blobs)
+        wanted = [pointers[blob] for step in _newest_first(steps) for blob in _pointers_of(step, pointers)]
+        return {pointer.oid: pointer for pointer in wanted}
 
     def _upload_for(self, steps: Sequence[Step]) -> bool:
         """Upload what *steps* need; tell whether the mirror refused something, which is held back from now on."""
@@ -547,7 +548,11 @@ def _sum_up(done: Sequence[Published]) -> Published | None:
     )  # fmt: skip
 
 
-def _most_wanted_first(steps: Sequence[Step]) -> list[TreeChange]:
-    """Return what *steps* change: the newest unit first, and of each what loads the model before what resumes the run."""
-    by_age = sorted(steps, key=lambda step: (bool(step.snapshot.units), step.snapshot.written_at), reverse=True)
-    return [c for step in by_age for c in sorted(step.changes, key=lambda c: not _LOADS_A_MODEL.verdict(c.path).taken)]
+def _newest_first(steps: Sequence[Step]) -> list[Step]:
+    return sorted(steps, key=lambda step: (bool(step.snapshot.units), step.snapshot.written_at), reverse=True)
+
+
+def _pointers_of(step: Step, pointers: Container[str]) -> list[str]:
+    """Return the *pointers* that *step* writes: what loads the model before what resumes the run."""
+    written = [(c.path, c.after.blob) for c in step.changes if c.after and c.after.blob in pointers]
+    return [blob for _, blob in sorted(written, key=lambda one: not _LOADS_A_MODEL.verdict(one[0]).taken)]

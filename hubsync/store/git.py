@@ -25,6 +25,7 @@ from hubsync.store.process import PIPE, Finished, Watch, finish
 _MANY_PACKS = 50
 
 ABSENT = "0" * 40  # git's name for "no object"
+_PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
 _FULL_ID = re.compile("[0-9a-f]{40}")
 REGULAR, EXECUTABLE, DIRECTORY = "100644", "100755", "040000"
 
@@ -290,7 +291,7 @@ class FastImport:
 
     def blob(self, content: bytes) -> None:
         """Add a blob; it is named by its git object id afterwards."""
-        self._send([b"blob\ndata %d\n" % len(content), content, b"\n"])
+        self._send([b"blob\ndata %d\n%b\n" % (len(content), content)])
 
     def commit(
         self,
@@ -392,6 +393,8 @@ def sync_directory(directory: Path) -> None:
 
 def quote_path(path: str) -> bytes:
     """Return *path* as git quotes it in C style, always in double quotes."""
+    if _PLAIN_PATH.fullmatch(path):
+        return b'"%b"' % path.encode()
     escapes = {ord('"'): b'\\"', ord("\\"): b"\\\\"}
     body = b"".join(
         escapes.get(byte) or (b"\\%03o" % byte if byte < 32 or byte == 127 else bytes([byte]))  # noqa: PLR2004 - ASCII

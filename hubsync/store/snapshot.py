@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
@@ -340,7 +340,8 @@ class SnapshotWriter:
         """Add a captured file's blob; return its entry if that differs from the newest snapshot's."""
         if captured.pointer is None:
             # Ordinary content is known only once it is in git; its bytes must not stay in memory until then.
-            self._captured.append(replace(captured, content=b""))
+            now = (captured.path, captured.identity, captured.mode, captured.routing, captured.blob, b"")
+            self._captured.append(Captured(*now))
         else:
             self._store.ledger.record(captured)
         entry = TreeEntry(captured.mode, captured.blob)
