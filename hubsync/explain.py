@@ -6,7 +6,7 @@ nothing; a daemon may run meanwhile or not.
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -364,7 +364,7 @@ class _Explainer:
         return [(mirror.branch, prefix + path)]
 
 
-def _read_tree(git_dir: Path, revision: str) -> dict[str, TreeEntry]:
+def _read_tree(git_dir: Path, revision: str) -> Mapping[str, TreeEntry]:
     return Git(git_dir).list_tree(revision)
 
 

@@ -212,13 +212,14 @@ class Publisher:
         """
         self._began = time.monotonic()
         self._refusals.forget_mended()
-        while True:
-            try:
-                return self._publish()
-            except MirrorError as exc:
-                if not self._hold_back(exc):
-                    self._note_failure(exc)
-                    raise
+        with self._git.remember_trees(), self._store.git.remember_trees():
+            while True:
+                try:
+                    return self._publish()
+                except MirrorError as exc:
+                    if not self._hold_back(exc):
+                        self._note_failure(exc)
+                        raise
 
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:

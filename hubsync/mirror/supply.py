@@ -3,14 +3,14 @@
 What the mirror refuses, and what is nowhere any more, is held back. It must never know branches and commits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.uploader import Objects, Uploader
 from hubsync.mirror.view import Step, fold
-from hubsync.store.git import TreeChange, blob_id
+from hubsync.store.git import blob_id
 from hubsync.store.snapshot import Store
 from hubsync.watch.rules import PathRules
 
@@ -77,16 +77,21 @@ class Supply:
 
     def _objects(self, steps: Sequence[Step]) -> Objects:
         """Return the objects (by oid) that *steps* need, those that are wanted most first."""
-        blobs = [change.after.blob for change in _most_wanted_first(steps) if change.after]
-        pointers = self._store.pointers(set(blobs))
-        return {pointers[blob].oid: pointers[blob] for blob in blobs if blob in pointers}
+        blobs = {change.after.blob for step in steps for change in step.changes if change.after}
+        pointers = self._store.pointers(blobs)
+        wanted = [pointers[blob] for step in _newest_first(steps) for blob in _pointers_of(step, pointers)]
+        return {pointer.oid: pointer for pointer in wanted}
 
     def _lacked_blobs(self, steps: Sequence[Step]) -> set[str]:
         """Return the pointers of *steps* whose objects the mirror lacks."""
         return {blob_id(pointer.encode()) for pointer in self._uploader.lacks(self._objects(steps)).values()}
 
 
-def _most_wanted_first(steps: Sequence[Step]) -> list[TreeChange]:
-    """Return what *steps* change: the newest unit first, and of each what loads the model before what resumes the run."""
-    by_age = sorted(steps, key=lambda step: (bool(step.snapshot.units), step.snapshot.written_at), reverse=True)
-    return [c for step in by_age for c in sorted(step.changes, key=lambda c: not _LOADS_A_MODEL.verdict(c.path).taken)]
+def _newest_first(steps: Sequence[Step]) -> list[Step]:
+    return sorted(steps, key=lambda step: (bool(step.snapshot.units), step.snapshot.written_at), reverse=True)
+
+
+def _pointers_of(step: Step, pointers: Container[str]) -> list[str]:
+    """Return the *pointers* that *step* writes: what loads the model before what resumes the run."""
+    written = [(c.path, c.after.blob) for c in step.changes if c.after and c.after.blob in pointers]
+    return [blob for _, blob in sorted(written, key=lambda one: not _LOADS_A_MODEL.verdict(one[0]).taken)]

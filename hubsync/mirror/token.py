@@ -153,7 +153,9 @@ def credential_config(url: str, token: str | None) -> Iterator[tuple[dict[str, s
     try:
         os.write(fd, f"username={_USER}\npassword={token}\n".encode())
         answer = shlex.quote(f"/proc/self/fd/{fd}")
-        helper = f'!f() {{ case "$1" in get) cat {answer};; erase) : > {answer};; esac; }}; f'
+        # The shell alone: git and git-lfs ask several times for each command, and "cat" would be a process more.
+        tell = f'while IFS= read -r line; do printf "%s\\n" "$line"; done < {answer}'
+        helper = f'!f() {{ case "$1" in get) {tell};; erase) : > {answer};; esac; }}; f'
         yield {"credential.helper": "", f"credential.{_origin(url)}.helper": helper}, (fd,)
     finally:
         os.close(fd)

@@ -232,7 +232,8 @@ class Capturer:
             routing = routing or choose_route_by_content(content)
             if routing.route is Route.GIT:
                 found = self.find_secret(fd, entry, content)
-                return replace(self.as_blob(entry, identity, routing, content), secret=found)
+                blob = self.as_blob(entry, identity, routing, content)
+                return blob if found is None else replace(blob, secret=found)
 
         return self.as_object(fd, entry, identity, routing, on_bytes)
 

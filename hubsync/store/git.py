@@ -8,8 +8,10 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from hubsync.store.process import PIPE, Finished, Watch, finish
 _MANY_PACKS = 50
 
 ABSENT = "0" * 40  # git's name for "no object"
+_PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
+_FULL_ID = re.compile("[0-9a-f]{40}")
 REGULAR, EXECUTABLE, DIRECTORY = "100644", "100755", "040000"
 
 _HOOKS_OFF = {"core.hooksPath": "/dev/null"}
@@ -70,6 +74,9 @@ class Git:
     def __init__(self, git_dir: Path, *, inherit: tuple[int, ...] = ()) -> None:
         self.git_dir = git_dir
         self._inherit = inherit
+        self._trees: dict[tuple[str, bool], Mapping[str, TreeEntry]] = {}
+        self._trees_lock = threading.Lock()
+        self._remembering = 0
 
     def open(self, borrow: Path | None = None) -> int:
         """Make the repository if it is not there, and clean up what killed processes left; return how many files.
@@ -129,9 +136,32 @@ class Git:
         listed = self.text("for-each-ref", "--format=%(objectname) %(refname)", prefix)
         return {ref: commit for commit, _, ref in (line.partition(" ") for line in listed.splitlines())}
 
-    def list_tree(self, treeish: str, *paths: str, directories: bool = False) -> dict[str, TreeEntry]:
+    def list_tree(self, treeish: str, *paths: str, directories: bool = False) -> Mapping[str, TreeEntry]:
         """List all files below *treeish* (and, if asked for, all directories), or what is at *paths*."""
-        flags = () if paths else ("-r", "-t") if directories else ("-r",)
+        recursive = ("-r", "-t") if directories else ("-r",)
+        if paths or not self._remembering or not _FULL_ID.fullmatch(treeish):
+            return self._list_tree(treeish, paths, recursive)
+        key = (treeish, directories)
+        if (tree := self._trees.get(key)) is None:
+            tree = self._trees[key] = self._list_tree(treeish, (), recursive)
+
+        return tree
+
+    @contextlib.contextmanager
+    def remember_trees(self) -> Iterator[None]:
+        """Remember inside what was listed of whole commits; not for longer: 100,000 files take 40 MB."""
+        with self._trees_lock:
+            self._remembering += 1
+        try:
+            yield
+        finally:
+            with self._trees_lock:
+                self._remembering -= 1
+                if not self._remembering:
+                    self._trees.clear()
+
+    def _list_tree(self, treeish: str, paths: Sequence[str], recursive: Sequence[str]) -> dict[str, TreeEntry]:
+        flags = () if paths else recursive
         listed = self.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", *flags, treeish, "--", *paths).stdout
         return dict(_read_tree(listed))
 
@@ -262,7 +292,7 @@ class FastImport:
 
     def blob(self, content: bytes) -> None:
         """Add a blob; it is named by its git object id afterwards."""
-        self._send([b"blob\ndata %d\n" % len(content), content, b"\n"])
+        self._send([b"blob\ndata %d\n%b\n" % (len(content), content)])
 
     def commit(
         self,
@@ -364,6 +394,8 @@ def sync_directory(directory: Path) -> None:
 
 def quote_path(path: str) -> bytes:
     """Return *path* as git quotes it in C style, always in double quotes."""
+    if _PLAIN_PATH.fullmatch(path):
+        return b'"%b"' % path.encode()
     escapes = {ord('"'): b'\\"', ord("\\"): b"\\\\"}
     body = b"".join(
         escapes.get(byte) or (b"\\%03o" % byte if byte < 32 or byte == 127 else bytes([byte]))  # noqa: PLR2004 - ASCII

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from hubsync.store.capture import Captured
@@ -198,7 +198,7 @@ class Ledger:
             written = [path for path, entry in changes if entry is not None]
             gone = {path for path, entry in changes if entry is None}
             # As git does: a file takes the place of a directory of its name, and the other way round.
-            gone |= {str(parent) for path in written for parent in PurePosixPath(path).parents}
+            gone |= _parents(written)
             self._many("DELETE FROM tree WHERE path = ?", ((path,) for path in gone))
             self._many("DELETE FROM tree WHERE path > ? AND path < ?", ((f"{path}/", f"{path}0") for path in written))
             self._many(
@@ -287,6 +287,18 @@ class Ledger:
     def _many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
         with self._lock, self.transaction():
             self._connection.executemany(query, rows)
+
+
+def _parents(paths: Iterable[str]) -> set[str]:
+    """Return all directories above *paths*."""
+    found: set[str] = set()
+    for path in paths:
+        parent = path.rpartition("/")[0]
+        while parent and parent not in found:
+            found.add(parent)
+            parent = parent.rpartition("/")[0]
+
+    return found
 
 
 def _columns(identity: Identity) -> tuple[int, ...]:

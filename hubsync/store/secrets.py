@@ -5,7 +5,6 @@ Patterns follow what the issuers document; their ends are open, since in a pickl
 Knows names and bytes only. It must never return the secret itself, nor any part of it.
 """
 
-import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,13 @@ HINT = "take it out (and revoke it), exclude the file, or name its path or sha25
 
 _HASH_PREFIX = "sha256:"
 _SPARED = re.compile(r"\.env\.(?:example|sample|template|dist|defaults)|(?:example|sample|template)\.env")
+
+
+def _as_regex(glob: str) -> str:
+    """Return a regular expression for *glob*, whose star matches no slash, at the end of a path."""
+    return re.escape(glob).replace(r"\*", "[^/]*") + r"\Z"
+
+
 _NAMES = (  # lower case; one with a slash is the end of a path
     ("a dotenv file", (".env", ".env.*", "*.env", ".envrc")),
     ("a netrc file", (".netrc", "_netrc")),
@@ -25,6 +31,13 @@ _NAMES = (  # lower case; one with a slash is the end of a path
     ("a file of passwords", (".git-credentials", ".pgpass", ".htpasswd", ".pypirc")),
     ("a file of cloud credentials", (".aws/credentials", "gcloud/application_default_credentials.json", ".kube/config")),
     ("a Hub token file", ("huggingface/token", "huggingface/stored_tokens", ".huggingface/token")),
+)
+# All globs in one expression: each path of a source is asked about, and nearly all are ordinary.
+_SECRET_NAME = re.compile(
+    "|".join(
+        f"(?P<n{number}>{'|'.join(f'/{_as_regex(glob)}' for glob in globs)})" for number, (_, globs) in enumerate(_NAMES)
+    ),
+    re.DOTALL,
 )
 
 
@@ -83,20 +96,16 @@ class SecretRules:
 def judge_name(path: str) -> Secret | None:
     """Return the secret that a file at *path* is, whatever it holds."""
     folded = f"/{path.casefold()}"
-    name = folded.rpartition("/")[2]
-    if _SPARED.fullmatch(name):
+    found = _SECRET_NAME.search(folded)
+    if found is None or _SPARED.fullmatch(folded.rpartition("/")[2]):
         return None
-    for rule, globs in _NAMES:
-        for glob in globs:
-            if folded.endswith(f"/{glob}") if "/" in glob else fnmatch.fnmatchcase(name, glob):
-                return Secret(rule)
 
-    return None
+    return Secret(_NAMES[int((found.lastgroup or "n0")[1:])][0])
 
 
 def find_secret(content: bytes) -> Secret | None:
     """Return the first secret in *content*, with its offset."""
-    found = [(offset, rule.name) for rule in RULES for word in rule.words for offset in _offsets(rule, word, content)]
+    found = [(offset, rule.name) for word, rule in _WORDS if word in content for offset in _offsets(rule, word, content)]
     if not found:
         return None
     offset, name = min(found)
@@ -198,3 +207,4 @@ RULES = (
     _rule("a Databricks token", (b"dapi",), _START + rb"(?P<s>dapi[0-9a-f]{32})"),
     _rule("a Replicate token", (b"r8_",), _START + rb"(?P<s>r8_[A-Za-z0-9]{37})"),
 )
+_WORDS = tuple((word, rule) for rule in RULES for word in rule.words)

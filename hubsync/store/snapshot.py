@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
@@ -118,7 +118,7 @@ class Store:
 
     def backlog(self, published: str | None) -> list[Snapshot]:
         """Return the snapshots after *published* (``None``: all), oldest first."""
-        if self.head() is None:
+        if self.head() in {None, published}:
             return []
         span = f"{published}..{SNAPSHOTS}" if published else SNAPSHOTS
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
@@ -155,8 +155,8 @@ class Store:
 
     def is_ancestor(self, commit: str, published: str | None) -> bool:
         """Tell whether what is *published* holds the snapshot *commit*."""
-        if published is None:
-            return False
+        if published is None or commit == published:
+            return commit == published
         return self.git.run("merge-base", "--is-ancestor", commit, published, check=False).returncode == 0
 
     def read_snapshots(self, commits: Collection[str]) -> list[Snapshot]:
@@ -188,7 +188,7 @@ class Store:
         """Return the objects (by oid) that some mirror may lack, given what each one has published."""
         if self.head() is None:
             return {}
-        if not published:
+        if not published or set(published) == {self.head()}:
             return {}
         behind = [] if None in published else [f"^{commit}" for commit in published if commit]
         # What the mirror that is furthest behind lacks, all others lack at most.
@@ -338,7 +338,8 @@ class SnapshotWriter:
         """Add a captured file's blob; return its entry if that differs from the newest snapshot's."""
         if captured.pointer is None:
             # Ordinary content is known only once it is in git; its bytes must not stay in memory until then.
-            self._captured.append(replace(captured, content=b""))
+            now = (captured.path, captured.identity, captured.mode, captured.routing, captured.blob, b"")
+            self._captured.append(Captured(*now))
         else:
             self._store.ledger.record(captured)
         entry = TreeEntry(captured.mode, captured.blob)

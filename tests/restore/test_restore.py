@@ -62,7 +62,7 @@ def test_a_place_in_the_repository_is_left_out_of_the_names(
 def test_revisions_are_put_together_again(
     restorer: MakeRestorer, server: PlainServer, tmp_path: Path, publish: str | None
 ) -> None:
-    """The whole target has each unit in its directory, and at the root only what is in no unit; a unit has its own files."""
+    """The whole target has each unit in its directory and what is in no unit at the root; a unit has its own files."""
     put_plain(server, {"notes.txt": b"n", **UNIT})
     put_plain(server, UNIT, branch="checkpoint-2")
     put_plain(server, {"model.bin": b"1"}, branch="checkpoint-1")
