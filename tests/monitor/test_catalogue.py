@@ -173,10 +173,10 @@ def test_an_event_is_complete(event: Event) -> None:
 
 
 def test_the_page_of_events_is_the_catalogue() -> None:
-    """EVENTS.md is what `hubsync events --markdown` prints, with each event on a row of five cells."""
+    """config/monitoring/events.md is what `hubsync events --markdown` prints, with each event on a row of five cells."""
     rows = draw_catalogue().splitlines()[-len(CATALOGUE) :]
 
-    assert draw_catalogue() == (Path(hubsync.__file__).parents[1] / "EVENTS.md").read_text("utf-8")
+    assert draw_catalogue() == (Path(hubsync.__file__).parents[1] / "config/monitoring/events.md").read_text("utf-8")
     assert [5] * len(CATALOGUE) == [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows]
 
 
