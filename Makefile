@@ -36,8 +36,8 @@ lint: setup  ## style, types, and which module may import what
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-bench: setup  ## hubsync beside what people use today, on the same data in the same run
-	@$(PY) tests/bench/bench.py
+bench: setup  ## hubsync beside what people use today, on the same data in the same run; BENCH=--quick takes three minutes
+	@$(PY) tests/bench/bench.py $(BENCH)
 
 lock:  ## pin the newest versions that pyproject.toml allows
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

@@ -1,163 +1,180 @@
 """Compare hubsync with what people use today: the same data, the same local Hub, in turn, in one run.
 
 Each tool publishes to repositories of its own on a Hub that is a process of its own and only counts what it is sent; the
-Hub's time is nobody's. Prints medians and their ratios to the floor, and writes ``.bench/result.json``.
+Hub's time is nobody's. Prints medians and their ratios to the floor, writes them as Markdown to ``.bench/result.md`` and
+all runs to ``.bench/result.json``. ``--quick`` takes under three minutes, with sizes that say little about large ones;
+``--readme`` puts the tables between the markers of README.md.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import urllib.request
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from hubs import make_place, run, serve_hub
+from live import Live, choose_live
 from measure import Figures
-from rich.console import Console
-from rich.table import Table
-from tools import ROOT, TOOLS, Place
+from scale import State, choose_growth, measure_growth
+from table import compare, grow, tell_training, write_readme
+from tools import ROOT
+from training import measure_training
 from workloads import Workload, choose
 
-HERE = Path(__file__).parent
-MB = 1e6
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    unit_bytes: int
+    files: int
+    unchanged: int
+    over_s: float
+    appends: int
+    checkpoints: int
+    train_s: float
+    part: int  # of the sizes that growth is measured at
+    idle_s: float
+
+
+_FULL = Sizes(4 * GIB, 20_000, 100_000, 60, 1000, 24, 30, 1, 15)
+_QUICK = Sizes(GIB // 4, 1000, 5000, 8, 100, 5, 5, 10, 5)
 
 
 @contextmanager
-def serve_hub(directory: Path) -> Iterator[dict[str, str]]:
-    """Run a Hub; yield its address and token, and where it tells how many bytes it was sent."""
-    argv = [sys.executable, str(HERE / "hub.py"), str(directory)]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
-        assert hub.stdin
-        assert hub.stdout
-        try:
-            yield json.loads(hub.stdout.readline())
-        finally:
-            hub.stdin.close()
+def scratch() -> Iterator[Path]:
+    """Yield an empty directory for one measurement, on the disk of the project."""
+    (ROOT / ".bench").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / ".bench") as name:
+        yield Path(name)
 
 
-def count_sent(hub: dict[str, str]) -> int:
-    """Return how many bytes of objects *hub* was sent."""
-    with urllib.request.urlopen(hub["count_url"]) as answer:
-        return int(answer.read())
+Runs = dict[str, dict[str, list[Figures]]]
 
 
-def make_place(base: Path, tool: str, hub: dict[str, str], mirrors: int) -> Place:
-    """Return where *tool* works; its repositories are made beforehand: that is not what is compared."""
-    from huggingface_hub import HfApi  # noqa: PLC0415 - takes a second
-
-    slug = "".join(filter(str.isalnum, tool))
-    scratch = base / slug
-    scratch.mkdir()
-    repos = [f"bench/{slug}-{number}" for number in range(mirrors)]
-    for repo in repos:
-        HfApi(endpoint=hub["url"], token=hub["token"]).create_repo(repo, private=True)
-
-    return {"data": str(base / "data"), "scratch": str(scratch), "url": hub["url"], "token": hub["token"], "repos": repos}
-
-
-def run(tool: str, place: Place, hub: dict[str, str]) -> Figures:
-    """Let *tool* publish once, and return what it took."""
-    written = Path(place["scratch"], "place.json")
-    written.write_text(json.dumps(place))
-    sent = count_sent(hub)
-    argv = [sys.executable, str(HERE / "measure.py"), sys.executable, str(HERE / "tools.py"), tool, str(written)]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{tool} failed:\n{done.stderr[-3000:]}")
-
-    figures = Figures(**json.loads(done.stdout))
-    disk = own_disk(Path(place["scratch"]))
-    return replace(figures, sent_bytes=count_sent(hub) - sent, extra_disk_bytes=disk)
-
-
-def own_disk(directory: Path) -> int:
-    """Return the bytes on disk below *directory* that no other name shares."""
-    return sum(
-        status.st_blocks * 512 for path in directory.rglob("*") if path.is_file() and (status := path.lstat()).st_nlink == 1
-    )
-
-
-Results = dict[str, dict[str, list[Figures]]]  # workload → tool → its runs
-
-
-def measure_workload(workload: Workload, base: Path) -> Results:
+def measure_workload(workload: Workload, base: Path) -> dict[str, dict[str, Figures]]:
     """Run all tools in turn, and again after each change of the data."""
-    results: Results = {}
+    found: dict[str, dict[str, Figures]] = {}
     (base / "data").mkdir(parents=True)
     workload.make(base / "data")
     with serve_hub(base / "hub") as hub:
-        places = {tool: make_place(base, tool, hub, workload.mirrors) for tool in TOOLS}
+        places = {tool: make_place(base, tool, hub, workload.mirrors) for tool in workload.tools}
         for step, change in {"": lambda _: None, **workload.again}.items():
             change(base / "data")
             name = f"{workload.name}, {step}" if step else workload.name
-            results[name] = {tool: [run(tool, place, hub)] for tool, place in places.items()}
-    shutil.rmtree(base)
+            found[name] = {tool: run(tool, place, hub) for tool, place in places.items()}
+    if not workload.is_shown:
+        del found[workload.name]
 
-    return results
-
-
-def middle(runs: list[Figures]) -> Figures:
-    """Return the medians of *runs*."""
-    return Figures(**{each.name: statistics.median(getattr(run, each.name) for run in runs) for each in fields(Figures)})
+    return found
 
 
-def show(results: Results) -> None:
-    """Print the medians of each workload, and for time how many times the floor's each one is."""
-    table = Table(title="medians; (ratio to the floor in the same run)", box=None, pad_edge=False)
-    headings = (
-        "workload",
-        "tool",
-        "wall s",
-        "CPU s",
-        "read MB",
-        "written MB",
-        "sent MB",
-        "disk MB",
-        "memory MB",
-        "processes",
+def measure_live(live: Live, base: Path) -> dict[str, dict[str, Figures]]:
+    """Run one workload with a writer."""
+    with serve_hub(base / "hub") as hub:
+        return {live.name: live.measure(base, hub)}
+
+
+def compare_tools(sizes: Sizes, repeats: int, only: str) -> Runs:
+    """Return all runs of all workloads."""
+    measured: list[tuple[str, int, Callable[[Path], dict[str, dict[str, Figures]]]]] = [
+        (each.name, repeats, lambda base, each=each: measure_workload(each, base))  # type: ignore[misc]
+        for each in choose(sizes.unit_bytes, sizes.files, sizes.unchanged)
+    ]
+    measured += [
+        (each.name, 1, lambda base, each=each: measure_live(each, base))  # type: ignore[misc]
+        for each in choose_live(sizes.unit_bytes, sizes.over_s, sizes.appends, sizes.checkpoints)
+    ]
+    runs: Runs = {}
+    for name, times, measure in measured:
+        for number in range(times if only in name else 0):
+            _say(f"{name}, {number + 1} of {times}")
+            with scratch() as base:
+                for step, tools in measure(base).items():
+                    for tool, figures in tools.items():
+                        runs.setdefault(step, {}).setdefault(tool, []).append(figures)
+
+    return runs
+
+
+def measure_all_growth(sizes: Sizes, only: str) -> dict[str, dict[int, State]]:
+    """Return the service at rest, at two sizes of each measure."""
+    found = {}
+    for growth in choose_growth(sizes.part):
+        if only in f"growth: {growth.name}":
+            _say(f"growth: {growth.name}")
+            with scratch() as base, serve_hub(base / "hub") as hub:
+                found[growth.name] = measure_growth(growth, base, hub, sizes.idle_s)
+
+    return found
+
+
+def train_beside(sizes: Sizes) -> dict[str, Any]:
+    """Return what a training job notices."""
+    _say("a training job")
+    with scratch() as base, serve_hub(base / "hub") as hub:
+        return measure_training(base, hub, sizes.train_s, sizes.unit_bytes)
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}\n")
+
+
+def describe_machine(load: tuple[float, float, float]) -> str:
+    """Return where and when it was measured, in a sentence."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    after = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    before = ", ".join(f"{each:.1f}" for each in load)
+    return (
+        f"Measured with {os.cpu_count()} processors ({platform.machine()}, {memory:.0f} GB) under Linux "
+        f"{platform.release()}; load before {before}, after {after}."
     )
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
-    for workload, tools in results.items():
-        floor = middle(tools["floor"])
-        for number, (tool, runs) in enumerate(tools.items()):
-            now = middle(runs)
-            times = (
-                f"{mine:.2f} ({mine / its:.1f})" for mine, its in ((now.wall_s, floor.wall_s), (now.cpu_s, floor.cpu_s))
-            )
-            sizes = (now.read_bytes, now.written_bytes, now.sent_bytes, now.extra_disk_bytes, now.peak_bytes)
-            cells = (f"{size / MB:,.0f}" for size in sizes)
-            table.add_row("" if number else workload, tool, *times, *cells, f"{now.processes:.0f}")
-    Console(width=150).print(table)
 
 
 def main() -> None:
     """Run the bench."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--unit-gib", type=float, default=1.0, help="size of the unit")
-    parser.add_argument("--files", type=int, default=5000, help="number of small files")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, once")
+    parser.add_argument("--unit-gib", type=float, help="size of the unit")
+    parser.add_argument("--files", type=int, help="number of small files")
+    parser.add_argument("--repeats", type=int)
     parser.add_argument("--only", default="", help="workloads with this in their name")
+    parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
     asked = parser.parse_args()
-    (ROOT / ".bench").mkdir(exist_ok=True)
-    results: Results = {}
-    load = os.getloadavg()
-    for workload in choose(int(asked.unit_gib * (1 << 30)), asked.files):
-        for _ in range(asked.repeats if asked.only in workload.name else 0):
-            with tempfile.TemporaryDirectory(dir=ROOT / ".bench") as scratch:
-                for name, tools in measure_workload(workload, Path(scratch) / "run").items():
-                    for tool, runs in tools.items():
-                        results.setdefault(name, {}).setdefault(tool, []).extend(runs)
-    show(results)
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "kernel": platform.release(), "load_before": load}
-    (ROOT / ".bench" / "result.json").write_text(json.dumps({**machine, "results": results}, indent=2, default=asdict))
+    chosen = asdict(_QUICK if asked.quick else _FULL)
+    chosen |= {"unit_bytes": int(asked.unit_gib * GIB)} if asked.unit_gib else {}
+    chosen |= {"files": asked.files} if asked.files else {}
+    sizes, load = Sizes(**chosen), os.getloadavg()
+    repeats = asked.repeats or (1 if asked.quick else 3)
+
+    runs = compare_tools(sizes, repeats, asked.only)
+    training = train_beside(sizes) if asked.only in "a training job" else None
+    growth = measure_all_growth(sizes, asked.only)
+    lines = [describe_machine(load), "", *(compare(runs) if runs else []), ""]
+    lines += [*tell_training(training), ""] if training else []
+    lines += grow(growth) if growth else []
+    (ROOT / ".bench" / "result.md").write_text("\n".join(lines) + "\n")
+    document = {
+        "machine": lines[0],
+        "repeats": repeats,
+        "sizes": chosen,
+        "runs": runs,
+        "training": training,
+        "growth": growth,
+    }
+    (ROOT / ".bench" / "result.json").write_text(json.dumps(document, indent=2, default=asdict))
+    sys.stdout.write("\n".join(lines) + "\n")
+    if asked.readme:
+        write_readme(ROOT / "README.md", lines)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,10 @@ class _Handler(BaseHTTPRequestHandler):
 def main(directory: Path) -> None:
     """Serve until the input ends."""
     with Storage(directory) as storage, LocalHub(directory) as hub:
-        Call.storage_url = property(lambda _: storage.url)  # type: ignore[method-assign, assignment]
+        own = Call.storage_url.fget  # type: ignore[attr-defined]
+        Call.storage_url = property(  # type: ignore[method-assign, assignment]
+            lambda call: storage.url if call.request.url.path.endswith("/info/lfs/objects/batch") else own(call)
+        )
         threading.Thread(target=storage.serve_forever, daemon=True).start()
         sys.stdout.write(json.dumps({"url": hub.url, "token": hub.token, "count_url": storage.url}) + "\n")
         sys.stdout.flush()

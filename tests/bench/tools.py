@@ -36,10 +36,14 @@ def address(place: Place, repo: str) -> str:
     return f"{place['url'].replace('://', '://bench:' + place['token'] + '@')}/{repo}"
 
 
-def with_hubsync(place: Place) -> None:
-    """Publish with ``hubsync once``."""
+def write_config(place: Place, **settings: object) -> Path:
+    """Write the config of hubsync for *place*, with these *settings* of its target, and return its path."""
     config = Path(place["scratch"], "hubsync.toml")
-    mirrors = json.dumps([f"local:{repo}" for repo in place["repos"]])
+    asked = {
+        "name": "bench", "source": place["data"], "quiet": "0s", "units": ["checkpoint-*"],
+        "mirrors": [f"local:{repo}" for repo in place["repos"]], **settings,
+    }  # fmt: skip
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in asked.items())
     config.write_text(f"""
 [endpoint.local]
 url = "{place["url"]}"
@@ -48,14 +52,21 @@ token = {{ env = "BENCH_TOKEN" }}
 state_dir = "{place["scratch"]}/state"
 min_free = "0"
 [[target]]
-name = "bench"
-source = "{place["data"]}"
-quiet = "0s"
-units = ["checkpoint-*"]
-mirrors = {mirrors}
+{lines}
 """)
+    return config
+
+
+def with_hubsync(place: Place, command: str = "once") -> None:
+    """Publish with ``hubsync once``."""
+    config = write_config(place, **place.get("settings", {}))
     os.environ["BENCH_TOKEN"] = place["token"]
-    os.execv(sys.executable, [sys.executable, "-m", "hubsync", "-c", str(config), "once"])
+    os.execv(sys.executable, [sys.executable, "-m", "hubsync", "-c", str(config), command])
+
+
+def with_daemon(place: Place) -> None:
+    """Publish with ``hubsync run``, until told to end."""
+    with_hubsync(place, "run")
 
 
 def with_git_lfs(place: Place) -> None:
@@ -75,14 +86,49 @@ def with_git_lfs(place: Place) -> None:
 
 def with_upload_folder(place: Place) -> None:
     """Publish with ``huggingface_hub.upload_folder`` over LFS."""
-    os.environ |= {
-        "HF_ENDPOINT": place["url"], "HF_TOKEN": place["token"], "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": f"{place['scratch']}/home", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }  # fmt: skip
+    _use_hub(place, xet=False)
     from huggingface_hub import upload_folder  # noqa: PLC0415 - after the environment is set
 
     for repo in place["repos"]:
         upload_folder(repo_id=repo, folder_path=place["data"])
+
+
+def with_xet(place: Place) -> None:
+    """Publish with ``huggingface_hub.upload_folder`` over Xet; its store of chunks is the local Hub's."""
+    _use_hub(place, xet=True)
+    from huggingface_hub import upload_folder  # noqa: PLC0415 - after the environment is set
+
+    for repo in place["repos"]:
+        upload_folder(repo_id=repo, folder_path=place["data"])
+
+
+def with_scheduler(place: Place) -> None:
+    """Publish with ``huggingface_hub.CommitScheduler``, at once and not by its schedule; it knows one repository."""
+    _use_hub(place, xet=False)
+    from huggingface_hub import CommitScheduler  # noqa: PLC0415 - after the environment is set
+
+    scheduler = CommitScheduler(repo_id=place["repos"][0], folder_path=place["data"], every=1440, private=True)
+    scheduler.trigger().result()
+    scheduler.stop()
+
+
+def with_scan(place: Place) -> None:
+    """List all files with their status, and do nothing else."""
+    left = [place["data"]]
+    while left:
+        with os.scandir(left.pop()) as found:
+            for item in found:
+                if item.is_dir(follow_symlinks=False):
+                    left.append(item.path)
+                else:
+                    item.stat(follow_symlinks=False)
+
+
+def _use_hub(place: Place, *, xet: bool) -> None:
+    os.environ |= {
+        "HF_ENDPOINT": place["url"], "HF_TOKEN": place["token"], "HF_HUB_DISABLE_XET": "0" if xet else "1",
+        "HF_HOME": f"{place['scratch']}/home", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }  # fmt: skip
 
 
 # --- the floor
@@ -181,6 +227,10 @@ TOOLS: dict[str, Callable[[Place], None]] = {
     "hubsync": with_hubsync,
     "git + git-lfs": with_git_lfs,
     "upload_folder": with_upload_folder,
+    "upload_folder, Xet": with_xet,
+    "CommitScheduler": with_scheduler,
+    "scandir": with_scan,
+    "daemon": with_daemon,
 }
 
 if __name__ == "__main__":

@@ -8,14 +8,22 @@ from pathlib import Path
 
 _BLOCK_BYTES = 1 << 20
 
+PUBLISHERS = ("floor", "hubsync", "git + git-lfs", "upload_folder", "upload_folder, Xet")
+ALL = (*PUBLISHERS, "CommitScheduler")
+
 
 @dataclass(frozen=True)
 class Workload:
-    """Data, to so many Hub repositories; *again*: what is done to it (by name) before it is published once more."""
+    """Data, to so many Hub repositories, by these *tools*; the first of them is what the others are compared with.
+
+    *again*: what is done to the data (by name) before it is published once more. *is_shown*: the first time counts too.
+    """
 
     name: str
     make: Callable[[Path], None]
     mirrors: int = 1
+    tools: tuple[str, ...] = ALL
+    is_shown: bool = True
     again: dict[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
@@ -61,11 +69,16 @@ def make_small_files(data: Path, count: int, size: int = 4096) -> None:
         (folder / f"f{number}.txt").write_text(os.urandom(size // 2).hex())
 
 
+def change_one_small(data: Path) -> None:
+    """Write one of many texts again."""
+    (data / "d0000" / "f0.txt").write_text(os.urandom(2048).hex())
+
+
 def change_nothing(_: Path) -> None:
     """Leave all as it is."""
 
 
-def choose(unit_bytes: int, files: int) -> list[Workload]:
+def choose(unit_bytes: int, files: int, unchanged: int) -> list[Workload]:
     """Return what is measured."""
     size = f"{unit_bytes / (1 << 30):g} GiB unit"
 
@@ -73,8 +86,17 @@ def choose(unit_bytes: int, files: int) -> list[Workload]:
         make_unit(data / "checkpoint-100", unit_bytes)
 
     again = {"unchanged": change_nothing, "one of four shards changed": change_one_of_four}
+    # The scheduler opens all files at once, and fails with many.
+    small = {"tools": PUBLISHERS, "again": {"unchanged": change_nothing, "one changed": change_one_small}}
     return [
         Workload(size, make, again=again),
-        Workload(f"{size}, three mirrors", make, mirrors=3),
-        Workload(f"{files:,} files of 4 KiB", lambda d: make_small_files(d, files), again={"unchanged": change_nothing}),
+        Workload(f"{size}, three mirrors", make, mirrors=3, tools=PUBLISHERS),
+        Workload(f"{files:,} files of 4 KiB", lambda d: make_small_files(d, files), **small),  # type: ignore[arg-type]
+        Workload(
+            f"{unchanged:,} files",
+            lambda data: make_small_files(data, unchanged, 64),
+            tools=("scandir", "hubsync"),
+            again={"unchanged": change_nothing},
+            is_shown=False,
+        ),
     ]
