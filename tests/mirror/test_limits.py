@@ -59,8 +59,10 @@ def test_requests_that_are_left_are_no_reason(rig: Rig, server: PlainServer) -> 
     """The commit quota comes with the headers of another limit; its wait is in the body, an hour."""
     rig.write("a.txt")
     rig.commit()
-    said = "You have exceeded the rate limit for repository commits (128 per hour)."
-    body = f"{said} You can retry this action in about 1 hour.".encode()
+    body = (
+        b"You have exceeded the rate limit for repository commits (128 per hour). "
+        b"You can retry this action in about 1 hour."
+    )
     server.before = refuse(429, body, RateLimit='"api";r=949;t=55')
 
     rig.work.workers[0].run()
