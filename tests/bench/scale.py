@@ -47,7 +47,7 @@ def choose_growth(part: int) -> list[Growth]:
         Growth("directory", (directories // 10, directories), _make_directories),
         Growth("target", (2, 50 // min(part, 10)), lambda data, _: make_small_files(data, 10, 64), targets=True),
         Growth("mirror", (2, 50 // min(part, 10)), lambda data, _: make_small_files(data, 10, 64), mirrors=True),
-        Growth("shard of a unit", (100 // part, 1000 // part), lambda data, n: make_unit(data / "checkpoint-1", n * 4096, n)),
+        Growth("shard", (100 // part, 1000 // part), lambda data, n: make_unit(data / "checkpoint-1", n * 4096, n)),
     ]
 
 
