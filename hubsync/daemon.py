@@ -348,8 +348,8 @@ class Daemon:
 
     def _beat(self) -> None:
         self._beaten = self._describe()
+        self._status_file.write(self._beaten, force=True)  # who reads the heartbeat and then asks gets no older answer
         log_heartbeat(self._beaten)
-        self._status_file.write(self._beaten)
         self._jobs.wake("metrics_file")
         self._jobs.wake("heartbeat_url")
 
