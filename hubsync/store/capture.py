@@ -3,7 +3,6 @@
 It must never know why a file is captured or what becomes of it. The source is opened read-only and never locked.
 """
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from hubsync.errors import FileChangedError, FileUnreadableError
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
+from hubsync.store.hashing import BLOCK_BYTES, shared
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
 from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
@@ -22,7 +22,6 @@ from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure
 from hubsync.watch.logs import is_event_log, whole_end
 
-_CHUNK = 1 << 20
 _EXECUTABLE_BITS = 0o111
 _POINTER_HINT = "fetch its content (git lfs pull), or exclude it"
 HELD_HINT = "nothing if its writer is still at work; else it is damaged: write it again, or exclude it"
@@ -90,7 +89,11 @@ class Prefix:
 
     def begins_file(self, fd: int) -> bool:
         """Tell whether the open file *fd* begins with just that."""
-        return self.begins(os.pread(fd, self.size, 0)) if self.oid is None else self.oid == digest_file(fd, end=self.size)
+        return (
+            self.begins(os.pread(fd, self.size, 0))
+            if self.oid is None
+            else self.oid == shared().digest_file(fd, end=self.size)
+        )
 
 
 _NO_SECRETS = SecretRules()
@@ -192,7 +195,7 @@ class Capturer:
         pin = self._objects.pin(fd, "copy")
         try:
             with pin.path.open("r+b", buffering=0) as copy:
-                oid = digest_file(fd, copy.fileno(), lambda piece: on_bytes(len(piece)), part.identity.size)
+                oid = shared().digest_file(fd, copy.fileno(), lambda piece: on_bytes(len(piece)), part.identity.size)
                 os.fsync(copy.fileno())
                 _expect_appended(part.path, only_appended=before is None or before.begins_file(copy.fileno()))
                 secret = self.find_secret(copy.fileno(), part)
@@ -244,7 +247,7 @@ class Capturer:
         found = self._judge_name(entry)
         found = found or (scan_file(fd, entry.identity.size) if content is None else scan_content(content))
 
-        return self._judge_secret(entry.path, found, lambda: digest_file(fd))
+        return self._judge_secret(entry.path, found, lambda: shared().digest_file(fd))
 
     def _judge_name(self, entry: Entry) -> Secret | None:
         """Judge the name, and if it is a link also the name of what it leads to."""
@@ -316,50 +319,21 @@ def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> str:
     """Return the SHA-256 of the pinned bytes; a copy is written on the way, so that the source is read once."""
     if pin.kind is PinKind.REFLINK:
         with pin.path.open("rb", buffering=0) as clone:
-            return digest_file(clone.fileno(), take=take)
+            return shared().digest_file(clone.fileno(), take=take)
     if pin.kind is PinKind.LINK:
-        return digest_file(fd, take=take)
+        return shared().digest_file(fd, take=take)
     with pin.path.open("r+b", buffering=0) as copy:
-        oid = digest_file(fd, copy.fileno(), take)
+        oid = shared().digest_file(fd, copy.fileno(), take)
         os.fsync(copy.fileno())
 
     return oid
-
-
-def digest_file(
-    fd: int, copy_fd: int | None = None, take: Callable[[memoryview], object] = lambda _: None, end: int | None = None
-) -> str:
-    """Return the SHA-256 of an open file, or of what it holds up to *end*; *take* gets each piece, *copy_fd* a copy.
-
-    Raises:
-        OSError: it ends before *end*.
-    """
-    sha = hashlib.sha256()
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
-    at = 0
-    while count := os.preadv(fd, [view if end is None else view[: end - at]], at):
-        sha.update(view[:count])
-        if copy_fd is not None:
-            _write_all(copy_fd, view[:count])
-        at += count
-        take(view[:count])
-    if end is not None and at < end:
-        raise OSError(errno.EIO, "it was cut short while it was read")
-
-    return sha.hexdigest()
-
-
-def _write_all(fd: int, piece: memoryview) -> None:
-    while piece:
-        piece = piece[os.write(fd, piece) :]
 
 
 def _read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
     pieces = []
     at = 0
     while at <= size:
-        piece = os.pread(fd, min(_CHUNK, size + 1 - at), at)
+        piece = os.pread(fd, shared().take(min(BLOCK_BYTES, size + 1 - at)), at)
         if not piece:
             break
         pieces.append(piece)
