@@ -34,6 +34,8 @@ _TABLES: dict[str, Loc] = {  # where a key that is unknown in one place may belo
     "[target.lfs]": ("target", 0, "lfs"),
     "[target.batch]": ("target", 0, "batch"),
     "[target.card]": ("target", 0, "card"),
+    "retention.local": ("target", 0, "retention", "local"),
+    "a mirror's retention.remote": ("target", 0, "mirrors", 0, "retention", "remote"),
     "[endpoint.NAME]": ("endpoint", "NAME"),
     "[service]": ("service",),
     "[log]": ("log",),

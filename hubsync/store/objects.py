@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -46,6 +47,7 @@ class Objects:
         self.directory = git_dir / "lfs" / "objects"
         self._pending = git_dir / "lfs" / "pins"
         self._reflinks = True
+        self._naming = threading.Lock()  # of two files of the same content, one gives the pin
 
     def open(self) -> None:
         """Make the directories and drop pins that a crash left without an oid."""
@@ -87,13 +89,17 @@ class Objects:
     def keep(self, pin: Pin, oid: str) -> bool:
         """Name *pin* by its oid, durably; return False if the object was pinned already (then *pin* is dropped)."""
         goal = self.path(oid)
-        if goal.exists():
+        with self._naming:
+            is_new = not goal.exists()
+            if is_new:
+                with _state_errors():
+                    goal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    pin.path.rename(goal)
+        if not is_new:
             self.discard(pin)
             return False
 
         with _state_errors():
-            goal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            pin.path.rename(goal)
             for directory in (goal.parent, goal.parent.parent, self.directory):
                 sync_directory(directory)
 

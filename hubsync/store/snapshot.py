@@ -223,10 +223,11 @@ class Store:
     def has_intact(self, oid: str) -> bool:
         """Tell whether the object is pinned with the bytes that gave it its oid; a spoiled pin is dropped."""
         path = self.objects.path(oid)
-        if not path.exists():
-            return False
         pinned = self.ledger.pin(oid)
-        now = Identity.of(path.stat())
+        try:
+            now = Identity.of(path.stat())
+        except FileNotFoundError:
+            return False
         if pinned and (pinned[1] == now or (pinned[0] is not PinKind.LINK and pinned[1].size == now.size)):
             return True
         if (pinned is None or has_same_content(pinned[1], now)) and _hash_file(path) == oid:
@@ -278,7 +279,10 @@ class Store:
         path = self.objects.path(oid)
         pinned = self.ledger.pin(oid)
         shared = [] if pinned is None else [known for known in self.ledger.paths_of(oid) if known[1] == pinned[1]]
-        unchanged = bool(shared) and Identity.of(path.stat()) == shared[0][1]
+        try:
+            unchanged = bool(shared) and Identity.of(path.stat()) == shared[0][1]
+        except FileNotFoundError:  # another thread was faster
+            unchanged = False
         self.objects.release(oid)
         self.ledger.forget_pin(oid)
         if not unchanged:
