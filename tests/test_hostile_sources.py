@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import stat
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,38 +281,28 @@ def test_nothing_is_run_read_or_asked_elsewhere(outcome: Outcome) -> None:
     assert any(path.endswith("/info/lfs/objects/batch") for path in outcome.requests)
 
 
-def test_a_file_that_becomes_a_link_between_the_listing_and_the_opening(
-    rig: Rig, server: PlainServer, tmp_path: Path
+@pytest.mark.parametrize("swapped", ["dir", "dir/file.bin"])
+@pytest.mark.parametrize("is_settled", [True, False], ids=["before the capture", "before it settles"])
+def test_what_becomes_a_link_after_it_was_listed(
+    rig: Rig, server: PlainServer, tmp_path: Path, swapped: str, *, is_settled: bool
 ) -> None:
-    """It is opened without following: nothing from outside is ever shown, and the tree around it is."""
-    write(tmp_path / "outside" / "file.bin", SECRET + b"\0")
+    """It is not followed, and its identity is checked: nothing from outside is shown or kept, the rest goes on."""
+    outside = tmp_path / "outside"
+    write(outside / "file.bin", SECRET + b"\0")
     write(rig.source / "good.txt", "g")
-    write(rig.source / "swapped" / "file.bin", b"inside\0")
-    (rig.source / "link").symlink_to(tmp_path / "outside")
-    stop = threading.Event()
+    write(rig.source / "dir" / "file.bin", b"inside\0")
+    rig.pipeline.take_inventory()
+    if is_settled:
+        rig.settle()
 
-    def swap() -> None:
-        here, aside = rig.source / "swapped", tmp_path / "aside"
-        while not stop.is_set():
-            here.rename(aside)
-            (rig.source / "link").rename(here)
-            here.rename(rig.source / "link")
-            aside.rename(here)
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        for _ in range(60):
-            rig.pipeline.take_inventory()
-            rig.pipeline.settle()
-            rig.pipeline.commit()
-    finally:
-        stop.set()
-        thread.join()
+    (rig.source / swapped).rename(tmp_path / "aside")
+    (rig.source / swapped).symlink_to(outside if swapped == "dir" else outside / "file.bin")
+    rig.pipeline.settle()
+    rig.pipeline.commit()
     rig.update()
 
-    assert {"good.txt": b"g", "swapped/file.bin": b"inside\0"} == server.read_all(REPO)
-    assert SECRET + b"\0" not in [rig.store.objects.path(oid).read_bytes() for oid in rig.held_objects()]
+    assert {"good.txt": b"g"} == server.read_all(REPO)
+    assert [] == [oid for oid in rig.held_objects() if SECRET in rig.store.objects.path(oid).read_bytes()]
     assert [] == [line for line in _history(server) if SECRET in line]
 
 
