@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from structlog.typing import FilteringBoundLogger
-
+from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.store.secrets import Secret
 
 _MOST_TOLD = 50  # between two inventories

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
 from hubsync.monitor.events import CATALOGUE
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import LastError, Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
@@ -39,7 +38,7 @@ from hubsync.watch.unit_facts import UnitFacts
 
 _NO_ROOM = "capture is paused: there is too little free space"
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
