@@ -32,7 +32,7 @@ from hubsync.store.snapshot import Store
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.logs import is_event_log
-from hubsync.watch.names import Kind
+from hubsync.watch.names import Kind, find_collisions
 from hubsync.watch.rules import PathRules
 from hubsync.watch.unit_facts import UnitFacts
 
@@ -122,6 +122,7 @@ class Pipeline:
             changed = self._files.find_changed(inventory, under)
             if not under:
                 self.reading.expect([entry.identity.size for entry in changed])
+                self._held.tell_collisions(find_collisions(sorted(inventory.entries)))
             for entry in changed:
                 self._feed(entry)
             removed = self._files.find_gone(inventory, under)
