@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from hubsync.config.model import Target
+from hubsync.pipeline.provenance import Provenance
 from hubsync.store.capture import has_same_content
 from hubsync.store.git import TreeEntry
 from hubsync.store.snapshot import Store
@@ -30,7 +31,7 @@ class Files:
         last_write: when the newest of them was written (seconds since the epoch).
     """
 
-    def __init__(self, target: Target, store: Store) -> None:
+    def __init__(self, target: Target, store: Store, provenance: Provenance) -> None:
         self.settled: dict[str, Identity] = {}
         self.refused: dict[str, Identity] = {}
         self.removed: set[str] = set()
@@ -39,6 +40,7 @@ class Files:
         self.settler = Settler(target.quiet_s)
         self._target = target
         self._ledger = store.ledger
+        self._provenance = provenance
         self._settled_at: dict[str, float] = {}
         self._logs: set[str] = set()
 
@@ -117,7 +119,8 @@ class Files:
         if self._target.deletes == "propagate":  # also what was seen to be gone before a restart
             known += [path for path in self._ledger.tree_paths() if path.startswith(prefix)]
 
-        return {path for path in [*pending, *known] if path not in inventory.entries and not inventory.hides(path)}
+        gone = (path for path in {*pending, *known} - inventory.entries.keys() if not inventory.hides(path))
+        return {path for path in gone if not self._provenance.is_own(path)}
 
     def feed(self, entry: Entry, age_s: float | None = None) -> bool:
         """Let *entry* settle; tell whether it has to.

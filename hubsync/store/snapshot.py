@@ -353,6 +353,10 @@ class SnapshotWriter:
 
         return entry
 
+    def add_blob(self, content: bytes) -> None:
+        """Add content that no file of the source has; it is named by its git object id."""
+        self._fast_import.blob(content)
+
     def commit(
         self, changes: dict[str, TreeEntry | None], subject: str, *, units: tuple[str, ...], written_at: int, now: int
     ) -> str:
