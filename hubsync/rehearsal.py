@@ -20,6 +20,7 @@ from hubsync.store.capture import Captured, Capturer, Prefix, as_captured, diges
 from hubsync.store.git import CommitHeader, FastImport, TreeEntry
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import Pointer
+from hubsync.store.pruned import Pruned
 from hubsync.store.route import Routing
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.watch.entry import Entry, Identity
@@ -98,6 +99,7 @@ class RehearsedStore(Store):
     def __init__(self, directory: Path, source: Path, scratch: Path) -> None:
         super().__init__(directory, source)
         self.ledger = Ledger(scratch / "ledger.sqlite")
+        self.pruned = Pruned(directory / "pruned.json", read_only=True)
         self.changes: dict[str, TreeEntry | None] = {}
         self._scratch = scratch
 

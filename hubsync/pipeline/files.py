@@ -40,6 +40,7 @@ class Files:
         self.settler = Settler(target.quiet_s)
         self._target = target
         self._ledger = store.ledger
+        self._pruned = store.pruned
         self._provenance = provenance
         self._settled_at: dict[str, float] = {}
         self._logs: set[str] = set()
@@ -102,6 +103,7 @@ class Files:
     def find_changed(self, inventory: Inventory, under: str) -> list[Entry]:
         """Return the entries that are not what was captured."""
         self._logs.update(path for path in inventory.entries if self.grows(path))
+        self._pruned.discard(inventory.entries.keys())
         changed = dict(inventory.entries)
         for path, identity in self._ledger.all_known(under):
             entry = changed.get(path)
@@ -117,7 +119,7 @@ class Files:
         pending = [path for path in seen if path.startswith(prefix)]
         known = [path for path, _ in self._ledger.all_files(under)]
         if self._target.deletes == "propagate":  # also what was seen to be gone before a restart
-            known += [path for path in self._ledger.tree_paths() if path.startswith(prefix)]
+            known += [path for path in self._ledger.tree_paths() - self._pruned.paths() if path.startswith(prefix)]
 
         gone = (path for path in {*pending, *known} - inventory.entries.keys() if not inventory.hides(path))
         return {path for path in gone if not self._provenance.is_own(path)}
@@ -132,6 +134,7 @@ class Files:
             return False
         self.refused.pop(path, None)
         self.removed.discard(path)
+        self._pruned.discard([path])
         grows = self.grows(path)
         if grows:
             self._logs.add(path)
@@ -186,5 +189,5 @@ class Files:
         self._logs.discard(path)
         if self._ledger.known(path) is not None:
             self._ledger.forget_files([path])
-        if self._ledger.in_tree(path) is not None:
+        if self._ledger.in_tree(path) is not None and path not in self._pruned.paths():
             self.removed.add(path)

@@ -23,6 +23,7 @@ from hubsync.store.ledger import Ledger
 from hubsync.store.objects import Objects, PinKind
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import make_private
+from hubsync.store.pruned import Pruned
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
 from hubsync.watch.inventory import look
@@ -68,6 +69,7 @@ class Store:
         self.git = Git(directory / "store.git", inherit=inherit)
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
+        self.pruned = Pruned(directory / "pruned.json")
         self._unit_times: dict[str | None, Mapping[str, int]] = {}
 
     def open(self) -> None:
