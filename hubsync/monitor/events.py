@@ -413,6 +413,45 @@ _EVENTS = (
         "{unit} is not published to {mirror}[: {reason}]",
         "The mirror keeps fewer units than were waiting for it; this one would have been dropped at once.",
     ),
+    # --- retention
+    Event(
+        "unit.pruned",
+        "info",
+        ("files", "bytes", "reason", "mirrors", "took_s"),
+        "{unit} is removed here: {files:file}[ ({bytes})][, held by {mirrors}][: {reason}]",
+        "No rule of `retention.local` keeps the unit, and every required mirror has just proved that it holds all of it.",
+    ),
+    Event(
+        "unit.kept",
+        "any",
+        ("reason", "hint"),
+        "{unit} stays here: {reason}",
+        "A rule keeps the unit (info), or no rule does and it must not go yet (warning). Said when the reason is news.",
+        "Nothing at the level info. Else do what `hint` says; it is tried again.",
+    ),
+    Event(
+        "prune.recovered",
+        "warning",
+        ("reason",),
+        "an interrupted removal: {reason}",
+        "hubsync was killed while it removed a unit. What was proved was removed to its end, all else has its name again.",
+    ),
+    Event(
+        "prune.short",
+        "warning",
+        ("free_bytes", "min_free_bytes", "reason"),
+        "{free_bytes} free, and min_free is {min_free_bytes}[: {reason}]",
+        "Less is free on the source's disk than `retention.local` asks for, and no other unit may go.",
+        "Free space by hand, let the rules keep less, or see in `unit.kept` what must not go yet, and why.",
+    ),
+    Event(
+        "prune.best_unknown",
+        "warning",
+        ("reason",),
+        "nothing tells which unit is the best: {reason}",
+        "The rules have `keep_best`, and no unit's trainer_state.json names the best one or has the metric of `best`.",
+        "Set `best = { metric = ..., direction = ... }` to a metric that the trainer logs.",
+    ),
     # --- targets
     Event(
         "target.halted",

@@ -29,7 +29,8 @@ class Listing:
     @property
     def inodes(self) -> frozenset[tuple[int, int]]:
         """The device and inode of everything."""
-        return frozenset(each[:2] for each in (*self.files.values(), *self.directories.values()))
+        everything: tuple[Identity | Directory, ...] = (*self.files.values(), *self.directories.values())
+        return frozenset((each.dev, each.ino) for each in everything)
 
     def difference(self, now: "Listing") -> str:
         """Return a path that is not as it was, for people; empty if there is none."""

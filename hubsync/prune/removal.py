@@ -143,8 +143,9 @@ class Removal:
 
     def _forget(self, unit: str, listing: Listing) -> None:
         """Forget the removal; files that went before it was undone stay known as pruned."""
-        there = [f"{unit}/{path}" for path in listing.files if os.path.lexists(self._source / unit / path)]
-        self._pruned.discard(there)
+        was_begun = (begun := self._journal.read()) is not None and begun.is_proven
+        back = [path for path in listing.files if not was_begun or os.path.lexists(self._source / unit / path)]
+        self._pruned.discard([f"{unit}/{path}" for path in back])
         self._journal.end()
 
     @contextlib.contextmanager
