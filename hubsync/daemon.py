@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import structlog
-
 from hubsync import __version__
 from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
@@ -23,6 +21,7 @@ from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
 from hubsync.monitor.log import configure_logging
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.outputs import Outputs
@@ -43,7 +42,7 @@ _POLL_S = 0.02
 _OPEN_S = 300.0  # that systemd allows for one store, which may have to be mended first
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Daemon:

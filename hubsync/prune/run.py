@@ -197,7 +197,7 @@ class Pruner:
             where = f" on {first.mirror}" if first.mirror else ""
             more = f" (and {len(against) - 1} more)" if len(against) > 1 else ""
             return Outcome(unit, "leave", f"{first.path}{where}: {first.reason}{more}", first.hint)
-        if proof.files != len(listing.files) - len(ours) or not proof.files or not proof.mirrors:
+        if proof.files < max(1, len(listing.files) - len(ours)) or not proof.mirrors:
             return Outcome(unit, "leave", "it changed while it was looked at")
 
         return None
