@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from hubsync.config.model import LocalRetention, Target
 from hubsync.errors import BusyError, HubsyncError, UsageError
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.text import format_bytes
 from hubsync.pipeline import store_directory
 from hubsync.proof.prove import PROPAGATED, Means, Proof, prove_paths
@@ -33,7 +32,7 @@ from hubsync.watch.unit_facts import MARK
 _FIRST_TRY_S = 15.0
 _LAST_TRY_S = 3600.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
