@@ -16,10 +16,11 @@ from threading import Event
 
 from hubsync.config.model import Config, Target
 from hubsync.pipeline import Pipeline, make_capturer, store_directory
-from hubsync.store.capture import Captured, Capturer, Prefix, as_captured, digest_file
+from hubsync.store.capture import Captured, Capturer, Prefix, as_captured
 from hubsync.store.git import CommitHeader, FastImport, TreeEntry
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import Pointer
+from hubsync.store.reading import digest_file
 from hubsync.store.route import Routing
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.watch.entry import Entry, Identity

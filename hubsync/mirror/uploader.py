@@ -7,19 +7,18 @@ import shutil
 import time
 from collections.abc import Mapping
 
-import structlog
-
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.uploads import UploadError
+from hubsync.monitor.logger import get_logger
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
 
 Objects = Mapping[str, Pointer]  # by oid
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Uploader:

@@ -11,20 +11,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import structlog
-
 from hubsync.config.model import Endpoint
 from hubsync.config.rates import Rate
 from hubsync.errors import MirrorError
 from hubsync.mirror.agent_handover import VARIABLE, Order, Report, Thing, write_things
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.throttle import Throttle, open_allowance
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
 
 _SAY_AFTER_S, _SAY_EVERY_S = 30.0, 900.0  # each wait is twice the one before: a slow mirror must not fill the log
 _AGENT = "hubsync"
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class UploadError(MirrorError):

@@ -228,6 +228,14 @@ _EVENTS = (
         "Take the secret out, rename the file, or exclude it; `reason` names the rule.",
     ),
     Event(
+        "name.collided",
+        "warning",
+        ("path", "other", "hint"),
+        "{path} and {other} are one name on Windows and macOS",
+        "Two paths differ only by case, or by how Unicode spells them. Both are published; there, a download has one.",
+        "Rename one of them, or exclude it.",
+    ),
+    Event(
         "secret.found",
         "warning",
         ("path", "rule", "line", "member", "offset", "hint"),

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-import git
-
 from hubsync.errors import DiskFullError, GitError, ToolMissingError
 from hubsync.store.private import make_private
 from hubsync.store.process import PIPE, Finished, Watch, finish
@@ -240,6 +238,8 @@ class Git:
     def _start(
         self, args: tuple[str, ...], config: Mapping[str, str], environment: Mapping[str, str], pass_fds: tuple[int, ...]
     ) -> Any:  # noqa: ANN401 - GitPython types its process loosely
+        import git  # noqa: PLC0415 - 250 ms, and what is unchanged needs no git
+
         runner = git.Git(self.git_dir)
         process = runner.execute(
             [git_executable(), f"--git-dir={self.git_dir}", *args],

@@ -38,6 +38,31 @@ CREATE TABLE pins (
 -- objects that a mirror is known to have
 CREATE TABLE uploads (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 """
+# Added later: a ledger of the same version that lacks it is given it.
+_RECEIPTS = """
+CREATE TABLE IF NOT EXISTS receipts (
+  mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
+  PRIMARY KEY (mirror, path)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """That a mirror held, at its *commit*, the content of *path* (of the source) at *place* of *branch*.
+
+    *size* is in bytes, *oid* and *blob* are the names that LFS and git give to the content, so far as they are known;
+    *proven_at* is in seconds since the epoch.
+    """
+
+    path: str
+    branch: str
+    place: str
+    size: int
+    oid: str | None
+    blob: str | None
+    commit: str
+    proven_at: float
+
 
 _KIND = 0xFF  # of an error code; what is above says more
 _OUTSIDE = frozenset({
@@ -80,6 +105,10 @@ class Ledger:
                 self._begin_anew()
             except sqlite3.DatabaseError:
                 self._begin_anew()
+
+    def open_existing(self) -> None:
+        """Open a ledger as it is; ``open_beside`` says what may be wrong with it."""
+        self._db = self._connect()
 
     def close(self) -> None:
         """Close the ledger."""
@@ -255,6 +284,22 @@ class Ledger:
         """Forget what *mirror* has (its repository was made anew)."""
         self._do("DELETE FROM uploads WHERE mirror = ?", mirror)
 
+    def receipts(self, mirror: str) -> dict[str, Receipt]:
+        """Return what *mirror* was proved to hold, by path of the source."""
+        query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
+        return {row[0]: Receipt(*row) for row in self._all(query, mirror)}
+
+    def record_receipts(self, mirror: str, receipts: Iterable[Receipt]) -> None:
+        """Remember what *mirror* was proved to hold."""
+        self._many(
+            "INSERT OR REPLACE INTO receipts VALUES (?,?,?,?,?,?,?,?,?)",
+            ((mirror, r.path, r.branch, r.place, r.size, r.oid, r.blob, r.commit, r.proven_at) for r in receipts),
+        )
+
+    def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
+        """Forget receipts that are stale."""
+        self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
+
     def _refresh_inode(self, identity: Identity) -> None:
         inode = (identity.ctime_ns, identity.dev, identity.ino, identity.size, identity.mtime_ns)
         for table in ("files", "pins"):
@@ -281,6 +326,7 @@ class Ledger:
                 raise sqlite3.DatabaseError("another version")  # noqa: TRY301 - handled as damage is
             elif db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("damaged")  # noqa: TRY301
+            db.executescript(_RECEIPTS)
         except BaseException:
             db.close()
             raise
@@ -325,6 +371,25 @@ def _known_errors() -> Iterator[None]:
             else "restart hubsync: a damaged ledger is rebuilt"
         )
         raise StateError(f"ledger: {exc}", hint=hint) from exc
+
+
+@contextlib.contextmanager
+def open_beside(path: Path) -> Iterator[Ledger]:
+    """Open the ledger at *path*, which a daemon may have open; it is neither made nor begun anew.
+
+    Raises:
+        StateError: there is none, or it cannot be read and written.
+    """
+    if not path.exists():
+        raise StateError(f"there is no ledger at {path}")
+    ledger = Ledger(path)
+    try:
+        ledger.open_existing()
+        yield ledger
+    except (sqlite3.Error, OSError) as exc:
+        raise StateError(f"{path}: {exc}") from exc
+    finally:
+        ledger.close()
 
 
 def _parents(paths: Iterable[str]) -> set[str]:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,6 +86,10 @@ class Objects:
             f"capture = {capture!r} does not work between the source and {self.directory}",
             hint='set store_dir to a directory on the file system of the source, or capture = "auto"',
         )
+
+    def free_bytes(self) -> int:
+        """Return how much room there is for objects."""
+        return shutil.disk_usage(self._pending).free
 
     def keep(self, pin: Pin, oid: str) -> bool:
         """Name *pin* by its oid, durably; return False if the object was pinned already (then *pin* is dropped)."""

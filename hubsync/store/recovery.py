@@ -9,9 +9,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import structlog
-
 from hubsync.errors import HubsyncError, StateError
+from hubsync.monitor.logger import get_logger
 from hubsync.store.git import Git, sync_directory
 from hubsync.store.ledger import Ledger
 from hubsync.store.mend import (
@@ -33,7 +32,7 @@ _FORMAT_FILE = "format"  # so that an older hubsync does not take a newer one's 
 _MOST_BYTES = 50_000_000  # a larger file is no blob
 _OPEN_FILE = "open"  # there while the store is in use: who finds it was not closed
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def expect_known_format(directory: Path) -> None:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
 
-import structlog
-
 from hubsync.errors import StateError
+from hubsync.monitor.logger import get_logger
 from hubsync.store.capture import Captured, has_same_content
 from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEntry
 from hubsync.store.ledger import Ledger
@@ -34,7 +33,7 @@ AUTHOR = "hubsync <hubsync@localhost>"
 _REMEMBERED = 64  # answers about snapshots, which never change; status asks each second
 _UNIT_TRAILER = "Hubsync-Unit: "
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
