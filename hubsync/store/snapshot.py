@@ -4,7 +4,6 @@ It must never know how a snapshot travels. A snapshot enters the branch with eve
 pins first, then blobs and pointers, then the ref, then the ledger.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from hubsync.errors import StateError
 from hubsync.monitor.logger import get_logger
 from hubsync.store.capture import Captured, has_same_content
 from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEntry
+from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
 from hubsync.store.objects import Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
@@ -408,4 +408,4 @@ def _on_one_line(unit: str) -> str:
 
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return shared().digest_file(file.fileno())
