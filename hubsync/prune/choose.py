@@ -11,7 +11,8 @@ from hubsync.mirror.selection import rank_best
 from hubsync.pipeline import store_directory
 from hubsync.retention import UnitFact, Verdict, decide
 from hubsync.store.git import Git
-from hubsync.store.snapshot import SNAPSHOTS, Store
+from hubsync.store.recovery import SNAPSHOTS
+from hubsync.store.snapshot import Store
 from hubsync.units import read_facts, target_rules
 from hubsync.watch.layouts import judge
 
