@@ -432,11 +432,19 @@ _EVENTS = (
     ),
     Event(
         "unit.kept",
-        "any",
-        ("reason", "hint"),
+        "info",
+        ("reason",),
         "{unit} stays here: {reason}",
-        "A rule keeps the unit (info), or no rule does and it must not go yet (warning). Said when the reason is news.",
-        "Nothing at the level info. Else do what `hint` says; it is tried again.",
+        "A rule of `retention.local` keeps the unit. Said when the reason is news.",
+    ),
+    Event(
+        "prune.held",
+        "warning",
+        ("reason", "hint"),
+        "{unit} must not go yet: {reason}",
+        "No rule keeps the unit, but a mirror does not prove that it holds it, or somebody is at work in it. Said when the "
+        "reason is news.",
+        "Do what `hint` says; it is tried again.",
     ),
     Event(
         "prune.recovered",
@@ -444,6 +452,7 @@ _EVENTS = (
         ("reason",),
         "an interrupted removal: {reason}",
         "hubsync was killed while it removed a unit. What was proved was removed to its end, all else has its name again.",
+        "Nothing for the unit. See why hubsync was killed, and whether its disk and memory are well.",
     ),
     Event(
         "prune.short",
@@ -451,7 +460,7 @@ _EVENTS = (
         ("free_bytes", "min_free_bytes", "reason"),
         "{free_bytes} free, and min_free is {min_free_bytes}[: {reason}]",
         "Less is free on the source's disk than `retention.local` asks for, and no other unit may go.",
-        "Free space by hand, let the rules keep less, or see in `unit.kept` what must not go yet, and why.",
+        "Free space by hand, let the rules keep less, or see in `prune.held` what must not go yet, and why.",
     ),
     Event(
         "prune.best_unknown",

@@ -211,8 +211,10 @@ class Pruner:
             if outcome.action == "remove" or self._said.get(outcome.unit) == outcome.reason:
                 continue
             self._said[outcome.unit] = outcome.reason
-            tell = self._log.info if outcome.action == "keep" else self._log.warning
-            tell("unit.kept", unit=outcome.unit, reason=outcome.reason, hint=outcome.hint)
+            if outcome.action == "keep":
+                self._log.info("unit.kept", unit=outcome.unit, reason=outcome.reason)
+            else:
+                self._log.warning("prune.held", unit=outcome.unit, reason=outcome.reason, hint=outcome.hint)
         free = self._free()
         short = f"{format_bytes(rules.min_free_bytes)}" if is_short(rules, free) else ""
         if short and self._said.get("") != short:
