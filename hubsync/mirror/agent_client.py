@@ -22,7 +22,8 @@ LFS_TYPE = "application/vnd.git-lfs+json"
 _REDIRECTS = frozenset({301, 302, 307, 308})  # 303 asks for a GET, which stores nothing
 _MOST_REDIRECTS = 5
 _SAID_CHARS = 400  # of a body; a captive portal's page is no news
-_ANSWER_BYTES = 64 << 20  # of a hostile server; a hundred objects in parts take a few megabytes
+_ANSWER_BYTES = 32 << 20  # of a hostile server; a hundred objects in parts take a few megabytes
+_REFUSED = 422  # by us, as a server would
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _URL_SAFE = "%/:;=&?@+,$!*'()~[]"  # what an address may hold as it is (RFC 3986), so that signed ones stay as they are
 
@@ -66,7 +67,7 @@ class _Answer:
         try:
             content = json.loads(self.content)
             return str(content.get("message") or content.get("error") or content)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return self.content.decode("utf-8", "replace")
 
 
@@ -112,7 +113,7 @@ class Client:
         answer = self._request("POST", Action(action.href, headers), lambda: iter((body,)), len(body))
         try:
             return json.loads(answer.content) if answer.content else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
 
     def put(self, action: Action, body: Body, size: int) -> str:
@@ -146,6 +147,10 @@ class Client:
 
     def _exchange(self, method: str, action: Action, body: Body, size: int) -> _Answer:
         url = urlsplit(action.href)
+        if self._origin[0] == "https" and url.scheme == "http":
+            raise TransferError(
+                "without encryption: the server names a plain http address", status=_REFUSED, is_general=True
+            )
         path = quote(f"{url.path or '/'}{'?' if url.query else ''}{url.query}", safe=_URL_SAFE)
         headers = {**_sign_in(url), **action.headers, "Content-Length": str(size)}
         connection = self._connect(url)
@@ -228,7 +233,7 @@ def _read_answer(connection: http.client.HTTPConnection) -> _Answer:
         headers = {name.lower(): value for name, value in response.getheaders()}
         content = response.read(_ANSWER_BYTES)
         if not response.isclosed() and response.read(1):
-            raise http.client.HTTPException("the answer is too long")
+            raise TransferError("server error: an answer without end")
         return _Answer(response.status, headers, content)
 
 

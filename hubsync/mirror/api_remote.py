@@ -68,7 +68,7 @@ class ApiRemote:
                 self._replay(branch, commit)
             except MirrorError as exc:
                 if exc.error_kind == "conflict":
-                    raise HeadMovedError(str(exc)) from exc
+                    raise HeadMovedError(str(exc), exc.hint) from exc
                 raise
 
     def _list_heads(self) -> dict[str, str]:

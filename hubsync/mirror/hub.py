@@ -6,7 +6,7 @@ A server without the Hub's API (plain git and LFS) is no error here: then nothin
 import contextlib
 import errno
 import functools
-import json
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _CLIENT_LOCK = threading.Lock()
 _ANSWER_BYTES = 200  # of a body that is not the Hub's
 _UPLOAD_THREADS = 2
+# What comes of JSON that is none, is nested without end, or says something else than a Hub does.
+_NO_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
+_API_PATH = re.compile(r"/api/|/info/lfs/objects/batch$|/resolve/")
+_STALE = frozenset({400, 401, 403, 404, 410})
+_STALE_HINT = "the Hub's storage refused an address that the Hub gave; hubsync asks for a new one by itself"
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
 
@@ -112,7 +117,7 @@ class Hub:
             return RepoState(Visibility.MISSING)
         except HfHubHTTPError as exc:
             return RepoState(self._read_refusal(exc))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        except _NO_ANSWERS:
             return RepoState(Visibility.UNKNOWN)  # something answered, but not as a Hub does
         except Exception as exc:
             raise _translated("look at the repository", exc) from exc
@@ -302,11 +307,16 @@ def _is_hub(exc: Exception) -> bool:
 
 def _translated(doing: str, exc: Exception) -> MirrorError:
     """Turn what the client raised into our error; nothing of its request or headers is kept."""
+    while type(exc) is RuntimeError and isinstance(exc.__cause__, Exception):  # how the library says which upload failed
+        exc = exc.__cause__
     response = getattr(exc, "response", None)
     if response is None:
         return read_failure(doing, _words_of(exc))
     said = getattr(exc, "server_message", None) or response.text[:_ANSWER_BYTES]
     failure = read_failure(doing, f"HTTP {response.status_code} {said}")
+    if response.status_code in _STALE and not _API_PATH.search(response.request.url.path):
+        # An address that the Hub gave for an upload: with the next try comes a new one.
+        failure.retryable, failure.error_kind, failure.hint = True, "server", _STALE_HINT
     if failure.retry_after_s is None and failure.retry_at is None:
         _note_asked_wait(failure, response.headers)
 
@@ -319,9 +329,9 @@ def _words_of(exc: Exception) -> str:
         return f"YAML metadata verification: {exc}"
     if isinstance(exc, OSError) and exc.errno in _LOCAL_ERRNOS:
         return f"this machine: {exc.strerror}: {exc.filename}"
-    if "timeout" in type(exc).__name__.lower():
+    if "timeout" in type(exc).__name__.lower() or type(exc).__name__ == "TimedOutError":
         return f"timed out: {exc}"
-    if isinstance(exc, (json.JSONDecodeError, KeyError, TypeError, ValueError)):
+    if isinstance(exc, _NO_ANSWERS) or type(exc).__name__ == "DecodingError":
         return f"server error: an answer that no Hub gives: {type(exc).__name__}: {exc}"
 
     return f"connection error: {exc}"
@@ -343,13 +353,14 @@ def _set_patience(timeout_s: float) -> None:
     """Make the client wait *timeout_s* at most: its own default waits for ever.
 
     There is one for the process, and the newest endpoint sets its patience. A client that is replaced is closed, with
-    the requests of other mirrors in it, so that one which suits is kept. On a redirect to another host it drops the
-    token by itself.
+    the requests of other mirrors in it, so that one which suits is kept.
     """
-    import httpx2  # noqa: PLC0415 - 200 ms
     import huggingface_hub  # noqa: PLC0415 - 200 ms
+    from huggingface_hub.utils._http import hf_raise_for_status  # noqa: PLC0415 - 200 ms
 
-    huggingface_hub.set_client_factory(lambda: httpx2.Client(timeout=timeout_s, follow_redirects=True))
+    from hubsync.mirror.patient import make_client  # noqa: PLC0415 - 100 ms
+
+    huggingface_hub.set_client_factory(lambda: make_client(timeout_s, hf_raise_for_status))
 
 
 @functools.lru_cache(maxsize=64)

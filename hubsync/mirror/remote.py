@@ -14,24 +14,27 @@ from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
+from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.token import Tokens, credential_config
 from hubsync.mirror.uploads import Upload, agent_config, declare_limit
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.objects import Objects
 from hubsync.store.pointer import Pointer
-from hubsync.store.process import ChildStalledError, Finished, Watch, counted_file
+from hubsync.store.process import ChildStalledError, Finished, OutputTooLongError, Watch, counted_file
 
 _PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _CONNECT_S = 30
 _WANTED = "refs/mirror/wanted"
 _SLOWEST_BYTES_PER_S = 100
+_FETCH = ("fetch", "--progress", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc")
+_PUSH = ("push", "--progress", "--porcelain")
 
 
 class HeadMovedError(MirrorError):
     """Somebody else pushed first; fetch, graft again, push again."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, error_kind="conflict", retryable=True)
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, error_kind="conflict", retryable=True, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,7 @@ class Remote:
     def fetch_commits(self, wanted: Mapping[str, str]) -> None:
         """Fetch each of *wanted* (a ref of the mirror or a commit's id → local ref), without history."""
         specs = [f"+{theirs}:{ours}" for theirs, ours in wanted.items()]
-        self._network("fetch", "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
-                      "{url}", *specs)  # fmt: skip
+        self._network("fetch", *_FETCH, "{url}", *specs)
 
     @property
     def lfs_url(self) -> str:
@@ -120,8 +122,7 @@ class Remote:
     def fetch(self, branches: Mapping[str, str]) -> dict[str, str]:
         """Fetch the newest commit of *branches* (branch → local ref), without history; return the commits."""
         specs = [f"+{self._ref(branch)}:{ref}" for branch, ref in branches.items()]
-        self._network("fetch", "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
-                      "{url}", *specs)  # fmt: skip
+        self._network("fetch", *_FETCH, "{url}", *specs)
         commits = self._git.text("rev-parse", *branches.values()).split()
         return dict(zip(branches, commits, strict=True))
 
@@ -185,18 +186,18 @@ class Remote:
             if exc.error_kind in {"conflict", "network", "timeout", "server", "stalled"} and self._shows(heads):
                 return
             if exc.error_kind == "conflict":
-                raise HeadMovedError(str(exc)) from exc
+                raise HeadMovedError(str(exc), exc.hint) from exc
             raise
 
     def _push(self, specs: list[str]) -> None:
         try:
-            self._network("push", "push", "--porcelain", *(["--atomic"] if len(specs) > 1 else []), "{url}", *specs)
+            self._network("push", *_PUSH, *(["--atomic"] if len(specs) > 1 else []), "{url}", *specs)
         except MirrorError as exc:
             if "does not support --atomic" not in str(exc):
                 raise
             # In their order: the main branch stands last, so that nothing it shows is missing elsewhere.
             for spec in specs:
-                self._network("push", "push", "--porcelain", "{url}", spec)
+                self._network("push", *_PUSH, "{url}", spec)
 
     def _shows(self, heads: Mapping[str, str]) -> bool:
         try:
@@ -238,23 +239,31 @@ class Remote:
         options: "_Options",
     ) -> Finished:
         token = self._tokens.read(self._endpoint)
-        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, options.progress, self._note_progress)
-        with credential_config(addresses.git, token) as (credential, fds), _ordered(options, addresses.lfs, fds) as full:
+        stall_s = self._endpoint.stall_s + _CONNECT_S
+        watch = Watch(self._stop, stall_s, options.progress, b"remote: ", self._note_progress)
+        with (
+            credential_config(addresses.git, token) as (credential, fds),
+            _ordered(options, addresses.lfs, fds) as full,
+            kept_headers() as headers,
+        ):
             try:
                 finished = self._git.run(
                     *(arg.replace("{url}", addresses.git) for arg in args),
                     feed=full.feed,
                     config={**self._config(addresses, signed_in=token is not None), **credential,
                             **(agent_config() if full.upload else {})},
-                    environment=full.environment,
+                    environment={**full.environment, **headers.environment},
                     watch=watch,
-                    pass_fds=(*fds, *full.pass_fds),
+                    pass_fds=(*fds, *full.pass_fds, headers.fd),
                     check=False,
                 )  # fmt: skip
             except ChildStalledError as exc:
-                raise MirrorError(f"{doing}: {exc}", error_kind="stalled", retryable=True) from exc
+                raise read_failure(doing, f"stalled: {exc}") from exc
+            except OutputTooLongError as exc:
+                raise read_failure(doing, f"server error: an answer without end: {exc}") from exc
+            waits = headers.waits()
         if finished.returncode != 0:
-            said = finished.stderr + finished.stdout.decode("utf-8", "replace")
+            said = finished.stderr + finished.stdout.decode("utf-8", "replace") + waits
             raise full.upload.read_failure(doing, said) if full.upload else read_failure(doing, said)
 
         return finished
