@@ -83,6 +83,7 @@ class Client:
         self._authorization = authorization
         self._stall_s = stall_s
         self._connect_s = connect_s
+        self.moved = 0  # bytes that any server took, requests and all; a figure that grows while anything gets on
         self._lock = threading.Lock()
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
         self._tls: ssl.SSLContext | None = None
@@ -194,11 +195,11 @@ class Client:
         if not url.hostname or url.scheme not in {"http", "https"}:
             raise http.client.InvalidURL(f"no address of a server: {url.scheme}://{url.hostname or ''}")
         if url.scheme == "http":
-            return _Connection(url.hostname, url.port, timeout=self._connect_s)
+            return _Connection(url.hostname, url.port, timeout=self._connect_s, client=self)
         with self._lock:  # the system's certificates, as git and git-lfs use them; they take a while to read
             self._tls = self._tls or ssl.create_default_context()
 
-        return _TlsConnection(url.hostname, url.port, timeout=self._connect_s, context=self._tls)
+        return _TlsConnection(url.hostname, url.port, timeout=self._connect_s, client=self, context=self._tls)
 
     def _keep(self, url: SplitResult, connection: http.client.HTTPConnection) -> None:
         if connection.sock is not None:  # the server did not close it
@@ -209,14 +210,20 @@ class Client:
 class _Connection(http.client.HTTPConnection):
     """Sends piece by piece: ``sendall`` would take the deadline for progress as one for the whole piece."""
 
+    def __init__(self, *args: Any, client: Client, **options: Any) -> None:  # noqa: ANN401 - http.client's
+        super().__init__(*args, **options)
+        self._client = client
+
     def send(self, data: Any) -> None:  # noqa: ANN401 - bytes or a view
         """Send *data*."""
         left = memoryview(data)
         while left:
-            left = left[self.sock.send(left) :]
+            count = self.sock.send(left)
+            self._client.moved += count
+            left = left[count:]
 
 
-class _TlsConnection(http.client.HTTPSConnection, _Connection):
+class _TlsConnection(_Connection, http.client.HTTPSConnection):
     """The same, encrypted."""
 
 

@@ -9,7 +9,7 @@ import functools
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -20,9 +20,12 @@ from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.failures import AskedWait, read_failure, read_retry_after
 from hubsync.mirror.token import Tokens
+from hubsync.mirror.xet import hf_xet
 from hubsync.store.pointer import Pointer
 
 if TYPE_CHECKING:
+    from io import BufferedIOBase
+
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -186,13 +189,25 @@ class Hub:
             )
             return Path(got).read_bytes()
 
-    def upload(self, mirror: Mirror, objects: Mapping[str, Path]) -> None:
-        """Upload *objects* (oid → file) that no commit names yet; those that the Hub has are not sent again."""
+    def upload(
+        self, mirror: Mirror, objects: Mapping[str, Path], read: "Callable[[Path], BufferedIOBase] | None" = None
+    ) -> None:
+        """Upload *objects* (oid → file) that no commit names yet; those that the Hub has are not sent again.
+
+        What *read* gives is sent instead of the file; without it, Xet is used.
+
+        Raises:
+            ToolMissingError: hf_xet is not installed.
+        """
+        if read is None:
+            _allow_xet()
         from huggingface_hub import CommitOperationAdd  # noqa: PLC0415 - 200 ms
 
-        with _translating("upload"):
+        with _translating("upload"), contextlib.ExitStack() as stack:
             additions = [CommitOperationAdd(oid, path) for oid, path in objects.items()]
-            for oid, addition in zip(objects, additions, strict=True):
+            for (oid, path), addition in zip(objects.items(), additions, strict=True):
+                if read is not None:  # not at once: a reader would be read to hash it
+                    addition.path_or_fileobj = stack.enter_context(read(path))  # type: ignore[assignment]
                 addition.upload_info.sha256 = bytes.fromhex(oid)  # known, so that the file is not read to hash it
                 addition._upload_mode = "lfs"  # noqa: SLF001 - routed by us, and .gitattributes agrees
             self._api().preupload_lfs_files(
@@ -290,6 +305,14 @@ def _large(pointer: Pointer, addition: "CommitOperationAdd") -> "CommitOperation
     return addition
 
 
+def _allow_xet() -> None:
+    """Let the library use Xet for what is sent from a file; what a reader gives it sends without."""
+    from huggingface_hub import constants  # noqa: PLC0415 - 200 ms
+
+    hf_xet()
+    constants.HF_HUB_DISABLE_XET = False
+
+
 @contextlib.contextmanager
 def _translating(doing: str) -> Iterator[None]:
     try:
@@ -297,7 +320,18 @@ def _translating(doing: str) -> Iterator[None]:
     except HubsyncError:  # the token cannot be read
         raise
     except Exception as exc:
-        raise _translated(doing, exc) from exc
+        cause = _cause_of(exc)
+        if isinstance(cause, HubsyncError):
+            raise cause from exc
+        raise _translated(doing, cause) from exc
+
+
+def _cause_of(exc: Exception) -> Exception:
+    """Return what went wrong with an upload: the library says which one it was, around what was raised."""
+    while type(exc) is RuntimeError and isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
+
+    return exc
 
 
 def _is_hub(exc: Exception) -> bool:
@@ -307,8 +341,6 @@ def _is_hub(exc: Exception) -> bool:
 
 def _translated(doing: str, exc: Exception) -> MirrorError:
     """Turn what the client raised into our error; nothing of its request or headers is kept."""
-    while type(exc) is RuntimeError and isinstance(exc.__cause__, Exception):  # how the library says which upload failed
-        exc = exc.__cause__
     response = getattr(exc, "response", None)
     if response is None:
         return read_failure(doing, _words_of(exc))

@@ -7,7 +7,7 @@ here; above, a failure is a ``MirrorError``.
 import contextlib
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Event
 
 from hubsync.config.model import Endpoint, Mirror
@@ -16,7 +16,8 @@ from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.token import Tokens, credential_config
-from hubsync.mirror.uploads import Upload, agent_config, declare_limit
+from hubsync.mirror.uploads import Gauge, Upload, agent_config, declare_limit
+from hubsync.mirror.xet import git_xet_config
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.objects import Objects
 from hubsync.store.pointer import Pointer
@@ -49,10 +50,11 @@ class _Addresses:
 class _Options:
     """What a network command needs beside its arguments."""
 
-    feed: tuple[bytes, ...]
-    environment: Mapping[str, str]
-    progress: Callable[[], object] | None
-    pass_fds: tuple[int, ...]
+    feed: tuple[bytes, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+    progress: Callable[[], object] | None = None
+    pass_fds: tuple[int, ...] = ()
     upload: Upload | None = None
 
 
@@ -67,7 +69,7 @@ class Remote:
         self._tokens = tokens
         self._stop = stop
         self.progressed = 0.0  # when a command last got on, in monotonic seconds
-        self.sending: Upload | None = None
+        self.sending: Gauge | None = None
         self.refs: dict[str, str] = {}  # branch → the ref of a pull request that stands for it
         base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
@@ -135,28 +137,24 @@ class Remote:
             UploadError: not all arrived; it says which did, and which failed by themselves.
         """
         oids = list(oids)
-        if self._mirror.transfer == "git-lfs":
-            self._lfs("upload", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids))
+        if self._mirror.transfer != "hubsync":
+            config = git_xet_config() if self._mirror.transfer == "xet" else {}
+            self._lfs("upload", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids), config=config)
             return
         things = [Thing(oid, self._objects.path(oid).stat().st_size, oid not in immutable) for oid in oids]
         upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S)
-        self.sending = upload
+        self.sending = upload.gauge
         try:
-            self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids),
-                          progress=upload.progress, upload=upload)  # fmt: skip
+            options = _Options(_lines(oids), progress=upload.progress, upload=upload)
+            self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", options=options)
         finally:
             self.sending = None
 
-    def _lfs(self, doing: str, *args: str, feed: Iterable[bytes] = ()) -> None:
+    def _lfs(self, doing: str, *args: str, feed: tuple[bytes, ...] = (), config: Mapping[str, str] | None = None) -> None:
         """Run git-lfs by its own means."""
         with counted_file() as (fd, count):
-            self._network(
-                doing, "lfs", *args,
-                feed=feed,
-                environment={"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"},
-                progress=count,
-                pass_fds=(fd,),
-            )  # fmt: skip
+            environment = {"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"}
+            self._network(doing, "lfs", *args, options=_Options(feed, environment, config or {}, count, (fd,)))
 
     def download_objects(self, pointers: Iterable[Pointer]) -> None:
         """Download the objects of *pointers* to where their pins lie; git-lfs checks their oids."""
@@ -205,18 +203,9 @@ class Remote:
         except MirrorError:
             return False
 
-    def _network(
-        self,
-        doing: str,
-        *args: str,
-        feed: Iterable[bytes] = (),
-        environment: Mapping[str, str] | None = None,
-        progress: Callable[[], object] | None = None,
-        pass_fds: tuple[int, ...] = (),
-        upload: Upload | None = None,
-    ) -> Finished:
+    def _network(self, doing: str, *args: str, options: _Options | None = None) -> Finished:
         """Run a git command that talks to the mirror; ``{url}`` stands for its address."""
-        options = _Options(tuple(feed), environment or {}, progress, pass_fds, upload)
+        options = options or _Options()
         last: MirrorError | None = None
         for addresses in (self._found,) if self._found else self._candidates:
             try:
@@ -251,7 +240,7 @@ class Remote:
                     *(arg.replace("{url}", addresses.git) for arg in args),
                     feed=full.feed,
                     config={**self._config(addresses, signed_in=token is not None), **credential,
-                            **(agent_config() if full.upload else {})},
+                            **full.config},
                     environment={**full.environment, **headers.environment},
                     watch=watch,
                     pass_fds=(*fds, *full.pass_fds, headers.fd),
@@ -298,8 +287,8 @@ def _ordered(options: _Options, lfs_url: str, credential_fds: tuple[int, ...]) -
         yield options
         return
     with options.upload.order(lfs_url, next(iter(credential_fds), None)) as (environment, fds):
-        yield replace(options, environment={**options.environment, **environment}, pass_fds=(*options.pass_fds, *fds))
+        yield replace(options, environment=environment, config=agent_config(), pass_fds=fds)
 
 
-def _lines(oids: Iterable[str]) -> list[bytes]:
-    return [f"{oid}\n".encode() for oid in oids]
+def _lines(oids: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(f"{oid}\n".encode() for oid in oids)
