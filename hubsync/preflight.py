@@ -53,7 +53,8 @@ def check_online(config: Config, tokens: Tokens, environment: Mapping[str, str])
         for mirror in target.mirrors:
             name = f"{target.name} → {mirror.name}"
             yield from _guarded(name, lambda m=mirror, n=name: _check_mirror(config, m, tokens, n))
-            yield from _guarded(name, lambda m=mirror, n=name: _check_transfer(config, m, n))
+            sent = f"{name}: large files"
+            yield from _guarded(sent, lambda m=mirror, n=sent: _check_transfer(config, m, n))
 
 
 def _guarded(what: str, work: object) -> Iterator[Finding]:
@@ -187,7 +188,7 @@ def _check_pins(config: Config, target: Target) -> Iterator[Finding]:
 
 
 def _check_transfer(config: Config, mirror: Mirror, what: str) -> Iterator[Finding]:
-    yield Finding(what, f"large files are sent {describe_transfer(mirror, config.endpoints[mirror.endpoint])}")
+    yield Finding(what, f"sent {describe_transfer(mirror, config.endpoints[mirror.endpoint])}")
 
 
 def _check_mirror(config: Config, mirror: Mirror, tokens: Tokens, what: str) -> Iterator[Finding]:

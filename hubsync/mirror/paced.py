@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from hubsync.mirror.throttle import Throttle
+from hubsync.store.throttle import Throttle
 
 _PIECE_BYTES = 1 << 20
 

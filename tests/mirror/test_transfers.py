@@ -20,12 +20,12 @@ from hubsync.errors import ToolMissingError
 from hubsync.localhub import LocalHub
 from hubsync.mirror.paced import PacedReader
 from hubsync.mirror.remote import Remote
-from hubsync.mirror.throttle import Throttle, open_allowance
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import Gauge
 from hubsync.mirror.xet import describe_transfer
 from hubsync.store.git import Git
 from hubsync.store.objects import Objects
+from hubsync.store.throttle import Throttle, open_allowance
 
 OID = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of abc
 # What stands for git-xet: it speaks git-lfs's protocol and puts the bytes where the server says.
