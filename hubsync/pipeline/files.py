@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 
 from hubsync.config.model import Target
+from hubsync.pipeline.provenance import Provenance
 from hubsync.store.capture import has_same_content
 from hubsync.store.git import TreeEntry
 from hubsync.store.snapshot import Store
@@ -30,7 +31,7 @@ class Files:
         last_write: when the newest of them was written (seconds since the epoch).
     """
 
-    def __init__(self, target: Target, store: Store) -> None:
+    def __init__(self, target: Target, store: Store, provenance: Provenance) -> None:
         self.settled: dict[str, Identity] = {}
         self.refused: dict[str, Identity] = {}
         self.removed: set[str] = set()
@@ -39,6 +40,8 @@ class Files:
         self.settler = Settler(target.quiet_s)
         self._target = target
         self._ledger = store.ledger
+        self._pruned = store.pruned
+        self._provenance = provenance
         self._settled_at: dict[str, float] = {}
         self._logs: set[str] = set()
 
@@ -102,6 +105,7 @@ class Files:
         """Return the entries that are not what was captured, and the paths below *under* that were known and are gone."""
         entries = inventory.entries
         self._logs.update(path for path in entries if may_be_log(path) and self.grows(path))
+        self._pruned.discard(entries.keys())
         same: set[str] = set()
         gone: list[str] = []
         for row in self._ledger.states(under):
@@ -111,16 +115,17 @@ class Files:
             elif row[-1] and entry.identity == row[1:-1]:
                 same.add(row[0])
         changed = [entry for path, entry in entries.items() if path not in same] if len(same) < len(entries) else []
-
         gone += [path for path in self._others(under) if path not in entries]
 
-        return changed, {path for path in gone if not inventory.hides(path)}
+        return changed, {path for path in gone if not inventory.hides(path) and not self._provenance.is_own(path)}
 
     def _others(self, under: str) -> list[str]:
         """Return paths below *under* that no captured file has: on their way, or committed and gone before a restart."""
         prefix = f"{under}/" if under else ""
         pending = [*self.settled, *self.refused, *self.settler.waiting(float("-inf"))]
-        committed = self._ledger.uncaptured_paths() if self._target.deletes == "propagate" else []
+        committed: set[str] = set()
+        if self._target.deletes == "propagate":
+            committed = self._ledger.uncaptured_paths() - self._pruned.paths()
 
         return [path for path in (*pending, *committed) if path.startswith(prefix)]
 
@@ -134,6 +139,7 @@ class Files:
             return False
         self.refused.pop(path, None)
         self.removed.discard(path)
+        self._pruned.discard([path])
         grows = self.grows(path)
         if grows:
             self._logs.add(path)
@@ -188,5 +194,5 @@ class Files:
         self._logs.discard(path)
         if self._ledger.known(path) is not None:
             self._ledger.forget_files([path])
-        if self._ledger.in_tree(path) is not None:
+        if self._ledger.in_tree(path) is not None and path not in self._pruned.paths():
             self.removed.add(path)
