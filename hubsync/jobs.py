@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
-import structlog
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_SUBMITTED, JobSubmissionEvent
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -22,10 +21,11 @@ from apscheduler.triggers.interval import IntervalTrigger
 from hubsync.config.model import TargetSettings
 from hubsync.config.schedule import NICKNAMES, expand_cron
 from hubsync.errors import HubsyncError
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.streak import Streaks
 from hubsync.store.process import StoppedError
 
-log = structlog.get_logger()
+log = get_logger()
 
 _NEVER = timedelta(days=36_500)
 _DROPPED_S = 0.05
@@ -41,10 +41,7 @@ class Jobs:
             executors={"default": ThreadPoolExecutor(workers)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        self.ticked: float = time.monotonic()
-        """When the scheduler last started something, or saw that it still ran."""
         self._scheduler.add_listener(self._note_dropped, EVENT_JOB_MAX_INSTANCES)
-        self._scheduler.add_listener(self._note_tick, EVENT_JOB_SUBMITTED | EVENT_JOB_MAX_INSTANCES)
         self._lock = threading.Lock()
         self._running: dict[str, float] = {}
         self._again: set[str] = set()
@@ -142,9 +139,6 @@ class Jobs:
         else:
             if failures := self._streaks.end(name):
                 log.info("schedule.recovered", job=name, failures=failures)
-
-    def _note_tick(self, _event: JobSubmissionEvent) -> None:
-        self.ticked = time.monotonic()
 
     def _note_dropped(self, event: JobSubmissionEvent) -> None:
         """Make up for a run that APScheduler left out because the former one has not ended, or only just."""

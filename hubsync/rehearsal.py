@@ -16,8 +16,9 @@ from threading import Event
 
 from hubsync.config.model import Config, Target
 from hubsync.pipeline import Pipeline, make_capturer, store_directory
-from hubsync.store.capture import Captured, Capturer, Prefix, as_captured, digest_file
+from hubsync.store.capture import Captured, Capturer, Prefix, as_captured
 from hubsync.store.git import CommitHeader, FastImport, TreeEntry
+from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import Pointer
 from hubsync.store.route import Routing
@@ -173,7 +174,7 @@ class RehearsedCapturer(Capturer):
         oid = hashlib.sha256(repr((entry.path, identity)).encode("utf-8", "surrogateescape")).hexdigest()
         if self.published_size(entry.path) == identity.size:
             if identity.size <= _HASHED_BYTES:
-                oid = digest_file(fd, take=lambda piece: on_bytes(len(piece)), end=identity.size)
+                oid = shared().digest_file(fd, take=lambda piece: on_bytes(len(piece)), end=identity.size)
             else:
                 routing = Routing(routing.route, f"{routing.reason}; {SAME_SIZE}")
         self.routes[entry.path] = routing

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from hubsync.config.model import Config, Target
 from hubsync.errors import BusyError, StateError
 from hubsync.mirror.limits import Limits
 from hubsync.mirror.publish import Means, Publisher
 from hubsync.mirror.token import Tokens, find_exposed_tokens
 from hubsync.mirror.worker import MirrorWorker
+from hubsync.monitor.logger import get_logger
 from hubsync.pipeline import Pipeline, open_store
 from hubsync.presence import is_same_file
 from hubsync.store.git import git_executable
@@ -27,7 +26,7 @@ from hubsync.store.private import make_private, private_files
 
 _ORPHAN_S = 5.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

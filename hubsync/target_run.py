@@ -5,12 +5,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import structlog
-
 from hubsync.config.model import Target
 from hubsync.health import Part
 from hubsync.jobs import Jobs, every, make_trigger
 from hubsync.mirror.worker import MirrorWorker
+from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pauses import Pauses
 from hubsync.service import TargetWork
@@ -23,7 +22,7 @@ _LEAST_LOOK_S = 0.05
 _PATIENCE_S = 900.0  # the longest step that nothing tells the progress of: git packing a store that was left to grow
 _HUNG_S = 5.0  # a mirror that makes no progress for so long is not waited for at the end
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class TargetRun:
@@ -125,7 +124,7 @@ class TargetRun:
         """Commit what is settled, then let the mirrors go."""
         if self.is_paused:
             return
-        with structlog.contextvars.bound_contextvars(target=self.target.name):
+        with bound(target=self.target.name):
             self.work.pipeline.commit()
         self.watcher.look_again()  # a file that was still being written must become quiet anew
         self.wake_mirrors()
@@ -149,7 +148,7 @@ class TargetRun:
 
     def _finish(self) -> None:
         try:
-            with structlog.contextvars.bound_contextvars(target=self.target.name):
+            with bound(target=self.target.name):
                 self.work.pipeline.settle()
                 self.work.pipeline.commit()
         finally:

@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 from support.running import Daemon, write_config
 
 from hubsync.health import Health, Part, find_stalled
-from hubsync.jobs import Jobs, every
 
 
 def test_a_part_stalls_when_its_patience_is_over() -> None:
@@ -36,27 +35,6 @@ def test_what_stalls_is_said_once_and_so_is_its_end() -> None:
         (one["event"], one["thread"]) for one in said
     ]
     assert 100 == said[0]["stalled_s"]
-
-
-def test_a_scheduler_that_is_held_up_does_not_tick() -> None:
-    """Its tick is of its own thread: a job that takes long does not hold it up, what blocks the thread does."""
-    jobs = Jobs(4)
-    jobs.add("often", lambda: None, every(0.05))
-    jobs.start()
-    try:
-        first = jobs.ticked
-        while jobs.ticked == first:
-            time.sleep(0.01)
-        with jobs._lock, jobs._scheduler._jobstores_lock:
-            before = jobs.ticked
-            time.sleep(0.3)
-            stalled = jobs.ticked
-        while jobs.ticked == stalled:
-            time.sleep(0.01)
-    finally:
-        jobs.stop(5.0)
-
-    assert before == stalled
 
 
 @pytest.mark.timeout(120)

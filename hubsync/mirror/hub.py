@@ -9,11 +9,11 @@ import functools
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubsync import __version__
 from hubsync.config.model import Endpoint, Mirror
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _CLIENT_LOCK = threading.Lock()
 _ANSWER_BYTES = 200  # of a body that is not the Hub's
 _UPLOAD_THREADS = 2
+_LOOKED_UP = 200  # paths in one request
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
 
@@ -163,15 +164,19 @@ class Hub:
             listed = self._api().list_repo_tree(
                 mirror.repo_id, repo_type=mirror.repo_type, revision=revision, recursive=True
             )
-            return {
-                entry.path: HubFile(
-                    entry.blob_id,
-                    entry.lfs.sha256 if entry.lfs else None,  # type: ignore[union-attr]
-                    entry.lfs.size if entry.lfs else entry.size,  # type: ignore[union-attr]
-                )
-                for entry in listed
-                if hasattr(entry, "blob_id")
-            }
+            return _read_files(listed)
+
+    def look_up(self, mirror: Mirror, revision: str, paths: Iterable[str]) -> dict[str, HubFile]:
+        """Return those of *paths* that are files of a revision."""
+        with _translating("look the files up"):
+            asked = list(paths)
+            files: dict[str, HubFile] = {}
+            for first in range(0, len(asked), _LOOKED_UP):
+                some = asked[first : first + _LOOKED_UP]
+                found = self._api().get_paths_info(mirror.repo_id, some, repo_type=mirror.repo_type, revision=revision)
+                files |= _read_files(found)
+
+            return files
 
     def read_file(self, mirror: Mirror, revision: str, path: str) -> bytes:
         """Return the content of a small file."""
@@ -268,6 +273,17 @@ class Hub:
         if status == 404:  # noqa: PLR2004 - HTTP
             return Visibility.MISSING
         raise _translated("look at the repository", exc)
+
+
+def _read_files(listed: Iterable[Any]) -> dict[str, HubFile]:
+    """Return the files in a listing, which has directories too."""
+    return {
+        entry.path: HubFile(
+            entry.blob_id, entry.lfs.sha256 if entry.lfs else None, entry.lfs.size if entry.lfs else entry.size
+        )
+        for entry in listed
+        if hasattr(entry, "blob_id")
+    }
 
 
 def _small(addition: "CommitOperationAdd") -> "CommitOperationAdd":

@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import structlog
-
 from hubsync.config.model import Mirror
 from hubsync.errors import DiskFullError, HubsyncError, MirrorError, StateError
 from hubsync.mirror.announce import Published
@@ -15,6 +13,7 @@ from hubsync.mirror.limits import Limits, endpoint_name, repo_name
 from hubsync.mirror.publish import Publisher
 from hubsync.mirror.retry import left_after_restart_s, next_look_s, next_refused_try_s, next_try_s
 from hubsync.mirror.trouble_notes import TroubleNote, TroubleNotes
+from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.streak import is_said
 from hubsync.monitor.text import format_duration
 from hubsync.store.process import StoppedError
@@ -23,7 +22,7 @@ from hubsync.watch.entry import Identity
 
 _LIMITED = frozenset({"rate_limited", "commit_quota"})
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(slots=True)
@@ -101,7 +100,7 @@ class MirrorWorker:
             self.publisher.open_pull_again()
         token = self.publisher.token_identity()  # before it is read: what is replaced later is new
         try:
-            with structlog.contextvars.bound_contextvars(target=self.target, mirror=self.mirror.name):
+            with bound(target=self.target, mirror=self.mirror.name):
                 published = self.publisher.publish()
                 self.publisher.upload_early()
         except StoppedError:

@@ -161,8 +161,9 @@ _EVENTS = (
         "warning",
         ("what", "path", "reason", "files"),
         "recovered {what}[: {reason}]",
-        "What a crash or a full disk left behind was put right: a stale lock, a ledger that had to be rebuilt.",
-        "Nothing, unless it comes back at each start.",
+        "What a crash, a power cut or a bad disk left behind was put right: `leftovers` such as locks, `orphans` (children "
+        "of a killed hubsync), the `ledger`, `refs`, git `objects`, a `mirror`'s repository, or the end of the `queue`.",
+        "Nothing, unless it comes back at each start: then look at the disk.",
     ),
     Event(
         "token.exposed",
@@ -241,6 +242,14 @@ _EVENTS = (
         "not published: {path}: {reason}",
         "The file will not be published as it is: it holds a secret, or has a name that no mirror takes. Its unit waits.",
         "Take the secret out, rename the file, or exclude it; `reason` names the rule.",
+    ),
+    Event(
+        "name.collided",
+        "warning",
+        ("path", "other", "hint"),
+        "{path} and {other} are one name on Windows and macOS",
+        "Two paths differ only by case, or by how Unicode spells them. Both are published; there, a download has one.",
+        "Rename one of them, or exclude it.",
     ),
     Event(
         "secret.found",

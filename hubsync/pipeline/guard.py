@@ -3,10 +3,9 @@
 from collections.abc import Collection
 from datetime import UTC, datetime
 
-from structlog.typing import FilteringBoundLogger
-
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError, SourceError
+from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.snapshot import Store

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import LastError, Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
@@ -32,13 +31,13 @@ from hubsync.store.snapshot import Store
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.logs import is_event_log
-from hubsync.watch.names import Kind
+from hubsync.watch.names import Kind, find_collisions
 from hubsync.watch.rules import PathRules
 from hubsync.watch.unit_facts import UnitFacts
 
 _NO_ROOM = "capture is paused: there is too little free space"
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +121,7 @@ class Pipeline:
             changed = self._files.find_changed(inventory, under)
             if not under:
                 self.reading.expect([entry.identity.size for entry in changed])
+                self._held.tell_collisions(find_collisions(sorted(inventory.entries)))
             for entry in changed:
                 self._feed(entry)
             removed = self._files.find_gone(inventory, under)

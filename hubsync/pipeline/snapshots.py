@@ -4,8 +4,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from structlog.typing import FilteringBoundLogger
-
+from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.capture import Captured
 from hubsync.store.snapshot import SnapshotWriter, Store
