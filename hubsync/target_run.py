@@ -5,17 +5,20 @@ import threading
 import time
 from collections.abc import Callable
 
-from hubsync.config.model import Target
+from hubsync.config.model import Mirror, Target
 from hubsync.jobs import Jobs, every, make_trigger
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pauses import Pauses
+from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.service import TargetWork
 from hubsync.wait import Answer, Wait, Wish
 from hubsync.watcher import Watcher
 
 _PARKED_TRY_S = 3600.0
+_PROVE_S = 3600.0
+_TROUBLED_S = 60.0
 LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _LEAST_LOOK_S = 0.05
 _HUNG_S = 5.0  # a mirror that makes no progress for so long is not waited for at the end
@@ -67,6 +70,9 @@ class TargetRun:
         for worker in self.work.workers:
             push = functools.partial(self._push, worker)
             self._jobs.add(self._push_name(worker), push, every(_PARKED_TRY_S), at_once=True)
+        for worker, keeper in zip(self.work.workers, self.work.keepers, strict=True):
+            prove = functools.partial(self._prove, worker, keeper)
+            self._jobs.add(self._prove_name(worker.mirror), prove, every(_PROVE_S), at_once=True)
         self.watcher.start()
 
     def stop(self) -> None:
@@ -77,6 +83,7 @@ class TargetRun:
         self._jobs.remove(f"finish:{self.target.name}")
         for worker in self.work.workers:
             self._jobs.remove(self._push_name(worker))
+            self._jobs.remove(self._prove_name(worker.mirror))
         self.watcher.stop()
 
     def close(self) -> None:
@@ -205,11 +212,23 @@ class TargetRun:
     def _push(self, worker: MirrorWorker) -> None:
         if self.is_paused:
             return
-        worker.run()
+        if worker.run() is not None:
+            self._jobs.wake(self._prove_name(worker.mirror))
         self.work.release()
         if (due_s := worker.due_s()) is not None:
             self._jobs.wake(self._push_name(worker), after_s=max(0.1, due_s))
         self._on_change()
+
+    def _prove(self, worker: MirrorWorker, keeper: ReceiptKeeper) -> None:
+        """Bring a mirror's receipts up to date, unless the mirror is in trouble, or its Hub asked for a wait."""
+        wait_s = worker.wait_s() if worker.trouble is None else max(_TROUBLED_S, worker.wait_s())
+        again_s = wait_s if wait_s > 0 else keeper.keep()
+        if again_s is not None:
+            self._jobs.wake(self._prove_name(worker.mirror), after_s=max(0.1, again_s))
+        self._on_change()
+
+    def _prove_name(self, mirror: Mirror) -> str:
+        return f"prove:{self.target.name}/{mirror.name}"
 
     def _push_name(self, worker: MirrorWorker) -> str:
         return f"push:{self.target.name}/{worker.mirror.name}"
