@@ -29,6 +29,7 @@ from hubsync.pauses import Pauses
 from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
+from hubsync.store.hashing import declare_costs
 from hubsync.target_run import LOOK_S, TargetRun
 from hubsync.wait import Answer, News, Wish
 
@@ -78,6 +79,7 @@ class Daemon:
             self._lock_fd = stack.enter_context(hold_state(self._config.service.state_dir))
             began = time.monotonic()
             self._outputs.use(self._config.monitor)
+            declare_costs(self._config.service)
             log.info("daemon.started", version=__version__, config=str(self._config.path), pid=os.getpid(),
                      targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
                      python=platform.python_version())  # fmt: skip
@@ -217,6 +219,7 @@ class Daemon:
     def _take_over(self, new: Config, began: float) -> None:
         old, self._config, self._rejected = self._config, new, None
         tell_exposed_tokens(new, self._tokens)
+        declare_costs(new.service)
         for endpoint in new.endpoints.values():
             declare_limit(endpoint)
         before = {target.name: _relevant(target, old) for target in old.targets}
@@ -378,6 +381,7 @@ def _tell_halted(target: Target, exc: HubsyncError) -> None:
 
 
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:
-    """Return what a target's work depends on: if it changes, the target starts anew; uploads follow a new rate anyway."""
+    """Return what a target's work depends on: if that changes, it starts anew; new rates are followed anyway."""
     endpoints = (config.endpoints[mirror.endpoint] for mirror in target.mirrors)
-    return (target, config.service, *(endpoint.model_copy(update={"upload_rate": Rate()}) for endpoint in endpoints))
+    service = config.service.model_copy(update={"hash_threads": 0, "read_rate": Rate(), "pressure": None})
+    return (target, service, *(endpoint.model_copy(update={"upload_rate": Rate()}) for endpoint in endpoints))

@@ -19,8 +19,9 @@ from hubsync.monitor.text import format_bytes, format_count, format_duration
 from hubsync.presence import is_locked
 from hubsync.rehearsal import Rehearsal, rehearse
 from hubsync.store.git import Git, TreeEntry
+from hubsync.store.recovery import SNAPSHOTS
 from hubsync.store.route import RouteRules, choose_route
-from hubsync.store.snapshot import SNAPSHOTS, Store
+from hubsync.store.snapshot import Store
 from hubsync.units import age_s, unit_of
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import examine, take_inventory

@@ -15,6 +15,7 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.progress import Amount, Progress
 from hubsync.monitor.text import format_count
 from hubsync.service import TargetWork, hold_state, open_limits, open_target, tell_exposed_tokens
+from hubsync.store.hashing import declare_costs
 from hubsync.store.process import StoppedError
 
 _TRIES = 5
@@ -49,6 +50,7 @@ def run_once(  # noqa: PLR0913 - three of them say how
     """
     deadline = time.monotonic() + timeout_s
     with hold_state(config.service.state_dir) as lock_fd, ThreadPoolExecutor(len(targets)) as pool, ExitStack() as stack:
+        declare_costs(config.service)
         tell_exposed_tokens(config, tokens)
         means = Means(config, tokens, open_limits(config.service.state_dir), stop)
         works = [open_target(target, means, lock_fd) for target in targets]

@@ -295,6 +295,18 @@ class Target(TargetSettings):
         return found
 
 
+class Pressure(Frozen):
+    """From where on hashing slows down: per cent of the last ten seconds in which something waited (/proc/pressure)."""
+
+    cpu: float | None = Field(None, gt=0, le=100, description="For a processor.")
+    io: float | None = Field(None, gt=0, le=100, description="For a disk.")
+    memory: float | None = Field(None, gt=0, le=100, description="For memory.")
+
+    def limits(self) -> dict[str, float]:
+        """Return what is declared: cpu, io or memory → per cent."""
+        return self.model_dump(exclude_none=True)
+
+
 class ServiceSettings(Frozen):
     """What the [service] table may say."""
 
@@ -303,9 +315,14 @@ class ServiceSettings(Frozen):
     )
     min_free_bytes: Bytes = _size("min_free", "2GB", "Capture pauses below this much free space.")
     shutdown_grace_s: Seconds = _time("shutdown_grace", "60s", "How long running work may take after a stop.")
-    priority: Literal["low", "normal"] = Field(
-        "low", description="For processor and disk; low leaves both to the training."
+    priority: Literal["idle", "low", "normal"] = Field(
+        "low", description="For processor and disk; low leaves most of both to the training, idle all of it."
     )
+    hash_threads: int = Field(2, ge=1, le=64, description="So many threads hash at a time, for all targets together.")
+    read_rate: UploadRate = Field(
+        parse_rate("0"), description="How fast files are read to be hashed, in all.", json_schema_extra={"default": "0"}
+    )
+    pressure: Pressure = Pressure()
 
 
 class Service(ServiceSettings):

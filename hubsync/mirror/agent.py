@@ -20,8 +20,9 @@ from typing import IO, Any
 from hubsync.mirror.agent_batch import Batch
 from hubsync.mirror.agent_client import Client, TransferError
 from hubsync.mirror.agent_handover import VARIABLE, Order, Reporter, Thing, read_things
-from hubsync.mirror.agent_upload import Uploader
-from hubsync.mirror.throttle import Throttle
+from hubsync.mirror.agent_upload import Costs, Uploader
+from hubsync.store.hashing import Hashing
+from hubsync.store.throttle import Throttle
 
 _OBJECTS_AT_ONCE = 4
 _TELL_S = 0.5
@@ -66,8 +67,8 @@ class Agent:
         authorization = _read_authorization(order.credential_fd)
         client = Client(order.lfs_url, authorization, stall_s=order.stall_s, connect_s=order.connect_s)
         batch = Batch(client, order.lfs_url, tuple(self._things.values()))
-        throttle = Throttle(order.throttle_fd)
-        self._uploader = Uploader(client, batch, throttle, self._progress, Path(order.uploads_dir))
+        costs = Costs(Throttle(order.throttle_fd), Hashing(fd=order.hashing_fd), self._progress)
+        self._uploader = Uploader(client, batch, costs, Path(order.uploads_dir))
         self._objects = ThreadPoolExecutor(_OBJECTS_AT_ONCE, "object")
         self._results: dict[str, Future[None]] = {}
 

@@ -35,6 +35,7 @@ class Order:
         things_fd: holds what is to be uploaded.
         report_fd: takes the report.
         throttle_fd: the endpoint's allowance.
+        hashing_fd: the allowance for hashing.
     """
 
     lfs_url: str
@@ -45,6 +46,7 @@ class Order:
     things_fd: int
     report_fd: int
     throttle_fd: int
+    hashing_fd: int
 
     def encode(self) -> str:
         """Return the order as the environment carries it."""

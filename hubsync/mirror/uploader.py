@@ -64,6 +64,14 @@ class Uploader:
 
     def upload_from_anywhere(self, objects: Objects) -> dict[str, MirrorError]:
         """Upload as ``upload`` does, also what is not pinned any more."""
+        refused = self._upload_from_anywhere(objects)
+        if damaged := [oid for oid in refused if not self._store.check_pin(oid)]:  # a bad disk: it was refused with reason
+            refused |= self._upload_from_anywhere({oid: objects[oid] for oid in damaged})
+            refused = {oid: failure for oid, failure in refused.items() if oid in self.lacks(objects)}
+
+        return refused
+
+    def _upload_from_anywhere(self, objects: Objects) -> dict[str, MirrorError]:
         for oid in self.lacks(objects):
             if not self._store.has_intact(oid):
                 self._store.pin_again(oid)

@@ -16,9 +16,10 @@ from hubsync.config.rates import Rate
 from hubsync.errors import MirrorError
 from hubsync.mirror.agent_handover import VARIABLE, Order, Report, Thing, write_things
 from hubsync.mirror.failures import read_failure
-from hubsync.mirror.throttle import Throttle, open_allowance
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
+from hubsync.store.hashing import shared
+from hubsync.store.throttle import Throttle, open_allowance
 
 _SAY_AFTER_S, _SAY_EVERY_S = 30.0, 900.0  # each wait is twice the one before: a slow mirror must not fill the log
 _AGENT = "hubsync"
@@ -101,7 +102,7 @@ class Upload:
         """Yield (environment, descriptors to pass) for a run of git-lfs that starts the agent."""
         self._report = Report()
         things_fd = write_things(self._things)
-        fds = (things_fd, self._report.fd, self._limit.fd)
+        fds = (things_fd, self._report.fd, self._limit.fd, shared().fd)
         try:
             order = Order(lfs_url, str(self._uploads_dir), self._endpoint.stall_s, self._connect_s, credential_fd, *fds)
             yield {VARIABLE: order.encode()}, fds
@@ -113,6 +114,7 @@ class Upload:
     def progress(self) -> object:
         """Return a figure that changes while it gets on; say now and then how far it is."""
         self._limit.keep()
+        shared().keep()
         figure = self._report.read()
         self.seen = self._measure()
         now = time.monotonic()

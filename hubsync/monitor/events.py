@@ -145,8 +145,9 @@ _EVENTS = (
         "warning",
         ("what", "path", "reason", "files"),
         "recovered {what}[: {reason}]",
-        "What a crash or a full disk left behind was put right: a stale lock, a ledger that had to be rebuilt.",
-        "Nothing, unless it comes back at each start.",
+        "What a crash, a power cut or a bad disk left behind was put right: `leftovers` such as locks, `orphans` (children "
+        "of a killed hubsync), the `ledger`, `refs`, git `objects`, a `mirror`'s repository, or the end of the `queue`.",
+        "Nothing, unless it comes back at each start: then look at the disk.",
     ),
     Event(
         "token.exposed",

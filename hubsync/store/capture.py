@@ -12,9 +12,10 @@ from pathlib import Path
 from hubsync.errors import FileChangedError, FileUnreadableError
 from hubsync.monitor.text import format_bytes
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
+from hubsync.store.hashing import shared
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
-from hubsync.store.reading import digest_file, read_all
+from hubsync.store.reading import read_all
 from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
 from hubsync.store.scan import Scanner, scan_content, scan_file
 from hubsync.store.secrets import HINT, Secret, SecretRules, judge_name
@@ -93,7 +94,11 @@ class Prefix:
 
     def begins_file(self, fd: int) -> bool:
         """Tell whether the open file *fd* begins with just that."""
-        return self.begins(os.pread(fd, self.size, 0)) if self.oid is None else self.oid == digest_file(fd, end=self.size)
+        return (
+            self.begins(os.pread(fd, self.size, 0))
+            if self.oid is None
+            else self.oid == shared().digest_file(fd, end=self.size)
+        )
 
 
 _NO_SECRETS = SecretRules()
@@ -195,7 +200,7 @@ class Capturer:
         pin = self._objects.pin(fd, "copy")
         try:
             with pin.path.open("r+b", buffering=0) as copy:
-                oid = digest_file(fd, copy.fileno(), lambda piece: on_bytes(len(piece)), part.identity.size)
+                oid = shared().digest_file(fd, copy.fileno(), lambda piece: on_bytes(len(piece)), part.identity.size)
                 os.fsync(copy.fileno())
                 _expect_appended(part.path, only_appended=before is None or before.begins_file(copy.fileno()))
                 secret = self.find_secret(copy.fileno(), part)
@@ -248,7 +253,7 @@ class Capturer:
         found = self._judge_name(entry)
         found = found or (scan_file(fd, entry.identity.size) if content is None else scan_content(content))
 
-        return self._judge_secret(entry.path, found, lambda: digest_file(fd))
+        return self._judge_secret(entry.path, found, lambda: shared().digest_file(fd))
 
     def _judge_name(self, entry: Entry) -> Secret | None:
         """Judge the name, and if it is a link also the name of what it leads to."""
@@ -327,11 +332,11 @@ def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> str:
     """Return the SHA-256 of the pinned bytes; a copy is written on the way, so that the source is read once."""
     if pin.kind is PinKind.REFLINK:
         with pin.path.open("rb", buffering=0) as clone:
-            return digest_file(clone.fileno(), take=take)
+            return shared().digest_file(clone.fileno(), take=take)
     if pin.kind is PinKind.LINK:
-        return digest_file(fd, take=take)
+        return shared().digest_file(fd, take=take)
     with pin.path.open("r+b", buffering=0) as copy:
-        oid = digest_file(fd, copy.fileno(), take)
+        oid = shared().digest_file(fd, copy.fileno(), take)
         os.fsync(copy.fileno())
 
     return oid

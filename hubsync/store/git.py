@@ -28,6 +28,8 @@ _PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
 _FULL_ID = re.compile("[0-9a-f]{40}")
 REGULAR, EXECUTABLE, DIRECTORY = "100644", "100755", "040000"
 
+_NEVER_WITHOUT = {"HEAD": "ref: ", "config": "repositoryformatversion"}
+
 _HOOKS_OFF = {"core.hooksPath": "/dev/null"}
 _BASE_CONFIG = {
     **_HOOKS_OFF,
@@ -84,7 +86,10 @@ class Git:
         """
         make_private(self.git_dir)
         leftovers = _remove_leftovers(self.git_dir)
-        if not (self.git_dir / "HEAD").exists():
+        for name, sign in _NEVER_WITHOUT.items():  # a power cut may have emptied it
+            if (file := self.git_dir / name).exists() and sign not in file.read_text("ascii", "replace"):
+                file.unlink()
+        if not all((self.git_dir / name).exists() for name in _NEVER_WITHOUT):
             self.run("init", "--quiet", "--bare", "--template=", "--initial-branch=none", str(self.git_dir))
         if borrow is not None:
             alternates = self.git_dir / "objects" / "info" / "alternates"

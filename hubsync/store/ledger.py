@@ -7,12 +7,12 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubsync.errors import StateError
+from hubsync.errors import DiskFullError, StateError
 from hubsync.store.capture import Captured
 from hubsync.store.git import TreeEntry
 from hubsync.store.objects import PinKind
@@ -68,6 +68,13 @@ class Receipt:
     proven_at: float
 
 
+_KIND = 0xFF  # of an error code; what is above says more
+_OUTSIDE = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_LOCKED,
+})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
     """What was published to a mirror, at which time (seconds since the epoch), and what triggered it.
@@ -106,11 +113,20 @@ class Ledger:
         self.was_rebuilt = False
 
     def open(self) -> None:
-        """Open the ledger; one that is missing, damaged or of another version is begun anew."""
-        try:
-            self._db = self._connect()
-        except sqlite3.DatabaseError:
-            self._begin_anew()
+        """Open the ledger; one that is missing, damaged or of another version is begun anew.
+
+        Raises:
+            StateError: it cannot be opened for a reason that lies outside of it, such as a full disk.
+        """
+        with _known_errors():
+            try:
+                self._db = self._connect()
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & _KIND in _OUTSIDE:
+                    raise
+                self._begin_anew()
+            except sqlite3.DatabaseError:
+                self._begin_anew()
 
     def open_existing(self) -> None:
         """Open a ledger as it is; ``open_beside`` says what may be wrong with it."""
@@ -126,17 +142,18 @@ class Ledger:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Make the writes inside one transaction; nested ones join the outer."""
-        with self._lock:
+        with self._lock, _known_errors():
             if self._connection.in_transaction:
                 yield
                 return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite may have ended it, for want of room
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def meta(self, name: str) -> str | None:
         """Return a remembered value."""
@@ -209,6 +226,10 @@ class Ledger:
         rows = self._all("SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM files WHERE oid = ?", oid)
         return [(row[0], Identity(*row[1:6])) for row in rows]
 
+    def paths_of_blobs(self, blobs: Collection[str]) -> list[str]:
+        """Return the paths that were captured as one of *blobs*."""
+        return [path for path, blob in self._all("SELECT path, blob FROM files") if blob in blobs]
+
     def forget_files(self, paths: Iterable[str]) -> None:
         """Forget files that are gone from the source."""
         self._many("DELETE FROM files WHERE path = ?", ((path,) for path in paths))
@@ -268,7 +289,7 @@ class Ledger:
     def pointers(self, objects: Iterable[str]) -> list[tuple[str, Pointer | None]]:
         """Return the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
         query = "SELECT oid, size FROM pointers WHERE blob = ?"
-        with self._lock:
+        with self._lock, _known_errors():
             rows = [(name, self._connection.execute(query, (name,)).fetchone()) for name in objects]
         return [(name, Pointer(*row) if row else None) for name, row in rows]
 
@@ -363,20 +384,37 @@ class Ledger:
         self._db = self._connect()
 
     def _one(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row
-        with self._lock:
+        with self._lock, _known_errors():
             return self._connection.execute(query, values).fetchone()
 
     def _all(self, query: str, *values: object) -> list[Any]:
-        with self._lock:
+        with self._lock, _known_errors():
             return self._connection.execute(query, values).fetchall()
 
     def _do(self, query: str, *values: object) -> None:
-        with self._lock:
+        with self._lock, _known_errors():
             self._connection.execute(query, values)
 
     def _many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
         with self._lock, self.transaction():
             self._connection.executemany(query, rows)
+
+
+@contextlib.contextmanager
+def _known_errors() -> Iterator[None]:
+    """Turn what SQLite says into an error with a cure."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        kind = getattr(exc, "sqlite_errorcode", 0) & _KIND
+        if kind == sqlite3.SQLITE_FULL:
+            raise DiskFullError(f"ledger: {exc}", hint="free space on the file system of the state directory") from exc
+        hint = (
+            "look at the disk of the state directory"
+            if kind in _OUTSIDE
+            else "restart hubsync: a damaged ledger is rebuilt"
+        )
+        raise StateError(f"ledger: {exc}", hint=hint) from exc
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ class Objects:
         if capture in {"auto", "link"} and self._link(fd, path):
             return Pin(path, PinKind.LINK)
         if capture in {"auto", "copy"}:
-            with _state_errors():
+            with state_errors():
                 path.touch(mode=0o600, exist_ok=False)
             return Pin(path, PinKind.COPY)
 
@@ -97,14 +97,14 @@ class Objects:
         with self._naming:
             is_new = not goal.exists()
             if is_new:
-                with _state_errors():
+                with state_errors():
                     goal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                     pin.path.rename(goal)
         if not is_new:
             self.discard(pin)
             return False
 
-        with _state_errors():
+        with state_errors():
             for directory in (goal.parent, goal.parent.parent, self.directory):
                 sync_directory(directory)
 
@@ -133,7 +133,7 @@ class Objects:
     def _reflink(self, fd: int, path: Path) -> bool:
         if not self._reflinks:
             return False
-        with _state_errors(), path.open("xb") as pin:
+        with state_errors(), path.open("xb") as pin:
             try:
                 fcntl.ioctl(pin.fileno(), _FICLONE, fd)
             except OSError as exc:
@@ -163,7 +163,7 @@ class Objects:
 
 
 @contextlib.contextmanager
-def _state_errors() -> Iterator[None]:
+def state_errors() -> Iterator[None]:
     """Turn what goes wrong under the state directory into an error with a cure."""
     try:
         yield

@@ -4,7 +4,6 @@ It must never know how a snapshot travels. A snapshot enters the branch with eve
 pins first, then blobs and pointers, then the ref, then the ledger.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -18,16 +17,17 @@ from hubsync.errors import StateError
 from hubsync.monitor.logger import get_logger
 from hubsync.store.capture import Captured, has_same_content
 from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEntry
+from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
-from hubsync.store.objects import Objects, PinKind
+from hubsync.store.objects import Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import make_private
+from hubsync.store.recovery import MIRRORS, SNAPSHOTS, expect_known_format, note_closed, recover, recover_mirror
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
 from hubsync.watch.inventory import look
 from hubsync.watch.layout_words import choose_newest
 
-SNAPSHOTS = "refs/heads/snapshots"
 AUTHOR = "hubsync <hubsync@localhost>"
 
 _REMEMBERED = 64  # answers about snapshots, which never change; status asks each second
@@ -68,21 +68,30 @@ class Store:
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
         self._unit_times: dict[str | None, Mapping[str, int]] = {}
+        self._is_open = self._was_killed = False
 
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
         make_private(self.directory)
-        leftovers = self.git.open()
-        self.objects.open()
-        self.ledger.open()
-        if leftovers:
-            log.warning("state.recovered", what="leftovers", path=str(self.git.git_dir), reason="killed", files=leftovers)
-        self.follow_branch()
-        self.git.repack()
+        with state_errors():
+            expect_known_format(self.directory)
+            leftovers = self.git.open()
+            self.objects.open()
+            self.ledger.open()
+            if leftovers:
+                log.warning(
+                    "state.recovered", what="leftovers", path=str(self.git.git_dir), reason="killed", files=leftovers
+                )
+            self._was_killed = recover(self.directory, self.source, self.git, self.ledger)
+            self._is_open = True
+            self.follow_branch()
+            self.git.repack()
 
     def close(self) -> None:
         """Close the ledger; git keeps nothing open."""
         self.ledger.close()
+        if self._is_open:  # not by a reader
+            note_closed(self.directory)
 
     def repack(self) -> None:
         """Tidy the repository up."""
@@ -102,14 +111,16 @@ class Store:
         Each mirror has its own, so that a slow fetch for one holds no lock (of refs, of the shallow file) for another.
         """
         git = Git(self.mirror_directory(name), inherit=self._inherit)
-        git.open(borrow=self.git.git_dir)
-        git.repack()
+        with state_errors():
+            git.open(borrow=self.git.git_dir)
+            recover_mirror(git, self.git.git_dir, was_killed=self._was_killed)
+            git.repack()
 
         return git
 
     def mirror_directory(self, name: str) -> Path:
         """Return where the repository of one mirror lies."""
-        return self.directory / "mirrors" / f"{quote(name, safe='')}.git"
+        return self.directory / MIRRORS / f"{quote(name, safe='')}.git"
 
     def write(self) -> "SnapshotWriter":
         """Return a writer of new snapshots; use it as a context manager."""
@@ -233,9 +244,20 @@ class Store:
             self.ledger.record_pin(oid, pinned[0] if pinned else PinKind.LINK, now)
             return True
 
-        self._unpin(oid)
-        log.warning("object.spoiled", oid=oid, bytes=now.size, hint="the next state of the file is published instead")
+        self._drop_spoiled(oid, now.size)
         return False
+
+    def check_pin(self, oid: str) -> bool:
+        """Read a pin and tell whether it is what it is called; if it is not, it is dropped."""
+        path = self.objects.path(oid)
+        if path.exists() and _hash_file(path) != oid:
+            self._drop_spoiled(oid, path.stat().st_size)
+
+        return path.exists()
+
+    def _drop_spoiled(self, oid: str, size: int) -> None:
+        self._unpin(oid)
+        log.warning("object.spoiled", oid=oid, bytes=size, hint="the next state of the file is published instead")
 
     def pin_again(self, oid: str) -> bool:
         """Pin *oid* from a source file that still holds it; return whether that worked."""
@@ -387,4 +409,4 @@ def _on_one_line(unit: str) -> str:
 
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return shared().digest_file(file.fileno())

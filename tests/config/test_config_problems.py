@@ -239,3 +239,23 @@ def test_a_mirror_has_one_way_to_keep_units(report: Report) -> None:
     (problem,) = report(MINIMAL.replace('"acme/a"', mirror))
 
     assert "has keep_latest and retention.remote; keep one" in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('priority = "idel"', 'service.priority: must be "idle", "low" or "normal"; did you mean "idle"?'),
+        ("hash_threads = 0", "service.hash_threads: must be greater than or equal to 1"),
+        ('hash_threads = "2"', "service.hash_threads: must be a whole number, without quotes"),
+        ("read_rate = 80", 'service.read_rate: must be a rate, in quotes; write "80MB/s"'),
+        ("pressure = 50", "service.pressure: must be a table, { key = value }"),
+        ('pressure = { cpu = "50" }', "service.pressure.cpu: must be a number, without quotes"),
+        ("pressure = { io = 101 }", "service.pressure.io: must be less than or equal to 100"),
+        ("pressure = { memry = 5 }", "service.pressure.memry: is an unknown key; did you mean memory?"),
+    ],
+)
+def test_a_wrong_budget_is_said_with_its_cure(report: Report, line: str, said: str) -> None:
+    """As every other key."""
+    (told,) = report(f"[service]\n{line}\n{MINIMAL}")
+
+    assert told.endswith(said)
