@@ -10,9 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from hubsync.mirror.agent_client import Action, TransferError
-from hubsync.mirror.throttle import Throttle, open_allowance
 from hubsync.restore.get import Getter, Span
 from hubsync.restore.sources import ApiSource, GitSource
+from hubsync.store.throttle import Throttle, open_allowance
 from hubsync.watch.format_safetensors import check_safetensors
 
 _THREADS = 4
