@@ -26,6 +26,8 @@ from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
+from hubsync.proof.prove import Means as ProofMeans
+from hubsync.prune.job import PruneJob, ended_by
 from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
@@ -124,7 +126,8 @@ class Daemon:
                 self._unopened[target.name] = exc
                 _tell_halted(target, exc)
                 return
-            run = TargetRun(work, stop, self._jobs, self._pauses, self._note_change)
+            prune = PruneJob(target, ProofMeans(self._config, self._tokens, stop, ended_by(stop)))
+            run = TargetRun(work, prune, stop, self._jobs, self._pauses, self._note_change)
             self._runs[target.name] = run
             run.start()
 

@@ -12,6 +12,8 @@ from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pauses import Pauses
 from hubsync.proof.keeper import ReceiptKeeper
+from hubsync.prune.job import LOOK_S as LOOK_PRUNE_S
+from hubsync.prune.job import PruneJob
 from hubsync.service import TargetWork
 from hubsync.wait import Answer, Wait, Wish
 from hubsync.watcher import Watcher
@@ -30,9 +32,11 @@ class TargetRun:
     """A target that runs: its watcher and its jobs."""
 
     def __init__(
-        self, work: TargetWork, stop: threading.Event, jobs: Jobs, pauses: Pauses, on_change: Callable[[], None]
-    ) -> None:
+        self, work: TargetWork, prune: PruneJob, stop: threading.Event, jobs: Jobs, pauses: Pauses,
+        on_change: Callable[[], None],
+    ) -> None:  # fmt: skip
         self.work = work
+        self._prune = prune
         self.interrupted = stop
         self.watcher = Watcher(work, self.wake_mirrors)
         self._pauses = pauses
@@ -58,7 +62,9 @@ class TargetRun:
     def is_busy(self) -> bool:
         """Tell whether a commit or a publication runs."""
         name = self.target.name
-        return any(job == f"commit:{name}" or job.startswith(f"push:{name}/") for job in self._jobs.running())
+        return any(
+            job in {f"commit:{name}", f"prune:{name}"} or job.startswith(f"push:{name}/") for job in self._jobs.running()
+        )
 
     def start(self) -> None:
         """Watch, and run by schedule."""
@@ -73,6 +79,8 @@ class TargetRun:
         for worker, keeper in zip(self.work.workers, self.work.keepers, strict=True):
             prove = functools.partial(self._prove, worker, keeper)
             self._jobs.add(self._prove_name(worker.mirror), prove, every(_PROVE_S), at_once=True)
+        if self._prune.is_wanted:
+            self._jobs.add(f"prune:{name}", self._run_prune, every(LOOK_PRUNE_S), at_once=True)
         self.watcher.start()
 
     def stop(self) -> None:
@@ -80,6 +88,7 @@ class TargetRun:
         self.interrupted.set()
         self._jobs.remove(f"commit:{self.target.name}")
         self._jobs.remove(f"inventory:{self.target.name}")
+        self._jobs.remove(f"prune:{self.target.name}")
         self._jobs.remove(f"finish:{self.target.name}")
         for worker in self.work.workers:
             self._jobs.remove(self._push_name(worker))
@@ -212,9 +221,13 @@ class TargetRun:
     def _push(self, worker: MirrorWorker) -> None:
         if self.is_paused:
             return
-        if worker.run() is not None:
+        published = worker.run()
+        if published is not None:
             self._jobs.wake(self._prove_name(worker.mirror))
         self.work.release()
+        if published is not None and self._prune.is_wanted:
+            self._prune.note_published()
+            self._jobs.wake(f"prune:{self.target.name}")
         if (due_s := worker.due_s()) is not None:
             self._jobs.wake(self._push_name(worker), after_s=max(0.1, due_s))
         self._on_change()
@@ -229,6 +242,10 @@ class TargetRun:
 
     def _prove_name(self, mirror: Mirror) -> str:
         return f"prove:{self.target.name}/{mirror.name}"
+
+    def _run_prune(self) -> None:
+        if not self.is_paused and self.work.pipeline.halted is None:
+            self._prune.run()
 
     def _push_name(self, worker: MirrorWorker) -> str:
         return f"push:{self.target.name}/{worker.mirror.name}"

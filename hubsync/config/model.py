@@ -180,7 +180,7 @@ class Mirror(Frozen):
     max_commits_per_hour: int = 60
     pull_request: bool = False
     transport: Literal["git", "http"] = "git"
-    transfer: Literal["hubsync", "git-lfs"] = "hubsync"
+    transfer: Literal["hubsync", "git-lfs", "xet"] = "hubsync"
     on_foreign_edit: Policies = Field(default_factory=FOREIGN_EDIT_DEFAULTS.copy)
 
 

@@ -77,7 +77,7 @@ class Publisher:
         self._record = Record(self._git, store, mirror.name, self._view)
         self._refusals = Refusals(target, store, self._view, cards, self._record)
         self._remote = (
-            ApiRemote(self._git, store.objects, mirror, self._hub)
+            ApiRemote(self._git, store.objects, mirror, self._hub, stop)
             if mirror.transport == "http"
             else Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         )

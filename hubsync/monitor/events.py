@@ -478,6 +478,54 @@ _EVENTS = (
         "{unit} is not published to {mirror}[: {reason}]",
         "The mirror keeps fewer units than were waiting for it; this one would have been dropped at once.",
     ),
+    # --- retention
+    Event(
+        "unit.pruned",
+        "info",
+        ("files", "bytes", "reason", "mirrors", "took_s"),
+        "{unit} is removed here: {files:file}[ ({bytes})][, held by {mirrors}][: {reason}]",
+        "No rule of `retention.local` keeps the unit, and every required mirror has just proved that it holds all of it.",
+    ),
+    Event(
+        "unit.kept",
+        "info",
+        ("reason",),
+        "{unit} stays here: {reason}",
+        "A rule of `retention.local` keeps the unit. Said when the reason is news.",
+    ),
+    Event(
+        "prune.held",
+        "warning",
+        ("reason", "hint"),
+        "{unit} must not go yet: {reason}",
+        "No rule keeps the unit, but a mirror does not prove that it holds it, or somebody is at work in it. Said when the "
+        "reason is news.",
+        "Do what `hint` says; it is tried again.",
+    ),
+    Event(
+        "prune.recovered",
+        "warning",
+        ("reason",),
+        "an interrupted removal: {reason}",
+        "hubsync was killed while it removed a unit. What was proved was removed to its end, all else has its name again.",
+        "Nothing for the unit. See why hubsync was killed, and whether its disk and memory are well.",
+    ),
+    Event(
+        "prune.short",
+        "warning",
+        ("free_bytes", "min_free_bytes", "reason"),
+        "{free_bytes} free, and min_free is {min_free_bytes}[: {reason}]",
+        "Less is free on the source's disk than `retention.local` asks for, and no other unit may go.",
+        "Free space by hand, let the rules keep less, or see in `prune.held` what must not go yet, and why.",
+    ),
+    Event(
+        "prune.best_unknown",
+        "warning",
+        ("reason",),
+        "nothing tells which unit is the best: {reason}",
+        "The rules have `keep_best`, and no unit's trainer_state.json names the best one or has the metric of `best`.",
+        "Set `best = { metric = ..., direction = ... }` to a metric that the trainer logs.",
+    ),
     # --- targets
     Event(
         "target.halted",

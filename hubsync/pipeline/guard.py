@@ -40,7 +40,7 @@ class Guard:
                 hint="see whether its disk is mounted; nothing is deleted on the mirrors",
             )
         if self._target.deletes == "propagate" and self.halted is not None:
-            gone = sum(1 for path in self._store.ledger.tree_paths() if path not in inventory.entries)
+            gone = len(self._store.ledger.tree_paths() - inventory.entries.keys() - self._store.pruned.paths())
             if gone > _MOST_LOST * count:
                 raise self.halted
 

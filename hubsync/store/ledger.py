@@ -251,6 +251,12 @@ class Ledger:
         """Return all paths of the newest snapshot."""
         return {row[0] for row in self._all("SELECT path FROM tree")}
 
+    def tree_below(self, directory: str) -> dict[str, TreeEntry]:
+        """Return what the newest snapshot holds below *directory*."""
+        span = (f"{directory}/", f"{directory}0")  # "0" follows "/" in ASCII
+        rows = self._all("SELECT path, mode, blob FROM tree WHERE path > ? AND path < ?", *span)
+        return {row[0]: TreeEntry(row[1], row[2]) for row in rows}
+
     def count_tree(self) -> int:
         """Return how many paths the newest snapshot holds."""
         row = self._one("SELECT count(*) FROM tree")

@@ -22,6 +22,7 @@ from hubsync.store.ledger import Ledger
 from hubsync.store.objects import Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import make_private
+from hubsync.store.pruned import Pruned
 from hubsync.store.recovery import MIRRORS, SNAPSHOTS, expect_known_format, note_closed, recover, recover_mirror
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
@@ -67,6 +68,7 @@ class Store:
         self.git = Git(directory / "store.git", inherit=inherit)
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
+        self.pruned = Pruned(directory / "pruned.json")
         self._unit_times: dict[str | None, Mapping[str, int]] = {}
         self._is_open = self._was_killed = False
 
@@ -373,6 +375,10 @@ class SnapshotWriter:
         self._fast_import.blob(captured.content)
 
         return entry
+
+    def add_blob(self, content: bytes) -> None:
+        """Add content that no file of the source has; it is named by its git object id."""
+        self._fast_import.blob(content)
 
     def commit(
         self, changes: dict[str, TreeEntry | None], subject: str, *, units: tuple[str, ...], written_at: int, now: int
