@@ -432,6 +432,62 @@ _EVENTS = (
         "The mirror holds the whole unit.",
     ),
     Event(
+        "verify.passed",
+        "info",
+        ("repo", "commit", "files", "bytes", "read_files", "read_bytes", "took_s"),
+        "{mirror} shows all {files:file} as published ({bytes})[; {read_files:content} read, {read_bytes}]",
+        "A whole mirror was compared with what was published to it, each object asked for, and `read_files` contents "
+        "were downloaded and hashed.",
+    ),
+    Event(
+        "verify.failed",
+        "error",
+        (
+            "repo",
+            "commit",
+            "files",
+            "bytes",
+            "read_files",
+            "read_bytes",
+            "took_s",
+            "missing",
+            "different",
+            "dangling",
+            "damaged",
+            "error",
+            "error_kind",
+            "hint",
+        ),
+        "{mirror} is not as it should be: {error}",
+        "A mirror lacks files, shows others' content in their place, has pointers without their objects, or gives bytes "
+        "with a wrong hash; or it could not be asked. The first of the paths are listed.",
+        "`hubsync verify TARGET` lists all. The next publication puts back what others removed or changed; what is lost "
+        "has to come from another mirror: `hubsync restore`.",
+    ),
+    Event(
+        "receipt.made",
+        "debug",
+        ("repo", "files", "commit", "took_s"),
+        "{mirror} holds {files:file}, by its own answer[ at {commit}]",
+        "After a publication the mirror was asked what it shows and whether each object can be had; that is remembered as "
+        "the last proof, see `hubsync safe --cached`.",
+    ),
+    Event(
+        "receipt.failed",
+        "debug",
+        ("error", "error_kind", "took_s"),
+        "{mirror} was not asked for receipts: {error}",
+        "The mirror could not be asked what it holds. It is asked again later; nothing waits for it.",
+    ),
+    Event(
+        "receipt.stale",
+        "info",
+        ("repo", "files", "paths", "reason"),
+        "{mirror} does not show {files:file} any more that it was proved to hold: {reason}",
+        "Somebody changed or removed files on the mirror, or its rules did; `hubsync safe` says no to them.",
+        "`hubsync verify` compares the whole mirror.",
+    ),
+    Event(
         "unit.skipped",
         "info",
         ("repo", "reason"),
