@@ -4,6 +4,7 @@ It must never be the only place where something is known: the queue is git's, th
 """
 
 import contextlib
+import json
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -39,11 +40,14 @@ CREATE TABLE pins (
 -- objects that a mirror is known to have
 CREATE TABLE uploads (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 """
-# Added later: a ledger of the same version that lacks it is given it.
-_RECEIPTS = """
+# Added later: a ledger of the same version that lacks a table is given it.
+_ADDED = """
 CREATE TABLE IF NOT EXISTS receipts (
   mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
   PRIMARY KEY (mirror, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS publications (
+  mirror TEXT, at REAL, commit_id TEXT, units TEXT, files INTEGER, bytes INTEGER, took_s REAL, trigger TEXT, since TEXT,
+  PRIMARY KEY (mirror, commit_id)) WITHOUT ROWID;
 """
 
 
@@ -70,6 +74,24 @@ _OUTSIDE = frozenset({
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_LOCKED,
 })  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What was published to a mirror, at which time (seconds since the epoch), and what triggered it.
+
+    *since* is the mirror's head before.
+    """
+
+    mirror: str
+    at: float
+    commit: str
+    units: tuple[str, ...] = ()
+    files: int = 0
+    bytes: int = 0
+    took_s: float | None = None
+    trigger: str = ""
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +323,14 @@ class Ledger:
         query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
         return {row[0]: Receipt(*row) for row in self._all(query, mirror)}
 
+    def receipt(self, mirror: str, path: str) -> Receipt | None:
+        """Return what *mirror* was proved to hold of *path*."""
+        query = (
+            "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ? AND path = ?"
+        )
+        row = self._one(query, mirror, path)
+        return Receipt(*row) if row else None
+
     def record_receipts(self, mirror: str, receipts: Iterable[Receipt]) -> None:
         """Remember what *mirror* was proved to hold."""
         self._many(
@@ -311,6 +341,20 @@ class Ledger:
     def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
         """Forget receipts that are stale."""
         self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
+
+    def record_publication(self, made: Publication) -> None:
+        """Remember a publication."""
+        self._do(
+            "INSERT OR REPLACE INTO publications VALUES (?,?,?,?,?,?,?,?,?)",
+            made.mirror, made.at, made.commit, json.dumps(made.units), made.files, made.bytes, made.took_s, made.trigger,
+            made.since,
+        )  # fmt: skip
+
+    def publications(self) -> list[Publication]:
+        """Return all publications that are remembered, oldest first."""
+        columns = "mirror, at, commit_id, units, files, bytes, took_s, trigger, since"
+        rows = self._all(f"SELECT {columns} FROM publications ORDER BY at")  # noqa: S608 - a constant
+        return [Publication(row[0], row[1], row[2], tuple(json.loads(row[3])), *row[4:]) for row in rows]
 
     def _refresh_inode(self, identity: Identity) -> None:
         inode = (identity.ctime_ns, identity.dev, identity.ino, identity.size, identity.mtime_ns)
@@ -338,7 +382,7 @@ class Ledger:
                 raise sqlite3.DatabaseError("another version")  # noqa: TRY301 - handled as damage is
             elif db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("damaged")  # noqa: TRY301
-            db.executescript(_RECEIPTS)
+            db.executescript(_ADDED)
         except BaseException:
             db.close()
             raise
