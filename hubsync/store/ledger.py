@@ -170,9 +170,9 @@ class Ledger:
         row = self._one("SELECT dev, ino, size, mtime_ns, ctime_ns, mode, blob, oid FROM files WHERE path = ?", path)
         return _known(row) if row else None
 
-    def all_known(self, under: str = "") -> Iterator[str]:
-        """Yield the paths (below *under*) that are committed as they were captured."""
-        return (row[0] for row in self.states(under) if row[-1])
+    def all_known(self, under: str = "") -> Iterator[tuple[str, Identity]]:
+        """Yield the committed paths (below *under*) with the identity that their content was captured at."""
+        return ((row[0], Identity(*row[1:-1])) for row in self.states(under) if row[-1])
 
     def states(self, under: str = "") -> Iterator[tuple[Any, ...]]:
         """Yield all captured paths (below *under*), the identity of what was captured, and whether just that is committed.
