@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
+from hubsync.monitor.logger import get_logger
 
 _MOST_BYTES = 65536
 _TIMEOUT_S = 5.0
 _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _REFUSALS = {error.error_kind: error for error in (ConfigError, NotRunningError, StateError, UsageError)}
 
-log = structlog.get_logger()
+log = get_logger()
 
 Obey = Callable[[str, tuple[str, ...]], dict[str, object]]
 

@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import structlog
-
 from hubsync import __version__
 from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
@@ -23,13 +21,17 @@ from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
 from hubsync.monitor.log import configure_logging
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
+from hubsync.proof.prove import Means as ProofMeans
+from hubsync.prune.job import PruneJob, ended_by
 from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
+from hubsync.store.hashing import declare_costs
 from hubsync.target_run import LOOK_S, TargetRun
 from hubsync.wait import Answer, News, Wish
 
@@ -38,9 +40,10 @@ _PROGRESS_S = 2.0  # how often the status follows an upload
 _STOP_S = 5.0
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
 _POLL_S = 0.02
+_OPEN_S = 300.0  # that systemd allows for one store, which may have to be mended first
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Daemon:
@@ -63,6 +66,7 @@ class Daemon:
         self._rejected: HubsyncError | None = None
         self._opening = threading.Lock()  # nothing is opened once the daemon is told to stop
         self._lock_fd = -1
+        self._pulse = time.monotonic()  # when a job last began in time
         self._started = datetime.now(UTC)
         self._state: DaemonState = "starting"
         self._reason = ""
@@ -77,12 +81,15 @@ class Daemon:
             self._lock_fd = stack.enter_context(hold_state(self._config.service.state_dir))
             began = time.monotonic()
             self._outputs.use(self._config.monitor)
+            declare_costs(self._config.service)
             log.info("daemon.started", version=__version__, config=str(self._config.path), pid=os.getpid(),
                      targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
                      python=platform.python_version())  # fmt: skip
             control = ControlServer(self._config.service.state_dir / "control.sock", self._obey, self._await)
             control.start()
             stack.callback(control.stop)
+            if interval_s := self._notifier.watchdog_interval_s:
+                self._jobs.add("pulse", self._beat_pulse, every(interval_s / 4))
             self._jobs.add("status", self._write_status, None)
             self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
             self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
@@ -90,6 +97,7 @@ class Daemon:
             self._jobs.start()
             tell_exposed_tokens(self._config, self._tokens)
             for target in self._config.targets:
+                self._notifier.extend_timeout(_OPEN_S)
                 self._open(target)
             self._jobs.add("reload", self._reload, None)
             self._jobs.add("tokens", self._wake_mended, every(_TOKENS_S))
@@ -118,7 +126,8 @@ class Daemon:
                 self._unopened[target.name] = exc
                 _tell_halted(target, exc)
                 return
-            run = TargetRun(work, stop, self._jobs, self._pauses, self._note_change)
+            prune = PruneJob(target, ProofMeans(self._config, self._tokens, stop, ended_by(stop)))
+            run = TargetRun(work, prune, stop, self._jobs, self._pauses, self._note_change)
             self._runs[target.name] = run
             run.start()
 
@@ -135,7 +144,14 @@ class Daemon:
                 self._notifier.watchdog()
 
     def _is_healthy(self) -> bool:
-        return self._jobs.is_alive() and all(run.is_well() for run in list(self._runs.values()))
+        """Tell whether jobs begin when they should, and all sources are watched."""
+        interval_s = self._notifier.watchdog_interval_s
+        is_prompt = interval_s is None or time.monotonic() - self._pulse < interval_s
+
+        return is_prompt and self._jobs.is_alive() and all(run.is_well() for run in list(self._runs.values()))
+
+    def _beat_pulse(self) -> None:
+        self._pulse = time.monotonic()
 
     def _shut_down(self) -> bool:
         """End all parts; return whether all of them ended in time."""
@@ -206,6 +222,7 @@ class Daemon:
     def _take_over(self, new: Config, began: float) -> None:
         old, self._config, self._rejected = self._config, new, None
         tell_exposed_tokens(new, self._tokens)
+        declare_costs(new.service)
         for endpoint in new.endpoints.values():
             declare_limit(endpoint)
         before = {target.name: _relevant(target, old) for target in old.targets}
@@ -336,8 +353,8 @@ class Daemon:
 
     def _beat(self) -> None:
         self._beaten = self._describe()
+        self._status_file.write(self._beaten, force=True)  # who reads the heartbeat and then asks gets no older answer
         log_heartbeat(self._beaten)
-        self._status_file.write(self._beaten)
         self._jobs.wake("metrics_file")
         self._jobs.wake("heartbeat_url")
 
@@ -367,6 +384,7 @@ def _tell_halted(target: Target, exc: HubsyncError) -> None:
 
 
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:
-    """Return what a target's work depends on: if it changes, the target starts anew; uploads follow a new rate anyway."""
+    """Return what a target's work depends on: if that changes, it starts anew; new rates are followed anyway."""
     endpoints = (config.endpoints[mirror.endpoint] for mirror in target.mirrors)
-    return (target, config.service, *(endpoint.model_copy(update={"upload_rate": Rate()}) for endpoint in endpoints))
+    service = config.service.model_copy(update={"hash_threads": 0, "read_rate": Rate(), "pressure": None})
+    return (target, service, *(endpoint.model_copy(update={"upload_rate": Rate()}) for endpoint in endpoints))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
-import structlog
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
@@ -22,10 +21,11 @@ from apscheduler.triggers.interval import IntervalTrigger
 from hubsync.config.model import TargetSettings
 from hubsync.config.schedule import NICKNAMES, expand_cron
 from hubsync.errors import HubsyncError
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.streak import Streaks
 from hubsync.store.process import StoppedError
 
-log = structlog.get_logger()
+log = get_logger()
 
 _NEVER = timedelta(days=36_500)
 _DROPPED_S = 0.05

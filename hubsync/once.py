@@ -15,6 +15,7 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.progress import Amount, Progress
 from hubsync.monitor.text import format_count
 from hubsync.service import TargetWork, hold_state, open_limits, open_target, tell_exposed_tokens
+from hubsync.store.hashing import declare_costs
 from hubsync.store.process import StoppedError
 
 _TRIES = 5
@@ -49,6 +50,7 @@ def run_once(  # noqa: PLR0913 - three of them say how
     """
     deadline = time.monotonic() + timeout_s
     with hold_state(config.service.state_dir) as lock_fd, ThreadPoolExecutor(len(targets)) as pool, ExitStack() as stack:
+        declare_costs(config.service)
         tell_exposed_tokens(config, tokens)
         means = Means(config, tokens, open_limits(config.service.state_dir), stop)
         works = [open_target(target, means, lock_fd) for target in targets]
@@ -99,6 +101,7 @@ def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_de
         outcome.failed["source"] = exc
     _publish_all(work, stop, deadline, outcome.failed.__setitem__)
     work.release()
+    _make_receipts(work)
     if pipeline.halted is not None:
         outcome.failed["source"] = pipeline.halted
     outcome.held = dict.fromkeys(pipeline.waiting(), "still being written") | pipeline.held()
@@ -133,6 +136,14 @@ def _publish_all(
             elif refused := worker.publisher.refused():
                 note(worker.mirror.name, MirrorError("; ".join(f"{path}: {why}" for path, why in refused.items()),
                                                      error_kind="rejected", retryable=False))  # fmt: skip
+
+
+def _make_receipts(work: TargetWork) -> None:
+    """Have the mirrors that work confirm what they hold; what one does not confirm now is asked another time."""
+    well = [keeper for keeper, worker in zip(work.keepers, work.workers, strict=True) if worker.trouble is None]
+    if well:
+        with ThreadPoolExecutor(len(well)) as pool:
+            list(pool.map(lambda keeper: keeper.keep(), well))
 
 
 def _publish(worker: MirrorWorker, stop: threading.Event, deadline: float) -> MirrorWorker:

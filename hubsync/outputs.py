@@ -16,12 +16,11 @@ from fnmatch import filter as filter_names
 from http.client import HTTPException
 from urllib.error import HTTPError
 
-import structlog
-
 from hubsync.config.model import EventCommand, Monitor
 from hubsync.errors import HubsyncError
 from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.log import add_sink, name_of
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.metrics import draw_metrics
 from hubsync.monitor.redact import register_secret
 from hubsync.monitor.status import Status, replace_file
@@ -37,7 +36,7 @@ _OWN = frozenset(("command.failed", "command.recovered"))  # a failing command m
 _PASSED_ON = ("PATH", "HOME", "LANG", "TZ")
 _TOLD = ("event", "level", "message", "target", "mirror", "unit", "path", "error", "hint")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class OutputError(HubsyncError):

@@ -8,8 +8,9 @@ from hubsync.mirror.record import read_published
 from hubsync.mirror.view import View
 from hubsync.monitor.text import format_duration
 from hubsync.rehearsal import Rehearsal, rehearse
+from hubsync.store.recovery import SNAPSHOTS
 from hubsync.store.route import Route
-from hubsync.store.snapshot import SNAPSHOTS, Store
+from hubsync.store.snapshot import Store
 from hubsync.units import age_s
 from hubsync.watch.inventory import look
 

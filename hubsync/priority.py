@@ -1,16 +1,23 @@
-"""Lowers this process beside a training job. All that it starts from then on, threads and children, inherits that."""
+"""Lowers this process beside a training job. All that it starts from then on, threads and children, inherits that.
+
+Its turn at the disk follows: without an I/O priority of its own, a process has the one that belongs to its niceness, or
+idle with SCHED_IDLE (ioprio_set(2)).
+"""
 
 import contextlib
 import os
 from typing import Literal
 
-_NICE = 10  # also lowers its turn at the disk: without an I/O priority of its own, that follows from it (ioprio_set(2))
+Priority = Literal["idle", "low", "normal"]
+
+_STANDINGS = {"idle": (19, os.SCHED_IDLE), "low": (10, os.SCHED_BATCH)}
 
 
-def stand_back(priority: Literal["low", "normal"]) -> None:
-    """Take processor and disk only as a batch job does, if *priority* is low; what is lower already stays so."""
+def stand_back(priority: Priority) -> None:
+    """Take processor and disk only as *priority* says; what is lower already stays so."""
     if priority == "normal":
         return
-    os.nice(max(0, _NICE - os.nice(0)))
+    nice, policy = _STANDINGS[priority]
+    os.nice(max(0, nice - os.nice(0)))
     with contextlib.suppress(OSError):  # a sandbox may forbid it, and set it itself
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        os.sched_setscheduler(0, policy, os.sched_param(0))

@@ -16,10 +16,12 @@ from threading import Event
 
 from hubsync.config.model import Config, Target
 from hubsync.pipeline import Pipeline, make_capturer, store_directory
-from hubsync.store.capture import Captured, Capturer, Prefix, as_captured, digest_file
+from hubsync.store.capture import Captured, Capturer, Prefix, as_captured
 from hubsync.store.git import CommitHeader, FastImport, TreeEntry
+from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import Pointer
+from hubsync.store.pruned import Pruned
 from hubsync.store.route import Routing
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.watch.entry import Entry, Identity
@@ -98,6 +100,7 @@ class RehearsedStore(Store):
     def __init__(self, directory: Path, source: Path, scratch: Path) -> None:
         super().__init__(directory, source)
         self.ledger = Ledger(scratch / "ledger.sqlite")
+        self.pruned = Pruned(directory / "pruned.json", read_only=True)
         self.changes: dict[str, TreeEntry | None] = {}
         self._scratch = scratch
 
@@ -173,7 +176,7 @@ class RehearsedCapturer(Capturer):
         oid = hashlib.sha256(repr((entry.path, identity)).encode("utf-8", "surrogateescape")).hexdigest()
         if self.published_size(entry.path) == identity.size:
             if identity.size <= _HASHED_BYTES:
-                oid = digest_file(fd, take=lambda piece: on_bytes(len(piece)), end=identity.size)
+                oid = shared().digest_file(fd, take=lambda piece: on_bytes(len(piece)), end=identity.size)
             else:
                 routing = Routing(routing.route, f"{routing.reason}; {SAME_SIZE}")
         self.routes[entry.path] = routing

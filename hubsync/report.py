@@ -3,12 +3,11 @@
 import time
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError
 from hubsync.mirror.publish import Publisher
 from hubsync.mirror.worker import MirrorWorker, Trouble
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import LastError, MirrorState, MirrorStatus, Status, TargetState, TargetStatus
 from hubsync.monitor.text import format_bytes
 from hubsync.service import TargetWork
@@ -19,7 +18,7 @@ _SHOWN, _LOGGED = 20, 3  # of what is held: in the status, in a heartbeat
 
 _NO_ERROR = LastError("", "")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def describe_target(

@@ -6,7 +6,8 @@ from hubsync.errors import NotRunningError
 from hubsync.mirror.record import read_published
 from hubsync.pipeline import store_directory
 from hubsync.plan import make_plan
-from hubsync.store.snapshot import SNAPSHOTS, Store
+from hubsync.store.recovery import SNAPSHOTS
+from hubsync.store.snapshot import Store
 from hubsync.wait import Answer, Wish, choose_mirrors
 
 _GRACE_S = 5.0  # a daemon that captures a large file answers late

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-import structlog
-
 from hubsync.errors import DiskFullError, HubsyncError
+from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.streak import Streaks
 from hubsync.monitor.text import format_duration
@@ -20,7 +19,7 @@ from hubsync.watch.observer import SourceObserver
 _CHECK_S = 10.0  # how often an observer is asked whether it lives
 _STOP_S = 20.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Watcher(threading.Thread):
@@ -59,7 +58,7 @@ class Watcher(threading.Thread):
     def run(self) -> None:
         """Watch until stopped."""
         try:
-            with structlog.contextvars.bound_contextvars(target=self._work.target.name):
+            with bound(target=self._work.target.name):
                 self._watch()
         except StoppedError:
             pass

@@ -24,6 +24,7 @@ LEAKS = Path(tempfile.mkdtemp(prefix="hubsync-leaks-")) / "leaks"
 
 def pytest_configure() -> None:
     """Have every token of a local Hub known by its letters, and every hubsync watched; see support/site/canary.py."""
+    LEAKS.parent.chmod(0o1777)  # a test's hubsync may run as another user
     localhub_server._TOKEN_LETTERS = canary.LETTERS
     os.environ |= {canary.PLACE: str(LEAKS), "PYTHONPATH": str(Path(canary.__file__).parent)}
     canary.watch_children(str(LEAKS))

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
+if TYPE_CHECKING:
+    import yaml
 
 # The Hub's own expression, as huggingface_hub/repocard.py has it, after the mark that some editors put first.
 _BLOCK = re.compile(r"(\ufeff?\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$))")
@@ -61,6 +62,8 @@ def read_front_matter(card: str) -> FrontMatter:
     found = _BLOCK.match(card)
     if found is None:
         return FrontMatter("", "", "", card, {}, {})
+    import yaml  # noqa: PLC0415 - 50 ms, and many have no card
+
     start, text, end = found.groups()
     if len(text) > _MOST:
         raise OddYamlError("the metadata is too large")
@@ -83,10 +86,12 @@ def newline_of(card: str) -> str:
     return found[0] if found else "\n"
 
 
-def _spans(text: str, node: yaml.Node | None) -> Iterable[tuple[str, tuple[int, int]]]:
+def _spans(text: str, node: "yaml.Node | None") -> Iterable[tuple[str, tuple[int, int]]]:
     if node is None:
         return
-    if not isinstance(node, yaml.MappingNode) or node.flow_style:
+    from yaml import MappingNode  # noqa: PLC0415 - as above
+
+    if not isinstance(node, MappingNode) or node.flow_style:
         raise OddYamlError("the metadata is not one key a line")
     starts = [key.start_mark for key, _ in node.value]
     names = [key.value for key, _ in node.value]

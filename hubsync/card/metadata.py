@@ -1,20 +1,23 @@
 """Puts facts and the operator's words into the Hub's metadata. The one module of the card that knows huggingface_hub."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCardData
+from typing import TYPE_CHECKING, Any
 
 from hubsync.card.facts import Facts
 from hubsync.card.history import metric_of
 from hubsync.card.rules import is_repo_id, legal_languages, legal_license, legal_repo_ids, legal_tags, slugify
 from hubsync.config.model import Card
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
 Metadata = dict[str, Any]
 
 
 def model_metadata(facts: Facts, said: Card, repo_id: str) -> Metadata:
     """Return the metadata of a model card."""
+    from huggingface_hub import ModelCardData  # noqa: PLC0415 - 300 ms, and many have no card
+
     datasets = legal_repo_ids(said.datasets)
     base_models = legal_repo_ids(said.base_model or facts.base_models)
     pipeline_tag = pipeline_tag_of(facts, said)
@@ -39,6 +42,8 @@ def model_metadata(facts: Facts, said: Card, repo_id: str) -> Metadata:
 
 def dataset_metadata(said: Card) -> Metadata:
     """Return the metadata of a dataset card; the Hub finds files, formats and splits by itself."""
+    from huggingface_hub import DatasetCardData  # noqa: PLC0415 - as above
+
     license_: dict[str, Any] = _license(said)
     data: Any = DatasetCardData(
         language=legal_languages(said.language) or None,
@@ -60,6 +65,8 @@ def told_keys(said: Card) -> frozenset[str]:
 
 def encode_metadata(metadata: Mapping[str, Any]) -> str:
     """Return *metadata* as YAML, as huggingface_hub writes it, without the last line's end."""
+    from huggingface_hub import CardData  # noqa: PLC0415 - as above
+
     data: Any = CardData(**metadata)
     text: str = data.to_yaml() if metadata else ""
 
@@ -81,8 +88,10 @@ def library_of(facts: Facts, said: Card) -> str:
     return slugify(said.library_name) if said.library_name else facts.library
 
 
-def _eval_results(facts: Facts, pipeline_tag: str, datasets: list[str]) -> list[EvalResult]:
+def _eval_results(facts: Facts, pipeline_tag: str, datasets: list[str]) -> "list[EvalResult]":
     """Return the results that can be said to be of a task and a dataset; the Hub wants both."""
+    from huggingface_hub import EvalResult  # noqa: PLC0415 - as above
+
     if not pipeline_tag or len(datasets) != 1 or not is_repo_id(datasets[0]):
         return []
     return [

@@ -1,9 +1,11 @@
 """Reads how a model was trained from what trainers recorded of it: labels and values, nothing that is not there. Pure."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import yaml
+if TYPE_CHECKING:
+    import yaml
 
 _TEXT_MOST = 120
 _VALUES_MOST = 8
@@ -143,8 +145,10 @@ def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def lightning_hparams(text: str | None) -> Table:
     """Return the single values of an ``hparams.yaml``, under their own names; objects of other programs are left out."""
+    import yaml  # noqa: PLC0415 - 50 ms, and many have no card
+
     try:
-        loaded = yaml.load(text or "", _PlainLoader)  # noqa: S506 - a SafeLoader
+        loaded = yaml.load(text or "", _plain_loader())  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     if not isinstance(loaded, dict):
@@ -180,15 +184,17 @@ def show_number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)  # noqa: PLR2004 - exact in a double
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Reads values only: an unknown tag, such as that of a Python object, becomes nothing."""
+@cache
+def _plain_loader() -> "type[yaml.SafeLoader]":
+    """Return what reads values only: an unknown tag, such as that of a Python object, becomes nothing."""
+    from yaml import SafeLoader  # noqa: PLC0415 - as above
 
+    class PlainLoader(SafeLoader):
+        pass
 
-def _ignore(_loader: object, _suffix: str, _node: object) -> None:
-    return None
+    PlainLoader.add_multi_constructor("", lambda _loader, _suffix, _node: None)
 
-
-_PlainLoader.add_multi_constructor("", _ignore)
+    return PlainLoader
 
 
 def _flatten(values: Mapping[Any, Any], above: str = "") -> Iterable[tuple[str, object]]:

@@ -6,10 +6,10 @@ them, so that ``status`` and ``--help`` answer at once.
 
 import os
 
-from hubsync.cli import local, look, prepare, publish, restore
+from hubsync.cli import install, local, look, prepare, prove, prune, publish, restore
 from hubsync.cli.app import cli
 
-__all__ = ["cli", "local", "look", "main", "prepare", "publish", "restore"]
+__all__ = ["cli", "install", "local", "look", "main", "prepare", "prove", "prune", "publish", "restore"]
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubsync.errors import ConfigError, HubsyncError, UsageError
+from hubsync.monitor.text import escape_unsafe
 
 if TYPE_CHECKING:
     from hubsync.config.glance import Glance
@@ -99,9 +100,10 @@ class _Group(click.Group):
             if session is not None and session.as_json:
                 problems = getattr(exc, "problems", ()) or [{"message": str(exc)}]
                 print_json(ok=False, **error_document(exc), problems=problems)
-            click.echo(str(exc) if isinstance(exc, ConfigError) else f"error: {exc}", err=True)
+            said = "\n".join(escape_unsafe(line) for line in str(exc).splitlines())
+            click.echo(said if isinstance(exc, ConfigError) else f"error: {said}", err=True)
             if exc.hint:
-                click.echo(f"  → {exc.hint}", err=True)
+                click.echo(f"  → {escape_unsafe(exc.hint)}", err=True)
             ctx.exit(getattr(exc, "status", exc.exit_code))
         except KeyboardInterrupt:
             ctx.exit(130)

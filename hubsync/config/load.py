@@ -19,6 +19,7 @@ from hubsync.config.model import (
     Endpoint,
     Frozen,
     Mirror,
+    MirrorRetention,
     Service,
     Target,
     TargetSettings,
@@ -121,12 +122,13 @@ def _build(documents: list[Document]) -> Config:
 def _build_target(defaults: TargetSettings, table: TargetTable) -> Target:
     settings = _fields(_merge(defaults, table))
     policies = settings["on_foreign_edit"] = _complete_policies(settings["on_foreign_edit"])
-    mirrors = tuple(_build_mirror(mirror, policies) for mirror in table.mirrors)
+    retention = MirrorRetention(remote=settings["retention"].remote)
+    mirrors = tuple(_build_mirror(mirror, policies, retention) for mirror in table.mirrors)
 
     return Target(**settings, name=table.name, source=table.source, mirrors=mirrors)
 
 
-def _build_mirror(table: MirrorTable, policies: dict[str, Policy]) -> Mirror:
+def _build_mirror(table: MirrorTable, policies: dict[str, Policy], retention: MirrorRetention) -> Mirror:
     return Mirror(
         name=table.name or str(table.repo),
         endpoint=table.repo.endpoint,
@@ -139,6 +141,7 @@ def _build_mirror(table: MirrorTable, policies: dict[str, Policy]) -> Mirror:
         include=table.include,
         exclude=table.exclude,
         keep_latest=table.keep_latest,
+        retention=_merge(retention, table.retention) if table.keep_latest is None else table.retention,
         max_commits_per_hour=table.max_commits_per_hour,
         pull_request=table.pull_request,
         transport=table.transport,

@@ -6,7 +6,7 @@ file may say, ``hubsync.config.load`` turns the one into the other.
 
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -119,6 +119,49 @@ class Endpoint(EndpointSettings):
     url: Url
 
 
+class KeepRules(Frozen):
+    """Which units stay: those that any rule keeps, and always the newest complete one."""
+
+    keep_last: int | None = Field(None, ge=1, description="So many of the newest units stay.")
+    keep_best: int | None = Field(None, ge=1, description="So many of the best units stay, as `best` tells.")
+    keep_every: int | None = Field(None, ge=1, description="Units whose step is a multiple of this stay.", examples=[1000])
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        if not any(value for name, value in self if name != "free_storage"):
+            raise ValueError("names no rule; write e.g. { keep_last = 3 }")
+
+        return self
+
+
+class LocalRetention(KeepRules):
+    """Which published units stay on this machine; without a keep rule, they stay until space is short."""
+
+    min_free_bytes: Bytes = Field(
+        0, alias="min_free", description="Below this much free space it is done at once.", examples=["500GB"]
+    )
+
+
+class RemoteRetention(KeepRules):
+    """Which units a mirror goes on to show."""
+
+    free_storage: bool = Field(
+        default=False, description="Destroy what went on the Hub as well: the branch loses its history."
+    )
+
+
+class MirrorRetention(Frozen):
+    """What a mirror may say about it."""
+
+    remote: RemoteRetention | None = Field(None, description="Which units the mirror goes on to show. Default: all.")
+
+
+class Retention(MirrorRetention):
+    """Which units stay; the others go, here and on the mirrors."""
+
+    local: LocalRetention | None = Field(None, description="Which units stay on this machine. Default: all.")
+
+
 class Mirror(Frozen):
     """One repository, branch and directory that a target is published to."""
 
@@ -133,10 +176,11 @@ class Mirror(Frozen):
     include: Patterns = ("**",)
     exclude: Patterns = ()
     keep_latest: int | None = None
+    retention: MirrorRetention = MirrorRetention()
     max_commits_per_hour: int = 60
     pull_request: bool = False
     transport: Literal["git", "http"] = "git"
-    transfer: Literal["hubsync", "git-lfs"] = "hubsync"
+    transfer: Literal["hubsync", "git-lfs", "xet"] = "hubsync"
     on_foreign_edit: Policies = Field(default_factory=FOREIGN_EDIT_DEFAULTS.copy)
 
 
@@ -212,6 +256,10 @@ class TargetSettings(Frozen):
         "latest", description="With revisions: the unit that the main branch shows at its root."
     )
     best: Best | None = Field(None, description="Default: the checkpoint that the Trainer's own state calls the best.")
+    retention: Retention = Field(Retention(), description="Which units stay when there are more; proven ones only go.")
+    provenance: bool = Field(
+        default=False, description="Publish hubsync.json and SHA256SUMS with each unit: hashes, times, host, writer."
+    )
     deletes: Literal["keep", "propagate"] = Field("keep", description="Whether a local deletion reaches the mirrors.")
     capture: Literal["auto", "reflink", "link", "copy"] = Field("auto", description="How content is kept until sent.")
     secrets: Literal["block", "warn", "off"] = Field("block", description="What to do with a file that holds a key.")
@@ -247,6 +295,18 @@ class Target(TargetSettings):
         return found
 
 
+class Pressure(Frozen):
+    """From where on hashing slows down: per cent of the last ten seconds in which something waited (/proc/pressure)."""
+
+    cpu: float | None = Field(None, gt=0, le=100, description="For a processor.")
+    io: float | None = Field(None, gt=0, le=100, description="For a disk.")
+    memory: float | None = Field(None, gt=0, le=100, description="For memory.")
+
+    def limits(self) -> dict[str, float]:
+        """Return what is declared: cpu, io or memory → per cent."""
+        return self.model_dump(exclude_none=True)
+
+
 class ServiceSettings(Frozen):
     """What the [service] table may say."""
 
@@ -255,9 +315,14 @@ class ServiceSettings(Frozen):
     )
     min_free_bytes: Bytes = _size("min_free", "2GB", "Capture pauses below this much free space.")
     shutdown_grace_s: Seconds = _time("shutdown_grace", "60s", "How long running work may take after a stop.")
-    priority: Literal["low", "normal"] = Field(
-        "low", description="For processor and disk; low leaves both to the training."
+    priority: Literal["idle", "low", "normal"] = Field(
+        "low", description="For processor and disk; low leaves most of both to the training, idle all of it."
     )
+    hash_threads: int = Field(2, ge=1, le=64, description="So many threads hash at a time, for all targets together.")
+    read_rate: UploadRate = Field(
+        parse_rate("0"), description="How fast files are read to be hashed, in all.", json_schema_extra={"default": "0"}
+    )
+    pressure: Pressure = Pressure()
 
 
 class Service(ServiceSettings):

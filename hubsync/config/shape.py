@@ -21,6 +21,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _SAID = {  # by pydantic's names; https://docs.pydantic.dev/latest/errors/validation_errors/
     "bool_type": "must be true or false, without quotes",
     "dict_type": "must be a table, { key = value }",
+    "float_type": "must be a number, without quotes",
     "int_type": "must be a whole number, without quotes",
     "model_type": "must be a table, { key = value }",
     "model_attributes_type": "must be a table, { key = value }",
@@ -34,8 +35,11 @@ _TABLES: dict[str, Loc] = {  # where a key that is unknown in one place may belo
     "[target.lfs]": ("target", 0, "lfs"),
     "[target.batch]": ("target", 0, "batch"),
     "[target.card]": ("target", 0, "card"),
+    "retention.local": ("target", 0, "retention", "local"),
+    "a mirror's retention.remote": ("target", 0, "mirrors", 0, "retention", "remote"),
     "[endpoint.NAME]": ("endpoint", "NAME"),
     "[service]": ("service",),
+    "[service.pressure]": ("service", "pressure"),
     "[log]": ("log",),
     "the main file, before its first table": (),
 }

@@ -8,7 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from hubsync.config.fields import DiskPath, Name, PathInRepo, Patterns, Policies, Repo, Strings
-from hubsync.config.model import EndpointSettings, Frozen, Log, Monitor, ServiceSettings, TargetSettings
+from hubsync.config.model import EndpointSettings, Frozen, Log, MirrorRetention, Monitor, ServiceSettings, TargetSettings
 from hubsync.config.repo import DEFAULT_BRANCH, NAME_PATTERN
 
 VERSION = 1
@@ -28,6 +28,9 @@ class MirrorTable(Frozen):
     )
     exclude: Patterns = Field((), description="What of the target does not go here; as include.", examples=[["logs"]])
     keep_latest: int | None = Field(None, ge=1, description="Only so many of the newest units stay here. Default: all.")
+    retention: MirrorRetention = Field(
+        MirrorRetention(), description="Which units it goes on to show; wins over the target's."
+    )
     max_commits_per_hour: int = Field(
         60, ge=1, description="What the repository gets from hubsync at most; then a commit holds more, or waits."
     )
@@ -35,10 +38,11 @@ class MirrorTable(Frozen):
         default=False, description="Publish as a pull request, for a main branch that takes nothing else."
     )
     transport: Literal["git", "http"] = Field(
-        "git", description="http: through the Hub's API alone, for networks that let nothing else through, and for Xet."
+        "git", description="http: through the Hub's API alone, for networks that let nothing else through."
     )
-    transfer: Literal["hubsync", "git-lfs"] = Field(
-        "hubsync", description="Who sends large files: hubsync's agent for git-lfs, or git-lfs itself, without upload_rate."
+    transfer: Literal["hubsync", "git-lfs", "xet"] = Field(
+        "hubsync",
+        description="Who sends large files: hubsync, git-lfs itself, or Xet; the last two without upload_rate.",
     )
     on_foreign_edit: Policies = Field(default_factory=dict, description="Wins over the target's, path by path.")
 
@@ -51,6 +55,13 @@ class MirrorTable(Frozen):
     def _check_pull_request(self) -> "MirrorTable":
         if self.pull_request and self.repo.branch != DEFAULT_BRANCH:
             raise ValueError(f"pull_request is for the branch {DEFAULT_BRANCH}, where a Hub merges; leave out @branch")
+
+        return self
+
+    @model_validator(mode="after")
+    def _check_retention(self) -> "MirrorTable":
+        if self.keep_latest is not None and self.retention.remote is not None:
+            raise ValueError("has keep_latest and retention.remote; keep one, e.g. retention.remote = { keep_last = 3 }")
 
         return self
 

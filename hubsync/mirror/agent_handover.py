@@ -35,6 +35,7 @@ class Order:
         things_fd: holds what is to be uploaded.
         report_fd: takes the report.
         throttle_fd: the endpoint's allowance.
+        hashing_fd: the allowance for hashing.
     """
 
     lfs_url: str
@@ -45,6 +46,7 @@ class Order:
     things_fd: int
     report_fd: int
     throttle_fd: int
+    hashing_fd: int
 
     def encode(self) -> str:
         """Return the order as the environment carries it."""
@@ -95,7 +97,7 @@ class Report:
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("hubsync-report", 0)
-        self.moved = (0, 0)  # bytes sent, bytes checked
+        self.moved = (0, 0, 0)  # bytes of blocks sent, bytes checked, bytes that servers took
         self.done: set[str] = set()
         self.refused: dict[str, Refusal] = {}
         self._at = 0
@@ -116,7 +118,7 @@ class Report:
 
     def _take(self, line: dict[str, Any]) -> None:
         if "sent" in line:
-            self.moved = (line["sent"], line["checked"])
+            self.moved = (line["sent"], line["checked"], line["moved"])
         elif "error" in line:
             self.refused[line["oid"]] = Refusal(line["error"], line["is_general"])
         else:

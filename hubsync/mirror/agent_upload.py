@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -19,7 +20,8 @@ from hubsync.mirror.agent_batch import Actions, Batch
 from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.agent_parts import Journal, Multipart, read_multipart
-from hubsync.mirror.throttle import Throttle
+from hubsync.store.hashing import Hashing
+from hubsync.store.throttle import Throttle
 
 _BLOCK_BYTES = 1 << 20
 _PARTS_AT_ONCE = 4
@@ -49,14 +51,22 @@ class SpoiledError(TransferError):
         self.retryable = False
 
 
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What bytes cost: those that leave, those that are hashed, and who counts both."""
+
+    leaving: Throttle
+    hashing: Hashing
+    meter: Meter
+
+
 class Uploader:
     """Uploads what *batch* has addresses for; safe to use from several threads."""
 
-    def __init__(self, client: Client, batch: Batch, throttle: Throttle, meter: Meter, uploads_dir: Path) -> None:
+    def __init__(self, client: Client, batch: Batch, costs: Costs, uploads_dir: Path) -> None:
         self._client = client
         self._batch = batch
-        self._throttle = throttle
-        self._meter = meter
+        self._costs = costs
         self._uploads_dir = uploads_dir
         self._parts = ThreadPoolExecutor(_PARTS_AT_ONCE, "part")
 
@@ -68,7 +78,7 @@ class Uploader:
             OSError: the bytes cannot be read.
         """
         actions = self._batch.find(thing)
-        with _Content(thing, path, self._throttle, self._meter) as content:
+        with _Content(thing, path, self._costs) as content:
             try:
                 self._send(content, actions)
             except TransferError as exc:
@@ -166,10 +176,9 @@ class Uploader:
 class _Content:
     """The bytes of one object."""
 
-    def __init__(self, thing: Thing, path: Path, throttle: Throttle, meter: Meter) -> None:
+    def __init__(self, thing: Thing, path: Path, costs: Costs) -> None:
         self.thing = thing
-        self._throttle = throttle
-        self._meter = meter
+        self._costs = costs
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:
@@ -181,14 +190,16 @@ class _Content:
     def whole(self) -> Iterator[memoryview]:
         """Yield all bytes; the last ones only if all are right."""
         digest, left = hashlib.sha256(), self.thing.size
-        for block in self._read(range(left)):
+        allowed = self._costs.hashing.take if self.thing.is_shared else int
+        for block in self._read(range(left), allowed):
             left -= len(block)
             if self.thing.is_shared:
-                digest.update(block)
+                with self._costs.hashing.turn():
+                    digest.update(block)
                 if not left and digest.hexdigest() != self.thing.oid:
                     raise SpoiledError(self.thing.oid)
             yield block
-            self._meter.sent(self.thing.oid, len(block))
+            self._costs.meter.sent(self.thing.oid, len(block))
 
     def part(self, span: range, broken: threading.Event) -> Iterator[memoryview]:
         """Yield the bytes of *span*, unless the upload that it belongs to is *broken* off."""
@@ -196,24 +207,27 @@ class _Content:
             if broken.is_set():
                 raise TransferError("broken off", status=409)
             yield block
-            self._meter.sent(self.thing.oid, len(block))
+            self._costs.meter.sent(self.thing.oid, len(block))
 
     def hash(self, span: range, digest: "hashlib._Hash") -> None:
         """Feed *digest* with the bytes of *span*, if they may have been changed."""
         if not self.thing.is_shared:
             return
         buffer = bytearray(_BLOCK_BYTES)
-        for at in range(span.start, span.stop, _BLOCK_BYTES):
-            block = self._block(buffer, at, min(_BLOCK_BYTES, span.stop - at))
-            digest.update(block)
-            self._meter.checked(len(block))
+        at = span.start
+        while at < span.stop:
+            block = self._block(buffer, at, self._costs.hashing.take(min(_BLOCK_BYTES, span.stop - at)))
+            at += len(block)
+            with self._costs.hashing.turn():
+                digest.update(block)
+            self._costs.meter.checked(len(block))
 
-    def _read(self, span: range) -> Iterator[memoryview]:
-        """Yield the bytes of *span*; each block is good until the next one is asked for."""
+    def _read(self, span: range, allowed: Callable[[int], int] = int) -> Iterator[memoryview]:
+        """Yield the bytes of *span*, as many at once as is *allowed*; each block is good until the next."""
         buffer = bytearray(min(_BLOCK_BYTES, max(1, len(span))))
         at = span.start
         while at < span.stop:
-            block = self._block(buffer, at, self._throttle.take(min(_BLOCK_BYTES, span.stop - at)))
+            block = self._block(buffer, at, self._costs.leaving.take(allowed(min(_BLOCK_BYTES, span.stop - at))))
             at += len(block)
             yield block
 

@@ -4,17 +4,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from hubsync.config.model import Mirror
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted
 from hubsync.mirror.place import Place
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.view import Line, Step, View
+from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Snapshot
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Branch:
             MirrorError: others changed what the policy says to halt for.
         """
         base, steps = line.base, list(line.steps)
-        if head.commit is not None and not head.is_ours:
+        if head.commit is not None and (base is None or not head.is_ours):  # no base: the record may have been lost
             base, steps = self._skip_held(base, steps, head.commit)
         if not steps:
             return Grafted(head.commit)

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 
-import structlog
-
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.mirror.limits import Limits, repo_name
 from hubsync.mirror.pace import Pace, widen
 from hubsync.mirror.view import Step
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.streak import is_said
 from hubsync.monitor.text import format_duration
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Budget:

@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-import structlog
-
 from hubsync.card.compose import CARD, Composed, Subject, compose_card
 from hubsync.card.facts import Unit
 from hubsync.card.files import TEXT_MOST, Digest, decode, digest_file, read_path, read_start
@@ -23,6 +21,7 @@ from hubsync.config.model import Endpoint, Mirror, Target
 from hubsync.errors import HubsyncError
 from hubsync.mirror.graft import with_prefix
 from hubsync.mirror.view import Line, View, revision_of
+from hubsync.monitor.logger import get_logger
 from hubsync.store.git import Git, TreeEntry
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
@@ -33,7 +32,7 @@ from hubsync.watch.inventory import look
 _DIGESTS = "card:digest:"
 _TAKEN_OUT = "card:taken-out:"
 
-log = structlog.get_logger()
+log = get_logger()
 
 Changes = Mapping[str, TreeEntry | None]
 _Shown = TypeVar("_Shown", TreeEntry, TreeEntry | None)

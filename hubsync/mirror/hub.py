@@ -6,30 +6,39 @@ A server without the Hub's API (plain git and LFS) is no error here: then nothin
 import contextlib
 import errno
 import functools
-import json
+import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubsync import __version__
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.failures import AskedWait, read_failure, read_retry_after
 from hubsync.mirror.token import Tokens
+from hubsync.mirror.xet import hf_xet
 from hubsync.store.pointer import Pointer
 
 if TYPE_CHECKING:
+    from io import BufferedIOBase
+
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
 _CLIENT_LOCK = threading.Lock()
 _ANSWER_BYTES = 200  # of a body that is not the Hub's
 _UPLOAD_THREADS = 2
+# What comes of JSON that is none, is nested without end, or says something else than a Hub does.
+_NO_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
+_API_PATH = re.compile(r"/api/|/info/lfs/objects/batch$|/resolve/")
+_STALE = frozenset({400, 401, 403, 404, 410})
+_STALE_HINT = "the Hub's storage refused an address that the Hub gave; hubsync asks for a new one by itself"
+_LOOKED_UP = 200  # paths in one request
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
 
@@ -115,7 +124,7 @@ class Hub:
             return RepoState(Visibility.MISSING)
         except HfHubHTTPError as exc:
             return RepoState(self._read_refusal(exc))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        except _NO_ANSWERS:
             return RepoState(Visibility.UNKNOWN)  # something answered, but not as a Hub does
         except Exception as exc:
             raise _translated("look at the repository", exc) from exc
@@ -166,15 +175,19 @@ class Hub:
             listed = self._api().list_repo_tree(
                 mirror.repo_id, repo_type=mirror.repo_type, revision=revision, recursive=True
             )
-            return {
-                entry.path: HubFile(
-                    entry.blob_id,
-                    entry.lfs.sha256 if entry.lfs else None,  # type: ignore[union-attr]
-                    entry.lfs.size if entry.lfs else entry.size,  # type: ignore[union-attr]
-                )
-                for entry in listed
-                if hasattr(entry, "blob_id")
-            }
+            return _read_files(listed)
+
+    def look_up(self, mirror: Mirror, revision: str, paths: Iterable[str]) -> dict[str, HubFile]:
+        """Return those of *paths* that are files of a revision."""
+        with _translating("look the files up"):
+            asked = list(paths)
+            files: dict[str, HubFile] = {}
+            for first in range(0, len(asked), _LOOKED_UP):
+                some = asked[first : first + _LOOKED_UP]
+                found = self._api().get_paths_info(mirror.repo_id, some, repo_type=mirror.repo_type, revision=revision)
+                files |= _read_files(found)
+
+            return files
 
     def read_file(self, mirror: Mirror, revision: str, path: str) -> bytes:
         """Return the content of a small file."""
@@ -184,13 +197,25 @@ class Hub:
             )
             return Path(got).read_bytes()
 
-    def upload(self, mirror: Mirror, objects: Mapping[str, Path]) -> None:
-        """Upload *objects* (oid → file) that no commit names yet; those that the Hub has are not sent again."""
+    def upload(
+        self, mirror: Mirror, objects: Mapping[str, Path], read: "Callable[[Path], BufferedIOBase] | None" = None
+    ) -> None:
+        """Upload *objects* (oid → file) that no commit names yet; those that the Hub has are not sent again.
+
+        What *read* gives is sent instead of the file; without it, Xet is used.
+
+        Raises:
+            ToolMissingError: hf_xet is not installed.
+        """
+        if read is None:
+            _allow_xet()
         from huggingface_hub import CommitOperationAdd  # noqa: PLC0415 - 200 ms
 
-        with _translating("upload"):
+        with _translating("upload"), contextlib.ExitStack() as stack:
             additions = [CommitOperationAdd(oid, path) for oid, path in objects.items()]
-            for oid, addition in zip(objects, additions, strict=True):
+            for (oid, path), addition in zip(objects.items(), additions, strict=True):
+                if read is not None:  # not at once: a reader would be read to hash it
+                    addition.path_or_fileobj = stack.enter_context(read(path))  # type: ignore[assignment]
                 addition.upload_info.sha256 = bytes.fromhex(oid)  # known, so that the file is not read to hash it
                 addition._upload_mode = "lfs"  # noqa: SLF001 - routed by us, and .gitattributes agrees
             self._api().preupload_lfs_files(
@@ -273,6 +298,17 @@ class Hub:
         raise _translated("look at the repository", exc)
 
 
+def _read_files(listed: Iterable[Any]) -> dict[str, HubFile]:
+    """Return the files in a listing, which has directories too."""
+    return {
+        entry.path: HubFile(
+            entry.blob_id, entry.lfs.sha256 if entry.lfs else None, entry.lfs.size if entry.lfs else entry.size
+        )
+        for entry in listed
+        if hasattr(entry, "blob_id")
+    }
+
+
 def _small(addition: "CommitOperationAdd") -> "CommitOperationAdd":
     addition._upload_mode = "regular"  # noqa: SLF001 - routed by us, and .gitattributes agrees
     return addition
@@ -288,6 +324,14 @@ def _large(pointer: Pointer, addition: "CommitOperationAdd") -> "CommitOperation
     return addition
 
 
+def _allow_xet() -> None:
+    """Let the library use Xet for what is sent from a file; what a reader gives it sends without."""
+    from huggingface_hub import constants  # noqa: PLC0415 - 200 ms
+
+    hf_xet()
+    constants.HF_HUB_DISABLE_XET = False
+
+
 @contextlib.contextmanager
 def _translating(doing: str) -> Iterator[None]:
     try:
@@ -295,7 +339,18 @@ def _translating(doing: str) -> Iterator[None]:
     except HubsyncError:  # the token cannot be read
         raise
     except Exception as exc:
-        raise _translated(doing, exc) from exc
+        cause = _cause_of(exc)
+        if isinstance(cause, HubsyncError):
+            raise cause from exc
+        raise _translated(doing, cause) from exc
+
+
+def _cause_of(exc: Exception) -> Exception:
+    """Return what went wrong with an upload: the library says which one it was, around what was raised."""
+    while type(exc) is RuntimeError and isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
+
+    return exc
 
 
 def _is_hub(exc: Exception) -> bool:
@@ -310,6 +365,9 @@ def _translated(doing: str, exc: Exception) -> MirrorError:
         return read_failure(doing, _words_of(exc))
     said = getattr(exc, "server_message", None) or response.text[:_ANSWER_BYTES]
     failure = read_failure(doing, f"HTTP {response.status_code} {said}")
+    if response.status_code in _STALE and not _API_PATH.search(response.request.url.path):
+        # An address that the Hub gave for an upload: with the next try comes a new one.
+        failure.retryable, failure.error_kind, failure.hint = True, "server", _STALE_HINT
     if failure.retry_after_s is None and failure.retry_at is None:
         _note_asked_wait(failure, response.headers)
 
@@ -322,9 +380,9 @@ def _words_of(exc: Exception) -> str:
         return f"YAML metadata verification: {exc}"
     if isinstance(exc, OSError) and exc.errno in _LOCAL_ERRNOS:
         return f"this machine: {exc.strerror}: {exc.filename}"
-    if "timeout" in type(exc).__name__.lower():
+    if "timeout" in type(exc).__name__.lower() or type(exc).__name__ == "TimedOutError":
         return f"timed out: {exc}"
-    if isinstance(exc, (json.JSONDecodeError, KeyError, TypeError, ValueError)):
+    if isinstance(exc, _NO_ANSWERS) or type(exc).__name__ == "DecodingError":
         return f"server error: an answer that no Hub gives: {type(exc).__name__}: {exc}"
 
     return f"connection error: {exc}"
@@ -346,13 +404,14 @@ def _set_patience(timeout_s: float) -> None:
     """Make the client wait *timeout_s* at most: its own default waits for ever.
 
     There is one for the process, and the newest endpoint sets its patience. A client that is replaced is closed, with
-    the requests of other mirrors in it, so that one which suits is kept. On a redirect to another host it drops the
-    token by itself.
+    the requests of other mirrors in it, so that one which suits is kept.
     """
-    import httpx2  # noqa: PLC0415 - 200 ms
     import huggingface_hub  # noqa: PLC0415 - 200 ms
+    from huggingface_hub.utils._http import hf_raise_for_status  # noqa: PLC0415 - 200 ms
 
-    huggingface_hub.set_client_factory(lambda: httpx2.Client(timeout=timeout_s, follow_redirects=True))
+    from hubsync.mirror.patient import make_client  # noqa: PLC0415 - 100 ms
+
+    huggingface_hub.set_client_factory(lambda: make_client(timeout_s, hf_raise_for_status))
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
-import structlog
-
 from hubsync.config.model import Config, Endpoint, Mirror, Target
 from hubsync.errors import MirrorError
 from hubsync.mirror.announce import Announcer, Published, sum_up
@@ -32,6 +30,7 @@ from hubsync.mirror.supply import Supply
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Step, View, fold
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.watch.entry import Identity
@@ -39,7 +38,7 @@ from hubsync.watch.entry import Identity
 _UNREACHABLE = {"network", "tls"}
 _NOT_LET_IN = {"auth", "forbidden"}
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Publisher:
         self._record = Record(self._git, store, mirror.name, self._view)
         self._refusals = Refusals(target, store, self._view, cards, self._record)
         self._remote = (
-            ApiRemote(self._git, store.objects, mirror, self._hub)
+            ApiRemote(self._git, store.objects, mirror, self._hub, stop)
             if mirror.transport == "http"
             else Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         )

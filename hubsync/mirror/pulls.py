@@ -5,18 +5,17 @@ Commits are put on its ref as on any branch, by the mirror's transport. It must 
 
 import time
 
-import structlog
-
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.hub import Hub, Pull
 from hubsync.mirror.place import Place
 from hubsync.mirror.record import Record
 from hubsync.mirror.remote import Remote
+from hubsync.monitor.logger import get_logger
 
 _LOOK_S = 300.0  # how often an open one is looked at while there is nothing to publish
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Pulls:

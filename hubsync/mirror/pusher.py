@@ -5,8 +5,6 @@ What is to be shown is ``view``'s, and what is remembered of it ``record``'s.
 
 from collections.abc import Mapping, Sequence
 
-import structlog
-
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Branch, Grafted, Head
@@ -16,11 +14,12 @@ from hubsync.mirror.pulls import Pulls
 from hubsync.mirror.record import Record
 from hubsync.mirror.remote import HeadMovedError, Remote
 from hubsync.mirror.view import Line
+from hubsync.monitor.logger import get_logger
 
 _LOST_RACES = 30
 _REFUSED_UNMOVED = 3  # a head that did not move is no race: a lock, or a server that refuses for its own reasons
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Pusher:

@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 
-import structlog
-
 from hubsync.config.model import Target
 from hubsync.errors import MirrorError
 from hubsync.mirror.cards import Cards
 from hubsync.mirror.failures import find_named
 from hubsync.mirror.record import Record
 from hubsync.mirror.view import Refusal, Step, View
+from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 
 _REFUSALS = {"rejected", "too_large"}
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Refusals:

@@ -1,15 +1,14 @@
 """Sees to it that a mirror's repository exists, is as private as declared, and is the one that the config names."""
 
-import structlog
-
 from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.hub import Hub, RepoState, Visibility
 from hubsync.mirror.record import Record
 from hubsync.mirror.remote import Remote
+from hubsync.monitor.logger import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Repository:

@@ -7,19 +7,18 @@ import shutil
 import time
 from collections.abc import Mapping
 
-import structlog
-
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.uploads import UploadError
+from hubsync.monitor.logger import get_logger
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
 
 Objects = Mapping[str, Pointer]  # by oid
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Uploader:
@@ -65,6 +64,14 @@ class Uploader:
 
     def upload_from_anywhere(self, objects: Objects) -> dict[str, MirrorError]:
         """Upload as ``upload`` does, also what is not pinned any more."""
+        refused = self._upload_from_anywhere(objects)
+        if damaged := [oid for oid in refused if not self._store.check_pin(oid)]:  # a bad disk: it was refused with reason
+            refused |= self._upload_from_anywhere({oid: objects[oid] for oid in damaged})
+            refused = {oid: failure for oid, failure in refused.items() if oid in self.lacks(objects)}
+
+        return refused
+
+    def _upload_from_anywhere(self, objects: Objects) -> dict[str, MirrorError]:
         for oid in self.lacks(objects):
             if not self._store.has_intact(oid):
                 self._store.pin_again(oid)

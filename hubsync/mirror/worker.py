@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import structlog
-
 from hubsync.config.model import Mirror
 from hubsync.errors import DiskFullError, HubsyncError, MirrorError, StateError
 from hubsync.mirror.announce import Published
@@ -15,8 +13,10 @@ from hubsync.mirror.limits import Limits, endpoint_name, repo_name
 from hubsync.mirror.publish import Publisher
 from hubsync.mirror.retry import left_after_restart_s, next_look_s, next_refused_try_s, next_try_s
 from hubsync.mirror.trouble_notes import TroubleNote, TroubleNotes
+from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.streak import is_said
 from hubsync.monitor.text import format_duration
+from hubsync.store.ledger import Publication
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
 from hubsync.watch.entry import Identity
@@ -24,7 +24,7 @@ from hubsync.watch.entry import Identity
 _LIMITED = frozenset({"rate_limited", "commit_quota"})
 _OF_TOKENS = frozenset({"auth", "forbidden", "not_found"})  # another token may be the cure
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(slots=True)
@@ -76,6 +76,7 @@ class MirrorWorker:
         self._refused_tries = 0
         self._refused_next = 0.0  # when what was refused is sent again, monotonic
         self._limits = limits
+        self._store = store
         self._endpoint = endpoint_name(publisher.endpoint)
         self._repo = repo_name(publisher.endpoint, publisher.mirror)
         self._log = log.bind(target=target, mirror=self.mirror.name)
@@ -102,9 +103,10 @@ class MirrorWorker:
             self.publisher.try_refused_again()
         if is_asked:
             self.publisher.make_again()
+        head = self.publisher.head()
         token = self.publisher.token_identity()  # before it is read: what is replaced later is new
         try:
-            with structlog.contextvars.bound_contextvars(target=self.target, mirror=self.mirror.name):
+            with bound(target=self.target, mirror=self.mirror.name):
                 published = self.publisher.publish()
                 self.publisher.upload_early()
         except StoppedError:
@@ -121,6 +123,8 @@ class MirrorWorker:
         finally:
             self.is_running = False
         self._note_success(is_asked=is_asked)
+        if published is not None:
+            self._note_published(published, head, is_asked=is_asked)
 
         return published
 
@@ -221,6 +225,15 @@ class MirrorWorker:
             self._log.error("mirror.parked", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
                             retryable=False, hint=trouble.hint, attempt=trouble.failures, down_s=trouble.down_s,
                             next_try_s=round(wait_s, 1))  # fmt: skip
+
+    def _note_published(self, published: Published, since: str | None, *, is_asked: bool) -> None:
+        """Remember it for `hubsync history`."""
+        units = tuple(dict.fromkeys(unit for snapshot in published.snapshots for unit in snapshot.units))
+        trigger = "asked" if is_asked else "unit" if units else "schedule"
+        self._store.ledger.record_publication(Publication(
+            self.mirror.name, time.time(), published.commit or "", units, published.files, published.bytes,
+            published.took_s, trigger, since,
+        ))  # fmt: skip
 
     def _note_success(self, *, is_asked: bool) -> None:
         self.last_success = datetime.now(UTC)

@@ -145,8 +145,9 @@ _EVENTS = (
         "warning",
         ("what", "path", "reason", "files"),
         "recovered {what}[: {reason}]",
-        "What a crash or a full disk left behind was put right: a stale lock, a ledger that had to be rebuilt.",
-        "Nothing, unless it comes back at each start.",
+        "What a crash, a power cut or a bad disk left behind was put right: `leftovers` such as locks, `orphans` (children "
+        "of a killed hubsync), the `ledger`, `refs`, git `objects`, a `mirror`'s repository, or the end of the `queue`.",
+        "Nothing, unless it comes back at each start: then look at the disk.",
     ),
     Event(
         "token.exposed",
@@ -225,6 +226,14 @@ _EVENTS = (
         "not published: {path}: {reason}",
         "The file will not be published as it is: it holds a secret, or has a name that no mirror takes. Its unit waits.",
         "Take the secret out, rename the file, or exclude it; `reason` names the rule.",
+    ),
+    Event(
+        "name.collided",
+        "warning",
+        ("path", "other", "hint"),
+        "{path} and {other} are one name on Windows and macOS",
+        "Two paths differ only by case, or by how Unicode spells them. Both are published; there, a download has one.",
+        "Rename one of them, or exclude it.",
     ),
     Event(
         "secret.found",
@@ -407,11 +416,115 @@ _EVENTS = (
         "The mirror holds the whole unit.",
     ),
     Event(
+        "verify.passed",
+        "info",
+        ("repo", "commit", "files", "bytes", "read_files", "read_bytes", "took_s"),
+        "{mirror} shows all {files:file} as published ({bytes})[; {read_files:content} read, {read_bytes}]",
+        "A whole mirror was compared with what was published to it, each object asked for, and `read_files` contents "
+        "were downloaded and hashed.",
+    ),
+    Event(
+        "verify.failed",
+        "error",
+        (
+            "repo",
+            "commit",
+            "files",
+            "bytes",
+            "read_files",
+            "read_bytes",
+            "took_s",
+            "missing",
+            "different",
+            "dangling",
+            "damaged",
+            "error",
+            "error_kind",
+            "hint",
+        ),
+        "{mirror} is not as it should be: {error}",
+        "A mirror lacks files, shows others' content in their place, has pointers without their objects, or gives bytes "
+        "with a wrong hash; or it could not be asked. The first of the paths are listed.",
+        "`hubsync verify TARGET` lists all. The next publication puts back what others removed or changed; what is lost "
+        "has to come from another mirror: `hubsync restore`.",
+    ),
+    Event(
+        "receipt.made",
+        "debug",
+        ("repo", "files", "commit", "took_s"),
+        "{mirror} holds {files:file}, by its own answer[ at {commit}]",
+        "After a publication the mirror was asked what it shows and whether each object can be had; that is remembered as "
+        "the last proof, see `hubsync safe --cached`.",
+    ),
+    Event(
+        "receipt.failed",
+        "debug",
+        ("error", "error_kind", "took_s"),
+        "{mirror} was not asked for receipts: {error}",
+        "The mirror could not be asked what it holds. It is asked again later; nothing waits for it.",
+    ),
+    Event(
+        "receipt.stale",
+        "info",
+        ("repo", "files", "paths", "reason"),
+        "{mirror} does not show {files:file} any more that it was proved to hold: {reason}",
+        "Somebody changed or removed files on the mirror, or its rules did; `hubsync safe` says no to them.",
+        "`hubsync verify` compares the whole mirror.",
+    ),
+    Event(
         "unit.skipped",
         "info",
         ("repo", "reason"),
         "{unit} is not published to {mirror}[: {reason}]",
         "The mirror keeps fewer units than were waiting for it; this one would have been dropped at once.",
+    ),
+    # --- retention
+    Event(
+        "unit.pruned",
+        "info",
+        ("files", "bytes", "reason", "mirrors", "took_s"),
+        "{unit} is removed here: {files:file}[ ({bytes})][, held by {mirrors}][: {reason}]",
+        "No rule of `retention.local` keeps the unit, and every required mirror has just proved that it holds all of it.",
+    ),
+    Event(
+        "unit.kept",
+        "info",
+        ("reason",),
+        "{unit} stays here: {reason}",
+        "A rule of `retention.local` keeps the unit. Said when the reason is news.",
+    ),
+    Event(
+        "prune.held",
+        "warning",
+        ("reason", "hint"),
+        "{unit} must not go yet: {reason}",
+        "No rule keeps the unit, but a mirror does not prove that it holds it, or somebody is at work in it. Said when the "
+        "reason is news.",
+        "Do what `hint` says; it is tried again.",
+    ),
+    Event(
+        "prune.recovered",
+        "warning",
+        ("reason",),
+        "an interrupted removal: {reason}",
+        "hubsync was killed while it removed a unit. What was proved was removed to its end, all else has its name again.",
+        "Nothing for the unit. See why hubsync was killed, and whether its disk and memory are well.",
+    ),
+    Event(
+        "prune.short",
+        "warning",
+        ("free_bytes", "min_free_bytes", "reason"),
+        "{free_bytes} free, and min_free is {min_free_bytes}[: {reason}]",
+        "Less is free on the source's disk than `retention.local` asks for, and no other unit may go.",
+        "Free space by hand, let the rules keep less, or see in `prune.held` what must not go yet, and why.",
+    ),
+    Event(
+        "prune.best_unknown",
+        "warning",
+        ("reason",),
+        "nothing tells which unit is the best: {reason}",
+        "The rules have `keep_best`, and no unit's trainer_state.json names the best one or has the metric of `best`.",
+        "Set `best = { metric = ..., direction = ... }` to a metric that the trainer logs.",
     ),
     # --- targets
     Event(

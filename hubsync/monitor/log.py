@@ -15,18 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-import structlog
-from structlog.contextvars import bound_contextvars, merge_contextvars
-from structlog.typing import EventDict, Processor
-
 from hubsync.errors import StateError, UsageError
 from hubsync.monitor.events import describe_event
 from hubsync.monitor.lines import encode_json, format_console, format_time
+from hubsync.monitor.logger import bound, structlog
 from hubsync.monitor.progress import clear_below
 from hubsync.monitor.redact import redact, register_secret
 from hubsync.monitor.sinks import JOURNAL_SOCKET, FileSink, JournalSink, StreamSink
 
 __all__ = ["FORMATS", "LEVELS", "bound", "configure_logging", "redact", "register_secret"]
+
+EventDict = structlog.typing.EventDict
 
 log = structlog.get_logger()
 
@@ -43,13 +42,10 @@ _LIBRARY_LEVELS = {
     "watchdog": (logging.WARNING, logging.INFO),  # a line for every raw event
 }
 
-bound = bound_contextvars
-"""Bind fields, such as ``target`` and ``mirror``, to every line of this thread: ``with bound(target=name): ...``."""
-
 # One list for ever: loggers keep a reference to it.
-_PROCESSORS: list[Processor] = [
+_PROCESSORS: list[structlog.typing.Processor] = [
     structlog.stdlib.filter_by_level,
-    merge_contextvars,
+    structlog.contextvars.merge_contextvars,
     structlog.processors.StackInfoRenderer(),
     structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
 ]
@@ -126,7 +122,7 @@ def choose_format(log_format: str, stream: TextIO, environment: Mapping[str, str
 def make_formatter(render: Callable[[EventDict], str]) -> logging.Formatter:
     """Return the formatter that turns a record, ours or a library's, into a redacted line by *render*."""
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[merge_contextvars],
+        foreign_pre_chain=[structlog.contextvars.merge_contextvars],
         processors=[
             structlog.processors.format_exc_info,  # plain: the other renderers print local variables, tokens too
             build_entry,

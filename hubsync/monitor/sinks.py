@@ -16,11 +16,10 @@ from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
-import structlog
-
 from hubsync.monitor.lines import encode_journal, journal_fields
+from hubsync.monitor.logger import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 

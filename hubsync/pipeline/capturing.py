@@ -3,8 +3,7 @@
 import threading
 import time
 
-from structlog.typing import FilteringBoundLogger
-
+from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.reading import Reading
 from hubsync.store.capture import Captured, Capturer, Prefix, has_grown

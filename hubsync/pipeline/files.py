@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from hubsync.config.model import Target
+from hubsync.pipeline.provenance import Provenance
 from hubsync.store.capture import has_same_content
 from hubsync.store.git import TreeEntry
 from hubsync.store.snapshot import Store
@@ -30,7 +31,7 @@ class Files:
         last_write: when the newest of them was written (seconds since the epoch).
     """
 
-    def __init__(self, target: Target, store: Store) -> None:
+    def __init__(self, target: Target, store: Store, provenance: Provenance) -> None:
         self.settled: dict[str, Identity] = {}
         self.refused: dict[str, Identity] = {}
         self.removed: set[str] = set()
@@ -39,6 +40,8 @@ class Files:
         self.settler = Settler(target.quiet_s)
         self._target = target
         self._ledger = store.ledger
+        self._pruned = store.pruned
+        self._provenance = provenance
         self._settled_at: dict[str, float] = {}
         self._logs: set[str] = set()
 
@@ -100,6 +103,7 @@ class Files:
     def find_changed(self, inventory: Inventory, under: str) -> list[Entry]:
         """Return the entries that are not what was captured."""
         self._logs.update(path for path in inventory.entries if self.grows(path))
+        self._pruned.discard(inventory.entries.keys())
         changed = dict(inventory.entries)
         for path, identity in self._ledger.all_known(under):
             entry = changed.get(path)
@@ -115,9 +119,10 @@ class Files:
         pending = [path for path in seen if path.startswith(prefix)]
         known = [path for path, _ in self._ledger.all_files(under)]
         if self._target.deletes == "propagate":  # also what was seen to be gone before a restart
-            known += [path for path in self._ledger.tree_paths() if path.startswith(prefix)]
+            known += [path for path in self._ledger.tree_paths() - self._pruned.paths() if path.startswith(prefix)]
 
-        return {path for path in [*pending, *known] if path not in inventory.entries and not inventory.hides(path)}
+        gone = (path for path in {*pending, *known} - inventory.entries.keys() if not inventory.hides(path))
+        return {path for path in gone if not self._provenance.is_own(path)}
 
     def feed(self, entry: Entry, age_s: float | None = None) -> bool:
         """Let *entry* settle; tell whether it has to.
@@ -129,6 +134,7 @@ class Files:
             return False
         self.refused.pop(path, None)
         self.removed.discard(path)
+        self._pruned.discard([path])
         grows = self.grows(path)
         if grows:
             self._logs.add(path)
@@ -183,5 +189,5 @@ class Files:
         self._logs.discard(path)
         if self._ledger.known(path) is not None:
             self._ledger.forget_files([path])
-        if self._ledger.in_tree(path) is not None:
+        if self._ledger.in_tree(path) is not None and path not in self._pruned.paths():
             self.removed.add(path)

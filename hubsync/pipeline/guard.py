@@ -3,10 +3,9 @@
 from collections.abc import Collection
 from datetime import UTC, datetime
 
-from structlog.typing import FilteringBoundLogger
-
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError, SourceError
+from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.snapshot import Store
@@ -41,7 +40,7 @@ class Guard:
                 hint="see whether its disk is mounted; nothing is deleted on the mirrors",
             )
         if self._target.deletes == "propagate" and self.halted is not None:
-            gone = sum(1 for path in self._store.ledger.tree_paths() if path not in inventory.entries)
+            gone = len(self._store.ledger.tree_paths() - inventory.entries.keys() - self._store.pruned.paths())
             if gone > _MOST_LOST * count:
                 raise self.halted
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from structlog.typing import FilteringBoundLogger
-
+from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.store.secrets import Secret
 
 _MOST_TOLD = 50  # between two inventories
@@ -29,6 +28,7 @@ class Held:
         self._unit_of = unit_of
         self._news = 0
         self._last = ""
+        self._collided: dict[str, str] = {}
 
     def hold(self, path: str, reason: str, hint: str = "") -> None:
         """Hold *path* until its next version."""
@@ -50,6 +50,13 @@ class Held:
         """Hold *path*, which this process may not read."""
         if self._is_news(path, reason, hint, needs_attention=True):
             self._log.warning("file.unreadable", path=path, reason=reason, hint=hint)
+
+    def tell_collisions(self, collisions: dict[str, str]) -> None:
+        """Say which paths are one name elsewhere, each once; they are not held."""
+        for path, other in list(collisions.items())[:_MOST_TOLD]:
+            if self._collided.get(path) != other:
+                self._log.warning("name.collided", path=path, other=other, hint="rename one of them, or exclude it")
+        self._collided = collisions
 
     def sum_up(self) -> None:
         """Say how many were not told one by one, and tell the next ones again."""

@@ -14,12 +14,12 @@ from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.held import Held
 from hubsync.store.capture import HELD_HINT, Captured, FileHeldError, FileRefusedError, has_same_content
+from hubsync.store.hashing import shared
 from hubsync.units import check_file
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import look
 from hubsync.watch.logs import is_event_log
 
-_HASH_THREADS = 2
 _EARLY_BYTES = 1 << 30  # hashed in about a second
 
 _T = TypeVar("_T")
@@ -56,7 +56,7 @@ class Intake:
         """
         first: list[Entry] = []
         size = 0
-        while self.early and (size < _EARLY_BYTES or len(first) < _HASH_THREADS):
+        while self.early and (size < _EARLY_BYTES or len(first) < shared().threads):
             entry = self.early.pop()
             first.append(entry)
             size += entry.identity.size
@@ -161,7 +161,7 @@ class Intake:
         """Do *act* with each of *entries*, on a few threads if there are several."""
         if len(entries) <= 1:
             return [act(entry) for entry in entries]
-        with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hubsync-hash") as pool:
+        with ThreadPoolExecutor(shared().threads, thread_name_prefix="hubsync-hash") as pool:
             return list(pool.map(act, entries))
 
     # --- looks

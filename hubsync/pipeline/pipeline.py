@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
 from hubsync.monitor.events import CATALOGUE
+from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import LastError, Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
@@ -24,22 +23,23 @@ from hubsync.pipeline.guard import Guard
 from hubsync.pipeline.held import Held
 from hubsync.pipeline.intake import Intake
 from hubsync.pipeline.opening import make_capturer
+from hubsync.pipeline.provenance import Provenance
 from hubsync.pipeline.reading import Reading
 from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
 from hubsync.pipeline.unit import Units
 from hubsync.store.batch import BatchLimits, split_batches
 from hubsync.store.capture import HELD_HINT, Capturer, FileRefusedError
 from hubsync.store.snapshot import Store
+from hubsync.units import target_rules
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.logs import is_event_log
-from hubsync.watch.names import Kind
-from hubsync.watch.rules import PathRules
+from hubsync.watch.names import Kind, find_collisions
 from hubsync.watch.unit_facts import UnitFacts
 
 _NO_ROOM = "capture is paused: there is too little free space"
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,9 @@ class Pipeline:
         self.store = store
         self.lock = threading.RLock()
         self._log = log.bind(target=target.name)
-        self._rules = PathRules(target.include, target.exclude)
-        self._files = Files(target, store)
+        self._rules = target_rules(target)
+        self._provenance = Provenance(target, store)
+        self._files = Files(target, store, self._provenance)
         self._held = Held(self._log, self.unit_of)
         self._units = Units(target, self._rules, self._files, self._held, store.ledger, self._log)
         self._guard = Guard(target, store, min_free_bytes, self._log)
@@ -123,6 +124,7 @@ class Pipeline:
             changed = self._files.find_changed(inventory, under)
             if not under:
                 self.reading.expect([entry.identity.size for entry in changed])
+                self._held.tell_collisions(find_collisions(sorted(inventory.entries)))
             for entry in changed:
                 self._feed(entry)
             removed = self._files.find_gone(inventory, under)
@@ -377,7 +379,10 @@ class Pipeline:
         written_ns = max((entry.identity.mtime_ns for entry in own), default=0)
         subject = unit_subject(unit, inventory.entries.values())
         with self.store.write() as writer:
-            written = write_snapshot(writer, captured, subject=subject, units=(unit,), written_ns=written_ns)
+            written = write_snapshot(
+                writer, captured, subject=subject, units=(unit,), written_ns=written_ns,
+                describe=self._provenance.describer(unit, state.completion.layout),
+            )  # fmt: skip
         commits = tell_written(written, self._log)
         del self._units.by_name[unit]  # not before: a commit that failed is tried again
         self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
@@ -413,7 +418,7 @@ class Pipeline:
             for batch in split_batches(loose, limits):
                 captured = self._intake.capture_settled(batch)
                 done += [c.path for c in captured]
-                written += write_snapshot(writer, captured)
+                written += write_snapshot(writer, captured, describe=self._provenance.describe_again)
         self._drop_settled(done)
 
         return tell_written(written, self._log)
@@ -431,7 +436,7 @@ class Pipeline:
             self._files.removed.update(gone)
             return []
 
-        return [write_removal(self.store, gone, self._log)]
+        return [write_removal(self.store, gone, self._provenance, self._log)]
 
     def _drop_settled(self, paths: Iterable[str]) -> None:
         for path in paths:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from structlog.typing import FilteringBoundLogger
-
 from hubsync.config.model import Target
+from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.held import Held
 from hubsync.store.capture import has_same_content

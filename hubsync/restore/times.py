@@ -6,7 +6,8 @@ from hubsync.config.model import Target
 from hubsync.errors import HubsyncError
 from hubsync.pipeline import store_directory
 from hubsync.store.git import Git
-from hubsync.store.snapshot import SNAPSHOTS, Store
+from hubsync.store.recovery import SNAPSHOTS
+from hubsync.store.snapshot import Store
 
 
 def read_unit_times(target: Target, state_dir: Path) -> dict[str, int]:

@@ -3,7 +3,6 @@
 It must never know why a file is captured or what becomes of it. The source is opened read-only and never locked.
 """
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -11,9 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubsync.errors import FileChangedError, FileUnreadableError
+from hubsync.monitor.text import format_bytes
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
+from hubsync.store.hashing import shared
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
+from hubsync.store.reading import read_all
 from hubsync.store.route import Route, RouteRules, Routing, choose_route, choose_route_by_content
 from hubsync.store.scan import Scanner, scan_content, scan_file
 from hubsync.store.secrets import HINT, Secret, SecretRules, judge_name
@@ -22,8 +24,10 @@ from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure
 from hubsync.watch.logs import is_event_log, whole_end
 
-_CHUNK = 1 << 20
 _EXECUTABLE_BITS = 0o111
+MOST_BYTES = 500 * 10**9  # of one file on the Hub (https://huggingface.co/docs/hub/storage-limits)
+_TOO_LARGE_HINT = "save it in parts, as max_shard_size does, or exclude it"
+_NO_ROOM_HINT = "free space, or set store_dir to a directory on the file system of the source: no copy is made there"
 _POINTER_HINT = "fetch its content (git lfs pull), or exclude it"
 HELD_HINT = "nothing if its writer is still at work; else it is damaged: write it again, or exclude it"
 
@@ -90,7 +94,11 @@ class Prefix:
 
     def begins_file(self, fd: int) -> bool:
         """Tell whether the open file *fd* begins with just that."""
-        return self.begins(os.pread(fd, self.size, 0)) if self.oid is None else self.oid == digest_file(fd, end=self.size)
+        return (
+            self.begins(os.pread(fd, self.size, 0))
+            if self.oid is None
+            else self.oid == shared().digest_file(fd, end=self.size)
+        )
 
 
 _NO_SECRETS = SecretRules()
@@ -176,7 +184,7 @@ class Capturer:
         size = part.identity.size
         routing = choose_route(part.path, size, self._rules)
         if routing is None or routing.route is Route.GIT:
-            content = _read_all(fd, size, on_bytes)[:size]
+            content = read_all(fd, size, on_bytes)[:size]
             routing = routing or choose_route_by_content(content)
             if routing.route is Route.GIT:
                 _expect_appended(part.path, only_appended=before is None or before.begins(content))
@@ -192,7 +200,7 @@ class Capturer:
         pin = self._objects.pin(fd, "copy")
         try:
             with pin.path.open("r+b", buffering=0) as copy:
-                oid = digest_file(fd, copy.fileno(), lambda piece: on_bytes(len(piece)), part.identity.size)
+                oid = shared().digest_file(fd, copy.fileno(), lambda piece: on_bytes(len(piece)), part.identity.size)
                 os.fsync(copy.fileno())
                 _expect_appended(part.path, only_appended=before is None or before.begins_file(copy.fileno()))
                 secret = self.find_secret(copy.fileno(), part)
@@ -223,11 +231,12 @@ class Capturer:
         identity = Identity.of(os.fstat(fd))
         if identity != entry.identity:
             raise FileChangedError(entry.path, "changed since it was settled")
+        _expect_small_enough(entry.path, identity.size)
         _expect_whole(fd, entry.path, identity.size)
 
         routing = choose_route(entry.path, identity.size, self._rules)
         if routing is None or routing.route is Route.GIT:
-            content = _read_all(fd, identity.size, on_bytes)
+            content = read_all(fd, identity.size, on_bytes)
             _expect_unchanged(fd, identity, entry.path)
             routing = routing or choose_route_by_content(content)
             if routing.route is Route.GIT:
@@ -244,7 +253,7 @@ class Capturer:
         found = self._judge_name(entry)
         found = found or (scan_file(fd, entry.identity.size) if content is None else scan_content(content))
 
-        return self._judge_secret(entry.path, found, lambda: digest_file(fd))
+        return self._judge_secret(entry.path, found, lambda: shared().digest_file(fd))
 
     def _judge_name(self, entry: Entry) -> Secret | None:
         """Judge the name, and if it is a link also the name of what it leads to."""
@@ -287,6 +296,7 @@ class Capturer:
 
         pin = self._objects.pin(fd, self._capture)
         try:
+            self._expect_room(pin, entry)
             linked = Identity.of(os.fstat(fd))
             _expect_same_content(linked, identity, entry.path)
             oid = _hash_pin(fd, pin, take)
@@ -305,6 +315,12 @@ class Capturer:
             as_captured(entry, after, routing, Pointer(oid, identity.size)), kind=pin.kind, is_new=is_new, secret=secret
         )
 
+    def _expect_room(self, pin: Pin, entry: Entry) -> None:
+        """Expect that the copy that *pin* will be fits; a file that does not waits alone."""
+        if pin.kind is PinKind.COPY and entry.identity.size > (free := self._objects.free_bytes()):
+            needed = f"a copy of it takes {format_bytes(entry.identity.size)}, and {format_bytes(free)} are free"
+            raise FileHeldError(entry.path, needed, hint=_NO_ROOM_HINT)
+
 
 def as_captured(entry: Entry, identity: Identity, routing: Routing, pointer: Pointer) -> Captured:
     """Return an object as a captured file."""
@@ -316,57 +332,20 @@ def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> str:
     """Return the SHA-256 of the pinned bytes; a copy is written on the way, so that the source is read once."""
     if pin.kind is PinKind.REFLINK:
         with pin.path.open("rb", buffering=0) as clone:
-            return digest_file(clone.fileno(), take=take)
+            return shared().digest_file(clone.fileno(), take=take)
     if pin.kind is PinKind.LINK:
-        return digest_file(fd, take=take)
+        return shared().digest_file(fd, take=take)
     with pin.path.open("r+b", buffering=0) as copy:
-        oid = digest_file(fd, copy.fileno(), take)
+        oid = shared().digest_file(fd, copy.fileno(), take)
         os.fsync(copy.fileno())
 
     return oid
 
 
-def digest_file(
-    fd: int, copy_fd: int | None = None, take: Callable[[memoryview], object] = lambda _: None, end: int | None = None
-) -> str:
-    """Return the SHA-256 of an open file, or of what it holds up to *end*; *take* gets each piece, *copy_fd* a copy.
-
-    Raises:
-        OSError: it ends before *end*.
-    """
-    sha = hashlib.sha256()
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
-    at = 0
-    while count := os.preadv(fd, [view if end is None else view[: end - at]], at):
-        sha.update(view[:count])
-        if copy_fd is not None:
-            _write_all(copy_fd, view[:count])
-        at += count
-        take(view[:count])
-    if end is not None and at < end:
-        raise OSError(errno.EIO, "it was cut short while it was read")
-
-    return sha.hexdigest()
-
-
-def _write_all(fd: int, piece: memoryview) -> None:
-    while piece:
-        piece = piece[os.write(fd, piece) :]
-
-
-def _read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
-    pieces = []
-    at = 0
-    while at <= size:
-        piece = os.pread(fd, min(_CHUNK, size + 1 - at), at)
-        if not piece:
-            break
-        pieces.append(piece)
-        at += len(piece)
-    on_bytes(at)
-
-    return b"".join(pieces)
+def _expect_small_enough(path: str, size: int) -> None:
+    if size > MOST_BYTES:
+        reason = f"is {format_bytes(size)}, and a Hub takes files of up to {format_bytes(MOST_BYTES)}"
+        raise FileRefusedError(path, reason, hint=_TOO_LARGE_HINT)
 
 
 def _expect_whole(fd: int, path: str, size: int) -> None:

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-import git
-
 from hubsync.errors import DiskFullError, GitError, ToolMissingError
 from hubsync.store.private import make_private
 from hubsync.store.process import PIPE, Finished, Watch, finish
@@ -29,6 +27,8 @@ ABSENT = "0" * 40  # git's name for "no object"
 _PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
 _FULL_ID = re.compile("[0-9a-f]{40}")
 REGULAR, EXECUTABLE, DIRECTORY = "100644", "100755", "040000"
+
+_NEVER_WITHOUT = {"HEAD": "ref: ", "config": "repositoryformatversion"}
 
 _HOOKS_OFF = {"core.hooksPath": "/dev/null"}
 _BASE_CONFIG = {
@@ -86,7 +86,10 @@ class Git:
         """
         make_private(self.git_dir)
         leftovers = _remove_leftovers(self.git_dir)
-        if not (self.git_dir / "HEAD").exists():
+        for name, sign in _NEVER_WITHOUT.items():  # a power cut may have emptied it
+            if (file := self.git_dir / name).exists() and sign not in file.read_text("ascii", "replace"):
+                file.unlink()
+        if not all((self.git_dir / name).exists() for name in _NEVER_WITHOUT):
             self.run("init", "--quiet", "--bare", "--template=", "--initial-branch=none", str(self.git_dir))
         if borrow is not None:
             alternates = self.git_dir / "objects" / "info" / "alternates"
@@ -235,6 +238,8 @@ class Git:
     def _start(
         self, args: tuple[str, ...], config: Mapping[str, str], environment: Mapping[str, str], pass_fds: tuple[int, ...]
     ) -> Any:  # noqa: ANN401 - GitPython types its process loosely
+        import git  # noqa: PLC0415 - 250 ms, and what is unchanged needs no git
+
         runner = git.Git(self.git_dir)
         process = runner.execute(
             [git_executable(), f"--git-dir={self.git_dir}", *args],

@@ -4,13 +4,15 @@ It must never be the only place where something is known: the queue is git's, th
 """
 
 import contextlib
+import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hubsync.errors import DiskFullError, StateError
 from hubsync.store.capture import Captured
 from hubsync.store.git import TreeEntry
 from hubsync.store.objects import PinKind
@@ -37,6 +39,58 @@ CREATE TABLE pins (
 -- objects that a mirror is known to have
 CREATE TABLE uploads (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 """
+# Added later: a ledger of the same version that lacks a table is given it.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS receipts (
+  mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
+  PRIMARY KEY (mirror, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS publications (
+  mirror TEXT, at REAL, commit_id TEXT, units TEXT, files INTEGER, bytes INTEGER, took_s REAL, trigger TEXT, since TEXT,
+  PRIMARY KEY (mirror, commit_id)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """That a mirror held, at its *commit*, the content of *path* (of the source) at *place* of *branch*.
+
+    *size* is in bytes, *oid* and *blob* are the names that LFS and git give to the content, so far as they are known;
+    *proven_at* is in seconds since the epoch.
+    """
+
+    path: str
+    branch: str
+    place: str
+    size: int
+    oid: str | None
+    blob: str | None
+    commit: str
+    proven_at: float
+
+
+_KIND = 0xFF  # of an error code; what is above says more
+_OUTSIDE = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_LOCKED,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What was published to a mirror, at which time (seconds since the epoch), and what triggered it.
+
+    *since* is the mirror's head before.
+    """
+
+    mirror: str
+    at: float
+    commit: str
+    units: tuple[str, ...] = ()
+    files: int = 0
+    bytes: int = 0
+    took_s: float | None = None
+    trigger: str = ""
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +113,24 @@ class Ledger:
         self.was_rebuilt = False
 
     def open(self) -> None:
-        """Open the ledger; one that is missing, damaged or of another version is begun anew."""
-        try:
-            self._db = self._connect()
-        except sqlite3.DatabaseError:
-            self._begin_anew()
+        """Open the ledger; one that is missing, damaged or of another version is begun anew.
+
+        Raises:
+            StateError: it cannot be opened for a reason that lies outside of it, such as a full disk.
+        """
+        with _known_errors():
+            try:
+                self._db = self._connect()
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & _KIND in _OUTSIDE:
+                    raise
+                self._begin_anew()
+            except sqlite3.DatabaseError:
+                self._begin_anew()
+
+    def open_existing(self) -> None:
+        """Open a ledger as it is; ``open_beside`` says what may be wrong with it."""
+        self._db = self._connect()
 
     def close(self) -> None:
         """Close the ledger."""
@@ -75,17 +142,18 @@ class Ledger:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Make the writes inside one transaction; nested ones join the outer."""
-        with self._lock:
+        with self._lock, _known_errors():
             if self._connection.in_transaction:
                 yield
                 return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite may have ended it, for want of room
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def meta(self, name: str) -> str | None:
         """Return a remembered value."""
@@ -158,6 +226,10 @@ class Ledger:
         rows = self._all("SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM files WHERE oid = ?", oid)
         return [(row[0], Identity(*row[1:6])) for row in rows]
 
+    def paths_of_blobs(self, blobs: Collection[str]) -> list[str]:
+        """Return the paths that were captured as one of *blobs*."""
+        return [path for path, blob in self._all("SELECT path, blob FROM files") if blob in blobs]
+
     def forget_files(self, paths: Iterable[str]) -> None:
         """Forget files that are gone from the source."""
         self._many("DELETE FROM files WHERE path = ?", ((path,) for path in paths))
@@ -178,6 +250,12 @@ class Ledger:
     def tree_paths(self) -> set[str]:
         """Return all paths of the newest snapshot."""
         return {row[0] for row in self._all("SELECT path FROM tree")}
+
+    def tree_below(self, directory: str) -> dict[str, TreeEntry]:
+        """Return what the newest snapshot holds below *directory*."""
+        span = (f"{directory}/", f"{directory}0")  # "0" follows "/" in ASCII
+        rows = self._all("SELECT path, mode, blob FROM tree WHERE path > ? AND path < ?", *span)
+        return {row[0]: TreeEntry(row[1], row[2]) for row in rows}
 
     def count_tree(self) -> int:
         """Return how many paths the newest snapshot holds."""
@@ -217,7 +295,7 @@ class Ledger:
     def pointers(self, objects: Iterable[str]) -> list[tuple[str, Pointer | None]]:
         """Return the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
         query = "SELECT oid, size FROM pointers WHERE blob = ?"
-        with self._lock:
+        with self._lock, _known_errors():
             rows = [(name, self._connection.execute(query, (name,)).fetchone()) for name in objects]
         return [(name, Pointer(*row) if row else None) for name, row in rows]
 
@@ -233,6 +311,44 @@ class Ledger:
     def forget_uploads(self, mirror: str) -> None:
         """Forget what *mirror* has (its repository was made anew)."""
         self._do("DELETE FROM uploads WHERE mirror = ?", mirror)
+
+    def receipts(self, mirror: str) -> dict[str, Receipt]:
+        """Return what *mirror* was proved to hold, by path of the source."""
+        query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
+        return {row[0]: Receipt(*row) for row in self._all(query, mirror)}
+
+    def receipt(self, mirror: str, path: str) -> Receipt | None:
+        """Return what *mirror* was proved to hold of *path*."""
+        query = (
+            "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ? AND path = ?"
+        )
+        row = self._one(query, mirror, path)
+        return Receipt(*row) if row else None
+
+    def record_receipts(self, mirror: str, receipts: Iterable[Receipt]) -> None:
+        """Remember what *mirror* was proved to hold."""
+        self._many(
+            "INSERT OR REPLACE INTO receipts VALUES (?,?,?,?,?,?,?,?,?)",
+            ((mirror, r.path, r.branch, r.place, r.size, r.oid, r.blob, r.commit, r.proven_at) for r in receipts),
+        )
+
+    def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
+        """Forget receipts that are stale."""
+        self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
+
+    def record_publication(self, made: Publication) -> None:
+        """Remember a publication."""
+        self._do(
+            "INSERT OR REPLACE INTO publications VALUES (?,?,?,?,?,?,?,?,?)",
+            made.mirror, made.at, made.commit, json.dumps(made.units), made.files, made.bytes, made.took_s, made.trigger,
+            made.since,
+        )  # fmt: skip
+
+    def publications(self) -> list[Publication]:
+        """Return all publications that are remembered, oldest first."""
+        columns = "mirror, at, commit_id, units, files, bytes, took_s, trigger, since"
+        rows = self._all(f"SELECT {columns} FROM publications ORDER BY at")  # noqa: S608 - a constant
+        return [Publication(row[0], row[1], row[2], tuple(json.loads(row[3])), *row[4:]) for row in rows]
 
     def _refresh_inode(self, identity: Identity) -> None:
         inode = (identity.ctime_ns, identity.dev, identity.ino, identity.size, identity.mtime_ns)
@@ -260,6 +376,7 @@ class Ledger:
                 raise sqlite3.DatabaseError("another version")  # noqa: TRY301 - handled as damage is
             elif db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("damaged")  # noqa: TRY301
+            db.executescript(_ADDED)
         except BaseException:
             db.close()
             raise
@@ -273,20 +390,56 @@ class Ledger:
         self._db = self._connect()
 
     def _one(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row
-        with self._lock:
+        with self._lock, _known_errors():
             return self._connection.execute(query, values).fetchone()
 
     def _all(self, query: str, *values: object) -> list[Any]:
-        with self._lock:
+        with self._lock, _known_errors():
             return self._connection.execute(query, values).fetchall()
 
     def _do(self, query: str, *values: object) -> None:
-        with self._lock:
+        with self._lock, _known_errors():
             self._connection.execute(query, values)
 
     def _many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
         with self._lock, self.transaction():
             self._connection.executemany(query, rows)
+
+
+@contextlib.contextmanager
+def _known_errors() -> Iterator[None]:
+    """Turn what SQLite says into an error with a cure."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        kind = getattr(exc, "sqlite_errorcode", 0) & _KIND
+        if kind == sqlite3.SQLITE_FULL:
+            raise DiskFullError(f"ledger: {exc}", hint="free space on the file system of the state directory") from exc
+        hint = (
+            "look at the disk of the state directory"
+            if kind in _OUTSIDE
+            else "restart hubsync: a damaged ledger is rebuilt"
+        )
+        raise StateError(f"ledger: {exc}", hint=hint) from exc
+
+
+@contextlib.contextmanager
+def open_beside(path: Path) -> Iterator[Ledger]:
+    """Open the ledger at *path*, which a daemon may have open; it is neither made nor begun anew.
+
+    Raises:
+        StateError: there is none, or it cannot be read and written.
+    """
+    if not path.exists():
+        raise StateError(f"there is no ledger at {path}")
+    ledger = Ledger(path)
+    try:
+        ledger.open_existing()
+        yield ledger
+    except (sqlite3.Error, OSError) as exc:
+        raise StateError(f"{path}: {exc}") from exc
+    finally:
+        ledger.close()
 
 
 def _parents(paths: Iterable[str]) -> set[str]:

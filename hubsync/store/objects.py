@@ -9,6 +9,8 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -46,6 +48,7 @@ class Objects:
         self.directory = git_dir / "lfs" / "objects"
         self._pending = git_dir / "lfs" / "pins"
         self._reflinks = True
+        self._naming = threading.Lock()  # of two files of the same content, one gives the pin
 
     def open(self) -> None:
         """Make the directories and drop pins that a crash left without an oid."""
@@ -75,7 +78,7 @@ class Objects:
         if capture in {"auto", "link"} and self._link(fd, path):
             return Pin(path, PinKind.LINK)
         if capture in {"auto", "copy"}:
-            with _state_errors():
+            with state_errors():
                 path.touch(mode=0o600, exist_ok=False)
             return Pin(path, PinKind.COPY)
 
@@ -84,16 +87,24 @@ class Objects:
             hint='set store_dir to a directory on the file system of the source, or capture = "auto"',
         )
 
+    def free_bytes(self) -> int:
+        """Return how much room there is for objects."""
+        return shutil.disk_usage(self._pending).free
+
     def keep(self, pin: Pin, oid: str) -> bool:
         """Name *pin* by its oid, durably; return False if the object was pinned already (then *pin* is dropped)."""
         goal = self.path(oid)
-        if goal.exists():
+        with self._naming:
+            is_new = not goal.exists()
+            if is_new:
+                with state_errors():
+                    goal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    pin.path.rename(goal)
+        if not is_new:
             self.discard(pin)
             return False
 
-        with _state_errors():
-            goal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            pin.path.rename(goal)
+        with state_errors():
             for directory in (goal.parent, goal.parent.parent, self.directory):
                 sync_directory(directory)
 
@@ -122,7 +133,7 @@ class Objects:
     def _reflink(self, fd: int, path: Path) -> bool:
         if not self._reflinks:
             return False
-        with _state_errors(), path.open("xb") as pin:
+        with state_errors(), path.open("xb") as pin:
             try:
                 fcntl.ioctl(pin.fileno(), _FICLONE, fd)
             except OSError as exc:
@@ -152,7 +163,7 @@ class Objects:
 
 
 @contextlib.contextmanager
-def _state_errors() -> Iterator[None]:
+def state_errors() -> Iterator[None]:
     """Turn what goes wrong under the state directory into an error with a cure."""
     try:
         yield

@@ -28,8 +28,21 @@ _NAMES = (  # lower case; one with a slash is the end of a path
     ("a netrc file", (".netrc", "_netrc")),
     ("a private SSH key", ("id_rsa", "id_dsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "*.ppk")),
     ("a key store", ("*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx")),
-    ("a file of passwords", (".git-credentials", ".pgpass", ".htpasswd", ".pypirc")),
-    ("a file of cloud credentials", (".aws/credentials", "gcloud/application_default_credentials.json", ".kube/config")),
+    (
+        "a file of passwords",
+        (".git-credentials", ".pgpass", ".htpasswd", ".pypirc", "kaggle.json", ".docker/config.json", ".dockercfg"),
+    ),
+    (
+        "a file of cloud credentials",
+        (
+            ".aws/credentials",
+            "gcloud/application_default_credentials.json",
+            ".kube/config",
+            "kubeconfig",
+            "*.kubeconfig",
+            ".s3cfg",
+        ),
+    ),
     ("a Hub token file", ("huggingface/token", "huggingface/stored_tokens", ".huggingface/token")),
 )
 # All globs in one expression: each path of a source is asked about, and nearly all are ordinary.
@@ -127,9 +140,13 @@ def _offsets(rule: Rule, word: bytes, content: bytes) -> Iterator[int]:
 
 
 def _is_placeholder(secret: bytes) -> bool:
-    """Tell whether *secret* is what documents put in its place: ``hf_xxxxxxxx``, ``sk-proj-********``."""
-    return len(set(secret[-16:].lower()) - set(b"x*.0_-")) == 0
+    """Tell whether *secret* is what documents put there: ``hf_xxxxxxxx``, ``sk-proj-********``, ``AKIA...EXAMPLE``."""
+    folded = secret.lower()
+    return len(set(folded[-16:]) - set(b"x*.0_-=")) == 0 or any(words in folded for words in _EXAMPLES)
 
+
+# In the keys that AWS's own documents show, and the signature of the one JWT that all documents show.
+_EXAMPLES = (b"example", b"sflkxwrjsmekkf2qt4")
 
 # What stands before a token: nothing that could belong to it, an escaped line break, or what a pickle puts before a string.
 _START = rb"(?:(?<![A-Za-z0-9_\-+])|(?<=\\[nrt])|(?<=\x8c.)|(?<=\nV))"
@@ -185,7 +202,8 @@ RULES = (
     _rule(
         "a private key",  # PEM, also as one line of JSON; with what follows, since tokenizers know the mere words
         (b"-----BEGIN ",),
-        rb"(?P<s>-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:\\r|\\n|\s)+[A-Za-z0-9+/]{4})",
+        rb"(?P<s>-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+        rb"(?:\\r|\\n|\s)+[A-Za-z0-9+/]{4}(?![A-Za-z0-9+/]*\.\.\.))",
     ),
     _rule(
         "a Weights & Biases key",
@@ -205,6 +223,25 @@ RULES = (
     _rule("a Stripe key", (b"sk_live_", b"rk_live_"), _START + rb"(?P<s>[sr]k_live_[A-Za-z0-9]{20,})"),
     _rule("an Azure storage key", (b"AccountKey=",), rb"AccountKey=(?P<s>[A-Za-z0-9+/]{86}==)"),
     _rule("a Databricks token", (b"dapi",), _START + rb"(?P<s>dapi[0-9a-f]{32})"),
+    _rule(
+        "a key of a Kubernetes cluster",
+        (b"client-key-data",),
+        rb"client-key-data[\"']?\s*:\s*[\"']?(?P<s>[A-Za-z0-9+/]{60,})",
+    ),
+    _rule(
+        "a signed token",  # RFC 7519; what a JSON object begins with in base64: {"alg":  {"typ":  {"kid":
+        (b"eyJhbGciOi", b"eyJ0eXAiOi", b"eyJraWQiOi"),
+        _START + rb"(?P<s>eyJ[A-Za-z0-9_\-]{10,}\.eyJ[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-]{40,})",
+    ),
+    _rule(
+        "a key of a machine-learning service",
+        (b"nvapi-", b"gsk_", b"xai-", b"comet_api_key", b"COMET_API_KEY", b"neptune_api_token", b"NEPTUNE_API_TOKEN"),
+        rb"(?i:(?:comet_api_key|neptune_api_token))"
+        + _VALUE
+        + rb"(?P<s>[A-Za-z0-9+/=]{25,})|"
+        + _START
+        + rb"(?P<t>nvapi-[A-Za-z0-9_\-]{60,}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{70,})",
+    ),
     _rule("a Replicate token", (b"r8_",), _START + rb"(?P<s>r8_[A-Za-z0-9]{37})"),
 )
 _WORDS = tuple((word, rule) for rule in RULES for word in rule.words)

@@ -4,7 +4,6 @@ It must never know how a snapshot travels. A snapshot enters the branch with eve
 pins first, then blobs and pointers, then the ref, then the ledger.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -14,27 +13,28 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
 
-import structlog
-
 from hubsync.errors import StateError
+from hubsync.monitor.logger import get_logger
 from hubsync.store.capture import Captured, has_same_content
 from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEntry
+from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
-from hubsync.store.objects import Objects, PinKind
+from hubsync.store.objects import Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import make_private
+from hubsync.store.pruned import Pruned
+from hubsync.store.recovery import MIRRORS, SNAPSHOTS, expect_known_format, note_closed, recover, recover_mirror
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
 from hubsync.watch.inventory import look
 from hubsync.watch.layout_words import choose_newest
 
-SNAPSHOTS = "refs/heads/snapshots"
 AUTHOR = "hubsync <hubsync@localhost>"
 
 _REMEMBERED = 64  # answers about snapshots, which never change; status asks each second
 _UNIT_TRAILER = "Hubsync-Unit: "
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +68,32 @@ class Store:
         self.git = Git(directory / "store.git", inherit=inherit)
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
+        self.pruned = Pruned(directory / "pruned.json")
         self._unit_times: dict[str | None, Mapping[str, int]] = {}
+        self._is_open = self._was_killed = False
 
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
         make_private(self.directory)
-        leftovers = self.git.open()
-        self.objects.open()
-        self.ledger.open()
-        if leftovers:
-            log.warning("state.recovered", what="leftovers", path=str(self.git.git_dir), reason="killed", files=leftovers)
-        self.follow_branch()
-        self.git.repack()
+        with state_errors():
+            expect_known_format(self.directory)
+            leftovers = self.git.open()
+            self.objects.open()
+            self.ledger.open()
+            if leftovers:
+                log.warning(
+                    "state.recovered", what="leftovers", path=str(self.git.git_dir), reason="killed", files=leftovers
+                )
+            self._was_killed = recover(self.directory, self.source, self.git, self.ledger)
+            self._is_open = True
+            self.follow_branch()
+            self.git.repack()
 
     def close(self) -> None:
         """Close the ledger; git keeps nothing open."""
         self.ledger.close()
+        if self._is_open:  # not by a reader
+            note_closed(self.directory)
 
     def repack(self) -> None:
         """Tidy the repository up."""
@@ -103,14 +113,16 @@ class Store:
         Each mirror has its own, so that a slow fetch for one holds no lock (of refs, of the shallow file) for another.
         """
         git = Git(self.mirror_directory(name), inherit=self._inherit)
-        git.open(borrow=self.git.git_dir)
-        git.repack()
+        with state_errors():
+            git.open(borrow=self.git.git_dir)
+            recover_mirror(git, self.git.git_dir, was_killed=self._was_killed)
+            git.repack()
 
         return git
 
     def mirror_directory(self, name: str) -> Path:
         """Return where the repository of one mirror lies."""
-        return self.directory / "mirrors" / f"{quote(name, safe='')}.git"
+        return self.directory / MIRRORS / f"{quote(name, safe='')}.git"
 
     def write(self) -> "SnapshotWriter":
         """Return a writer of new snapshots; use it as a context manager."""
@@ -122,7 +134,7 @@ class Store:
             return []
         span = f"{published}..{SNAPSHOTS}" if published else SNAPSHOTS
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
-        return [_read_snapshot(record) for record in raw.split("\0") if record]
+        return [read_snapshot(record) for record in raw.split("\0") if record]
 
     def completed(self, snapshot: str | None) -> list[Snapshot]:
         """Return those snapshots in the history of *snapshot* that completed units, oldest first."""
@@ -130,7 +142,7 @@ class Store:
             return []
         by_unit = f"--grep=^{_UNIT_TRAILER}"
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", by_unit, "--format=%H %at %ct %B", snapshot)
-        return [_read_snapshot(record) for record in raw.split("\0") if record]
+        return [read_snapshot(record) for record in raw.split("\0") if record]
 
     def unit_times(self, snapshot: str | None) -> Mapping[str, int]:
         """Return the units completed in the history of *snapshot*, and when each was last written."""
@@ -150,7 +162,7 @@ class Store:
         """Return the newest snapshot that completes *unit*."""
         named = ("--fixed-strings", f"--grep={_UNIT_TRAILER}{unit}")  # a longer name matches as well
         raw = self.git.text("log", "--first-parent", "-z", *named, "--format=%H %at %ct %B", "--all")
-        found = (_read_snapshot(record) for record in raw.split("\0") if record)
+        found = (read_snapshot(record) for record in raw.split("\0") if record)
         return next((snapshot.commit for snapshot in found if unit in snapshot.units), None)
 
     def is_ancestor(self, commit: str, published: str | None) -> bool:
@@ -162,7 +174,7 @@ class Store:
     def read_snapshots(self, commits: Collection[str]) -> list[Snapshot]:
         """Return the snapshots at *commits*."""
         raw = self.git.text("log", "--no-walk=unsorted", "-z", "--format=%H %at %ct %B", *commits) if commits else ""
-        return [_read_snapshot(record) for record in raw.split("\0") if record]
+        return [read_snapshot(record) for record in raw.split("\0") if record]
 
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
         """Return those of *blobs* that are pointers."""
@@ -223,19 +235,31 @@ class Store:
     def has_intact(self, oid: str) -> bool:
         """Tell whether the object is pinned with the bytes that gave it its oid; a spoiled pin is dropped."""
         path = self.objects.path(oid)
-        if not path.exists():
-            return False
         pinned = self.ledger.pin(oid)
-        now = Identity.of(path.stat())
+        try:
+            now = Identity.of(path.stat())
+        except FileNotFoundError:
+            return False
         if pinned and (pinned[1] == now or (pinned[0] is not PinKind.LINK and pinned[1].size == now.size)):
             return True
         if (pinned is None or has_same_content(pinned[1], now)) and _hash_file(path) == oid:
             self.ledger.record_pin(oid, pinned[0] if pinned else PinKind.LINK, now)
             return True
 
-        self._unpin(oid)
-        log.warning("object.spoiled", oid=oid, bytes=now.size, hint="the next state of the file is published instead")
+        self._drop_spoiled(oid, now.size)
         return False
+
+    def check_pin(self, oid: str) -> bool:
+        """Read a pin and tell whether it is what it is called; if it is not, it is dropped."""
+        path = self.objects.path(oid)
+        if path.exists() and _hash_file(path) != oid:
+            self._drop_spoiled(oid, path.stat().st_size)
+
+        return path.exists()
+
+    def _drop_spoiled(self, oid: str, size: int) -> None:
+        self._unpin(oid)
+        log.warning("object.spoiled", oid=oid, bytes=size, hint="the next state of the file is published instead")
 
     def pin_again(self, oid: str) -> bool:
         """Pin *oid* from a source file that still holds it; return whether that worked."""
@@ -278,7 +302,10 @@ class Store:
         path = self.objects.path(oid)
         pinned = self.ledger.pin(oid)
         shared = [] if pinned is None else [known for known in self.ledger.paths_of(oid) if known[1] == pinned[1]]
-        unchanged = bool(shared) and Identity.of(path.stat()) == shared[0][1]
+        try:
+            unchanged = bool(shared) and Identity.of(path.stat()) == shared[0][1]
+        except FileNotFoundError:  # another thread was faster
+            unchanged = False
         self.objects.release(oid)
         self.ledger.forget_pin(oid)
         if not unchanged:
@@ -349,6 +376,10 @@ class SnapshotWriter:
 
         return entry
 
+    def add_blob(self, content: bytes) -> None:
+        """Add content that no file of the source has; it is named by its git object id."""
+        self._fast_import.blob(content)
+
     def commit(
         self, changes: dict[str, TreeEntry | None], subject: str, *, units: tuple[str, ...], written_at: int, now: int
     ) -> str:
@@ -371,7 +402,8 @@ class SnapshotWriter:
         return self._import
 
 
-def _read_snapshot(record: str) -> Snapshot:
+def read_snapshot(record: str) -> Snapshot:
+    """Return what git says of a commit in the form ``%H %at %ct %B``."""
     commit, written_at, committed_at, message = record.lstrip("\n").split(" ", 3)
     units = tuple(unquote(unit) for unit in re.findall(rf"^{_UNIT_TRAILER}(.+)$", message, re.MULTILINE))
     return Snapshot(commit, int(written_at), int(committed_at), message.rstrip("\n") + "\n", units)
@@ -383,4 +415,4 @@ def _on_one_line(unit: str) -> str:
 
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return shared().digest_file(file.fileno())

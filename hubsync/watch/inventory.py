@@ -29,7 +29,7 @@ from hubsync.watch.beneath import (
 )
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.mounts import network_file_system
-from hubsync.watch.names import Kind, Skip, judge_name, judge_names
+from hubsync.watch.names import Kind, Skip, judge_length, judge_name, judge_names
 from hubsync.watch.rules import DEEPEST, PathRules, temporary_reason
 
 __all__ = [
@@ -169,7 +169,7 @@ class _Walk:
                 is_dir = item.is_dir(follow_symlinks=False)
                 if not self._rules.verdict_below_taken(path, name, is_dir=is_dir).taken:
                     self._note_temporary(opened, path, item, is_dir=is_dir)
-                elif skip := judge_name(name, is_dir=is_dir):
+                elif skip := judge_name(name, is_dir=is_dir) or judge_length(path):
                     self._inventory.skipped[path] = skip
                 elif is_dir:
                     directories.append((path, name))

@@ -8,7 +8,8 @@ https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/_lo
 """
 
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -30,6 +31,7 @@ _IGNORED = {
     ".git": "git's own directory is never published",
     ".gitattributes": _WHY[".gitattributes"],  # every clone of a Hub repository has one
 }
+LONGEST_PATH_BYTES = 3072  # of the 4,096 that a system takes, some are for the directory that it is downloaded to
 LONGEST_BYTES = 246  # huggingface_hub keeps a file ``NAME.metadata`` for each; 255 is what most file systems take
 
 _RENAME = "rename it, or exclude it"
@@ -62,10 +64,32 @@ def judge_name(name: str, *, is_dir: bool = False) -> Skip | None:
 
 def judge_names(path: str, *, is_dir: bool = False) -> Skip | None:
     """Return what :func:`judge_name` says of the first refused part of *path*."""
+    if skip := judge_length(path):
+        return skip
     *parents, last = path.split("/")
     above = (skip for name in parents if (skip := judge_name(name, is_dir=True)))
 
     return next(above, None) or judge_name(last, is_dir=is_dir)
+
+
+def judge_length(path: str) -> Skip | None:
+    """Return why *path* is too long as a whole; ``None`` if it is not."""
+    if len(path) <= LONGEST_PATH_BYTES // 4 or len(path.encode("utf-8", "surrogateescape")) <= LONGEST_PATH_BYTES:
+        return None
+
+    return Skip(f"the path is longer than {LONGEST_PATH_BYTES} bytes, and nobody could download it", Kind.REJECTED, _RENAME)
+
+
+def find_collisions(paths: Iterable[str]) -> dict[str, str]:
+    """Return each of *paths* that a file system which folds case and Unicode takes for an earlier one → that one."""
+    first: dict[str, str] = {}
+    found = {}
+    for path in paths:
+        folded = path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()
+        if (other := first.setdefault(folded, path)) is not path:
+            found[path] = other
+
+    return found
 
 
 def _judge_unusual_name(name: str, *, is_dir: bool) -> Skip | None:

@@ -254,6 +254,7 @@ def test_the_example_shows_every_key() -> None:
         "log",
         "monitor",
         "card",
+        "retention",
         "model_name",
         "library_name",
         "metrics",

@@ -200,3 +200,62 @@ def test_files_that_are_no_config_are_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path / name))}{said}"):
             load_config(tmp_path / name, {})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "retention.local = { keep_lst = 3 }",
+            "target[0].retention.local.keep_lst: is an unknown key; did you mean keep_last?",
+        ),
+        ('retention.local = { keep_last = "3" }', "retention.local.keep_last: must be a whole number, without quotes"),
+        ("retention.local = { keep_last = 0 }", "retention.local.keep_last: must be greater than or equal to 1"),
+        (
+            "retention.local = { min_free = 500 }",
+            'retention.local.min_free: must be a size with its unit, in quotes; write "500B"',
+        ),
+        ("retention.local = {}", "target[0].retention.local: names no rule; write e.g. { keep_last = 3 }"),
+        ("retention.local = 3", "target[0].retention.local: must be a table, { key = value }"),
+        ("retention = { locl = { keep_last = 3 } }", "target[0].retention.locl: is an unknown key; did you mean local?"),
+        ("retention.remote = { free_storage = true }", "target[0].retention.remote: names no rule"),
+        (
+            'retention.remote = { keep_last = 1, min_free = "1GB" }',
+            "retention.remote.min_free: is unknown here; it belongs in",
+        ),
+        ('provenance = "yes"', "target[0].provenance: must be true or false, without quotes"),
+    ],
+)
+def test_retention_is_checked_as_all_else(report: Report, line: str, said: str) -> None:
+    """Each mistake in what units stay is said at its place, with the cure."""
+    (problem,) = report(f"{MINIMAL}{line}\n")
+
+    assert said in problem
+
+
+def test_a_mirror_has_one_way_to_keep_units(report: Report) -> None:
+    """``keep_latest`` and ``retention.remote`` would fight."""
+    mirror = '{ repo = "acme/a", keep_latest = 2, retention.remote = { keep_last = 3 } }'
+    (problem,) = report(MINIMAL.replace('"acme/a"', mirror))
+
+    assert "has keep_latest and retention.remote; keep one" in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('priority = "idel"', 'service.priority: must be "idle", "low" or "normal"; did you mean "idle"?'),
+        ("hash_threads = 0", "service.hash_threads: must be greater than or equal to 1"),
+        ('hash_threads = "2"', "service.hash_threads: must be a whole number, without quotes"),
+        ("read_rate = 80", 'service.read_rate: must be a rate, in quotes; write "80MB/s"'),
+        ("pressure = 50", "service.pressure: must be a table, { key = value }"),
+        ('pressure = { cpu = "50" }', "service.pressure.cpu: must be a number, without quotes"),
+        ("pressure = { io = 101 }", "service.pressure.io: must be less than or equal to 100"),
+        ("pressure = { memry = 5 }", "service.pressure.memry: is an unknown key; did you mean memory?"),
+    ],
+)
+def test_a_wrong_budget_is_said_with_its_cure(report: Report, line: str, said: str) -> None:
+    """As every other key."""
+    (told,) = report(f"[service]\n{line}\n{MINIMAL}")
+
+    assert told.endswith(said)

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import HfApi
 from outside import Holdup, history, paths_at, processes_of, repository, strace, wait_until
 from support.plain_server import PlainServer
-from support.running import PATIENCE_S, Daemon, endpoint, hubsync, write_checkpoint, write_config
+from support.running import PATIENCE_S, Daemon, endpoint, hubsync, write_checkpoint, write_config, write_safetensors
 
 from hubsync.localhub import LocalHub
 
@@ -179,7 +179,10 @@ def test_a_paused_target_publishes_nothing(config: Path, source: Path, hub: Loca
         assert 0 == daemon.stop()
 
 
-@pytest.mark.parametrize(("priority", "nice", "policy"), [("low", 10, os.SCHED_BATCH), ("normal", 0, os.SCHED_OTHER)])
+@pytest.mark.parametrize(
+    ("priority", "nice", "policy"),
+    [("idle", 19, os.SCHED_IDLE), ("low", 10, os.SCHED_BATCH), ("normal", 0, os.SCHED_OTHER)],
+)
 def test_the_daemon_stands_back_unless_it_is_told_not_to(config: Path, priority: str, nice: int, policy: int) -> None:
     """All of its threads are scheduled as a batch job is, which its children inherit."""
     config.write_text(config.read_text().replace('priority = "normal"', f'priority = "{priority}"'))
@@ -189,6 +192,21 @@ def test_the_daemon_stands_back_unless_it_is_told_not_to(config: Path, priority:
         found = {(os.getpriority(os.PRIO_PROCESS, thread), os.sched_getscheduler(thread)) for thread in threads}
 
     assert {(os.getpriority(os.PRIO_PROCESS, 0) + nice, policy)} == found
+
+
+def test_files_are_read_as_fast_as_the_config_says(config: Path, source: Path) -> None:
+    """A megabyte is hashed as it is captured and again as it leaves, at 2 MB/s; another rate needs no restart."""
+    edit(config, 'priority = "normal"', 'priority = "normal"\nread_rate = "2MB/s"')
+    with Daemon(config, HUBSYNC_LOG_LEVEL="debug") as daemon:
+        daemon.wait_for("watch.started")
+        write_safetensors(source / "slow.safetensors", 1_000_000)
+        slow = daemon.wait_for("file.captured", path="slow.safetensors")
+        daemon.wait_for("mirror.published")
+        edit(config, 'read_rate = "2MB/s"', "hash_threads = 1")
+        hubsync(config, "reload")
+        daemon.wait_for("daemon.reloaded", changed=[])
+
+    assert slow["took_s"] > 0.4
 
 
 def test_one_daemon_for_one_state(config: Path) -> None:

@@ -52,6 +52,11 @@ SECRETS = {
     "azure": f"AccountKey={letters(86)}==",
     "databricks": "dapi" + letters(32, "0123456789abcdef"),
     "replicate": "r8_" + letters(37),
+    "kubernetes": f"client-key-data: {letters(80)}",
+    "jwt": f"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4IiwiYSI6MX0.{letters(86)}",
+    "nvidia": "nvapi-" + letters(64),
+    "groq": "gsk_" + letters(52),
+    "comet": f"COMET_API_KEY={letters(25)}",
     "hub token of another Hub": f'"hub_token": "{letters(20)}"',
 }
 

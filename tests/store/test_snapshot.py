@@ -12,7 +12,7 @@ from support.rig import Rig, safetensors
 
 from hubsync.errors import HubsyncError
 from hubsync.store.git import TreeEntry
-from hubsync.store.snapshot import SNAPSHOTS
+from hubsync.store.recovery import SNAPSHOTS
 
 UNITS = {"units": ("checkpoint-*",)}
 

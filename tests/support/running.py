@@ -81,6 +81,13 @@ class Daemon:
                 if count == 0:
                     return entry
 
+    def take_events(self) -> list[dict[str, Any]]:
+        """Return all events so far."""
+        while not self._new.empty():
+            self.events.append(self._new.get())
+
+        return self.events
+
     def stop(self) -> int:
         """End it as systemd does and return its exit code."""
         self.process.send_signal(signal.SIGTERM)

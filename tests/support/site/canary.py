@@ -37,8 +37,9 @@ def watch_children(place: str) -> None:
                 "environ": dict(os.environ if environment is None else environment).values(),
             }
             leaks = [where for where in values if any(sees(os.fsencode(value)) for value in values[where])]
-            with open(place, "a") as file:  # noqa: PTH123 - runs in every process
-                file.writelines(f"{where} of {argv!r:.120}\n" for where in leaks)
+            if leaks:
+                with open(place, "a") as file:  # noqa: PTH123 - runs in every process
+                    file.writelines(f"{where} of {argv!r:.120}\n" for where in leaks)
 
     sys.addaudithook(hear)
 

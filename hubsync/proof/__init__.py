@@ -1,0 +1,1 @@
+"""Proves what mirrors hold: receipts, whether a path may be deleted, and what differs."""

@@ -1,0 +1,145 @@
+"""Puts a repository of ours right after a power cut or a bad disk: what is damaged is taken out, what is whole is kept.
+
+It must never know what a commit means. Nobody else may use the repository meanwhile.
+"""
+
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from hubsync.store.git import Git, sync_directory
+
+_ID = re.compile("[0-9a-f]{40}")
+
+
+def is_id(text: str) -> bool:
+    """Tell whether *text* is the full name of an object."""
+    return _ID.fullmatch(text) is not None
+
+
+def drop_broken_refs(git: Git) -> list[str]:
+    """Remove the refs that name no commit; return their names."""
+    refs = {
+        path: path.read_text("ascii", "replace").strip() for path in (git.git_dir / "refs").rglob("*") if path.is_file()
+    }
+    named = {commit for commit in refs.values() if is_id(commit)}
+    feed = [f"{name}\n".encode() for name in named]
+    lines = git.text("cat-file", "--batch-check=%(objectname) %(objecttype)", feed=feed) if feed else ""
+    commits = {name for name, _, kind in (line.partition(" ") for line in lines.splitlines()) if kind == "commit"}
+    broken = [path for path, commit in refs.items() if commit not in commits]
+    for path in broken:
+        path.unlink()
+
+    return [str(path.relative_to(git.git_dir)) for path in broken]
+
+
+def drop_damaged_objects(git: Git) -> list[str]:
+    """Read all objects and take out those that are not what they are called; return the names of their files."""
+    objects = git.git_dir / "objects"
+    loose = [path for path in objects.glob("??/*") if not _is_whole(path)]
+    for path in loose:
+        path.unlink()
+    packs = list(_damaged_packs(git, objects / "pack"))
+    for pack in packs:
+        _salvage(git, pack)
+
+    return [path.name for path in (*loose, *packs)]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        content = zlib.decompress(path.read_bytes())
+    except zlib.error:
+        return False
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest() == path.parent.name + path.name
+
+
+def _damaged_packs(git: Git, directory: Path) -> Iterator[Path]:
+    """Yield the packs that cannot be read whole; an index that is damaged or missing is made again."""
+    for index in directory.glob("*.idx"):
+        if not index.with_suffix(".pack").exists():
+            index.unlink()
+    packs = {pack.with_suffix(".idx"): pack for pack in sorted(directory.glob("*.pack"))}
+    if not packs or git.run("verify-pack", *map(str, packs), check=False).returncode == 0:
+        return
+    for index, pack in packs.items():
+        if git.run("verify-pack", str(index), check=False).returncode == 0:
+            continue
+        new = git.git_dir / "tmp_index.idx"
+        if git.run("index-pack", "-o", str(new), str(pack), check=False).returncode == 0:
+            new.replace(index)
+        else:
+            yield pack
+
+
+def _salvage(git: Git, pack: Path) -> None:
+    """Put those objects of a damaged pack that are whole beside it, and drop it."""
+    index = pack.with_suffix(".idx")
+    listed = git.run("show-index", feed=[index.read_bytes()], check=False).stdout if index.exists() else b""
+    for line in listed.decode().splitlines():
+        name = line.split()[1]
+        found = git.run("cat-file", "--batch", feed=[f"{name}\n".encode()], check=False)
+        header, _, content = found.stdout.partition(b"\n")
+        match header.split():
+            case [_, kind, size] if found.returncode == 0:
+                whole = b"%s %s\0%s" % (kind, size, content[: int(size)])
+                _write_loose(git.git_dir / "objects" / name[:2] / name[2:], whole)
+    for beside in pack.parent.glob(f"{pack.stem}.*"):
+        beside.unlink()
+
+
+def _write_loose(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        file.write(zlib.compress(content, 1))
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(path.parent)
+
+
+def list_missing(git: Git, commit: str) -> list[str]:
+    """Return the objects that *commit* and its history need and that are not there, so far as that can be known."""
+    listed = git.run("rev-list", "--objects", "--no-object-names", "--missing=print", commit, check=False).stdout
+    return [line[1:] for line in listed.decode().splitlines() if line.startswith("?")]
+
+
+def is_whole(git: Git, commit: str) -> bool:
+    """Tell whether all that *commit* and its history need is there."""
+    return git.run("rev-list", "--objects", "--quiet", commit, check=False).returncode == 0
+
+
+def find_line(git: Git) -> list[str]:
+    """Return the longest line of commits that is there, newest first, whether a ref leads to it or not."""
+    kinds = git.text("cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objecttype) %(objectname)")
+    commits = [f"{line.removeprefix('commit ')}\n".encode() for line in kinds.splitlines() if line.startswith("commit ")]
+    if not commits:
+        return []
+    listed = git.text("log", "--no-walk=unsorted", "--stdin", "--format=%H %P", feed=commits)
+    parents = {
+        commit: above.partition(" ")[0] for commit, _, above in (line.partition(" ") for line in listed.splitlines())
+    }
+    lines = [list(_follow(tip, parents)) for tip in parents.keys() - set(parents.values())]
+
+    return max(lines, key=len, default=[])
+
+
+def find_newest_whole(git: Git, line: list[str]) -> str | None:
+    """Return the first commit of *line* (newest first) that is whole with all its history; ``None`` if none is."""
+    low, high = 0, len(line)
+    while low < high:
+        middle = (low + high) // 2
+        if is_whole(git, line[middle]):
+            high = middle
+        else:
+            low = middle + 1
+
+    return line[low] if low < len(line) else None
+
+
+def _follow(tip: str, parents: dict[str, str]) -> Iterator[str]:
+    while tip in parents:
+        yield tip
+        tip = parents[tip]

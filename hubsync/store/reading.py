@@ -1,0 +1,21 @@
+"""Reads small files whole, as fast as hashing is allowed to read."""
+
+import os
+from collections.abc import Callable
+
+from hubsync.store.hashing import BLOCK_BYTES, shared
+
+
+def read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
+    """Return what an open file of *size* bytes holds; one byte more shows that it has grown."""
+    pieces = []
+    at = 0
+    while at <= size:
+        piece = os.pread(fd, shared().take(min(BLOCK_BYTES, size + 1 - at)), at)
+        if not piece:
+            break
+        pieces.append(piece)
+        at += len(piece)
+    on_bytes(at)
+
+    return b"".join(pieces)

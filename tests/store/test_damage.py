@@ -1,0 +1,243 @@
+"""What a store survives: its files are damaged while hubsync is away, as a power cut or a bad disk does."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from support.plain_server import PlainServer
+from support.rig import REPO, Rig, safetensors
+
+from hubsync.errors import MirrorError, StateError
+
+MakeRig = Callable[..., Rig]
+SNAPSHOTS = "store.git/refs/heads/snapshots"
+PUBLISHED = "mirrors/m0.git/refs/mirror/published"
+LEFT = "mirrors/m0.git/refs/mirror/left/main"
+QUEUED = {"checkpoint-2/a.safetensors": safetensors(400, b"2"), "checkpoint-2/b.json": b"[2]", "checkpoint-2/DONE": b""}
+
+
+@pytest.fixture
+def rig(server: PlainServer, make_rig: MakeRig) -> Rig:
+    """Give a target that has published twice, and has a unit in its queue that is gone from the source."""
+    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+    rig.write("notes.txt", b"first")
+    rig.write("model.bin", b"\0first")
+    rig.update()
+    rig.write("notes.txt", b"second")
+    rig.write("checkpoint-1/a.safetensors", safetensors(400, b"1"))
+    rig.write("checkpoint-1/DONE", b"")
+    rig.update()
+    for path, content in QUEUED.items():
+        rig.write(path, content)
+    rig.commit()
+    shutil.rmtree(rig.source / "checkpoint-2")
+    return rig
+
+
+def damage(rig: Rig, how: Callable[[Path], object]) -> list[str]:
+    """Damage what lies below the target's directory while hubsync is away; return what the next start recovers."""
+    rig.__exit__()
+    how(rig.state / "targets" / "run")
+    with capture_logs() as said:
+        rig.__enter__()
+    return [event["what"] for event in said if event["event"] == "state.recovered"]
+
+
+def expect_all(rig: Rig, server: PlainServer) -> None:
+    """Expect that everything that was ever captured is published, once, and that nothing is shown as it was before."""
+    before = server.history(REPO)
+    rig.write("after.txt", b"after")
+    rig.update()
+    here = {str(path.relative_to(rig.source)): path.read_bytes() for path in rig.source.rglob("*") if path.is_file()}
+    assert {**here, **QUEUED} == server.read_all(REPO)
+    new = server.history(REPO)[: -len(before)]
+    assert {"second"} == {server.git(REPO, "show", f"{commit}:notes.txt") for commit in new}
+    server.git(REPO, "fsck", "--strict")
+    rig.store.git.run("fsck", "--strict")
+    assert rig.update() is None
+
+
+def write(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda target: (target / name).write_bytes(content)
+
+
+def zero(name: str) -> Callable[[Path], object]:
+    return lambda target: (target / name).write_bytes(bytes((target / name).stat().st_size))
+
+
+LEDGERS: dict[str, Callable[[Path], object]] = {
+    "missing": lambda target: [path.unlink() for path in target.glob("ledger.sqlite*")],
+    "cut": lambda target: (target / "ledger.sqlite").write_bytes((target / "ledger.sqlite").read_bytes()[:5000]),
+    "zeros": zero("ledger.sqlite"),
+}
+
+
+@pytest.mark.parametrize("how", LEDGERS.values(), ids=LEDGERS.keys())
+def test_a_ledger_is_rebuilt(rig: Rig, server: PlainServer, how: Callable[[Path], object]) -> None:
+    """A ledger that is lost costs work, and no file; it is said."""
+    assert ["ledger"] == damage(rig, how)
+    expect_all(rig, server)
+
+
+REFS = {"empty": b"", "zeros": bytes(41), "garbage": b"garbage", "of nothing": b"1" * 40 + b"\n"}
+
+
+@pytest.mark.parametrize("content", REFS.values(), ids=REFS.keys())
+def test_the_queue_is_found_without_its_ref(rig: Rig, server: PlainServer, content: bytes) -> None:
+    """A ref that a power cut left without its content is restored, and so the queue."""
+    assert ["refs"] == damage(rig, write(SNAPSHOTS, content))
+    expect_all(rig, server)
+
+
+@pytest.mark.parametrize("ref", [PUBLISHED, LEFT])
+def test_what_a_mirror_shows_is_compared_anew(rig: Rig, server: PlainServer, ref: str) -> None:
+    """If the record of a mirror is damaged, what the mirror shows is looked at, and nothing is published twice."""
+    assert ["mirror"] == damage(rig, write(ref, b""))
+    expect_all(rig, server)
+
+
+def test_a_lost_queue_is_found_without_the_ledger(rig: Rig, server: PlainServer) -> None:
+    """With the ref and the ledger gone, the newest whole snapshot is looked for."""
+    recovered = damage(rig, lambda target: (write(SNAPSHOTS, b"")(target), LEDGERS["missing"](target)))
+    assert {"ledger", "refs"} == set(recovered)
+    expect_all(rig, server)
+
+
+# --- git's own files
+
+
+def newest_pack(target: Path) -> Path:
+    return max((target / "store.git" / "objects" / "pack").glob("*.pack"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def flip(path: Path, at: int) -> None:
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+def was_killed(target: Path) -> None:
+    """Leave what a process leaves that had no time to close."""
+    (target / "open").touch()
+
+
+def test_a_damaged_pack_costs_what_was_in_it(rig: Rig, server: PlainServer) -> None:
+    """If a power cut spoiled the newest pack, the queue ends before it, and what the source holds is taken again."""
+
+    def spoil(target: Path) -> None:
+        was_killed(target)
+        pack = newest_pack(target)
+        pack.chmod(0o600)
+        pack.write_bytes(bytes(pack.stat().st_size))
+
+    for path, content in QUEUED.items():
+        rig.write(path, content)
+    assert {"objects", "queue"} <= set(damage(rig, spoil))
+    expect_all(rig, server)
+
+
+def test_of_a_damaged_pack_the_rest_is_kept(rig: Rig, server: PlainServer) -> None:
+    """A single damaged object takes no other with it; a pointer is written again."""
+
+    def spoil(target: Path) -> None:
+        was_killed(target)
+        pack = newest_pack(target)
+        index = rig.store.git.run("show-index", feed=[pack.with_suffix(".idx").read_bytes()]).stdout.decode()
+        places = {line.split()[1]: int(line.split()[0]) for line in index.splitlines()}
+        pointer = rig.store.git.text("rev-parse", "refs/heads/snapshots:checkpoint-2/a.safetensors")
+        flip(pack, places[pointer] + 10)
+
+    assert ["objects"] == damage(rig, spoil)
+    expect_all(rig, server)
+
+
+def test_half_a_pack_is_nothing(rig: Rig, server: PlainServer) -> None:
+    """A pack without its index, and an index without its pack, do no harm, nor do locks and halves of any kind."""
+    names = ("objects/pack/tmp_pack_x", "objects/pack/pack-1.idx", "objects/pack/pack-2.pack", "objects/pack/pack-3.keep",
+             "objects/ab/tmp_obj_x", "refs/heads/snapshots.lock", "HEAD.lock", "packed-refs.lock", "config.lock",
+             "fast_import_crash_1", "lfs/tmp/x", "lfs/pins/x")  # fmt: skip
+
+    def leave(target: Path) -> None:
+        was_killed(target)
+        for git_dir in (target / "store.git", target / "mirrors" / "m0.git"):
+            for name in names:
+                (git_dir / name).parent.mkdir(parents=True, exist_ok=True)
+                (git_dir / name).write_bytes(b"half")
+
+    assert "leftovers" in damage(rig, leave)
+    expect_all(rig, server)
+    target = rig.state / "targets" / "run"
+    assert [] == [path for name in names for path in target.rglob(Path(name).name)]
+
+
+def test_nothing_but_a_start_from_the_source_helps_a_store_that_is_gone(rig: Rig, server: PlainServer) -> None:
+    """With all packs gone hubsync does not begin anew by itself: it says what is lost and what to do."""
+    with pytest.raises(StateError, match="no snapshot in it is whole") as refused:
+        damage(rig, lambda target: (was_killed(target), shutil.rmtree(target / "store.git/objects/pack")))
+    assert "move" in refused.value.hint
+    shutil.move(rig.state / "targets" / "run", rig.state / "aside")
+    for path, content in QUEUED.items():
+        rig.write(path, content)
+    rig.__enter__()
+    expect_all(rig, server)
+
+
+def test_an_empty_file_of_git_is_written_again(rig: Rig, server: PlainServer) -> None:
+    """A power cut that emptied HEAD or the config costs nothing."""
+    empty = [f"{repository}/{name}" for repository in ("store.git", "mirrors/m0.git") for name in ("HEAD", "config")]
+    damage(rig, lambda target: [write(name, b"")(target) for name in empty])
+    expect_all(rig, server)
+
+
+def test_a_mirrors_damaged_repository_is_fetched_again(rig: Rig, server: PlainServer) -> None:
+    """What was fetched can be fetched again."""
+
+    def spoil(target: Path) -> None:
+        was_killed(target)
+        for path in (target / "mirrors/m0.git/objects").rglob("*"):
+            if path.is_file() and path.name != "alternates":
+                flip(path, path.stat().st_size // 2)
+
+    assert ["mirror"] == damage(rig, spoil)
+    expect_all(rig, server)
+
+
+# --- pins, and whose store it is
+
+
+@pytest.mark.parametrize("capture", ["link", "copy"])
+@pytest.mark.parametrize("how", [lambda path: path.write_bytes(b"x"), lambda path: flip(path, 300)], ids=["cut", "flipped"])
+def test_a_damaged_pin_is_never_published(
+    server: PlainServer, make_rig: MakeRig, capture: str, how: Callable[[Path], object]
+) -> None:
+    """An object whose bytes are not its oid's is taken from the source again, and never sent as it is."""
+    rig = make_rig(server, capture=capture)
+    content = safetensors(400, b"1")
+    rig.write("model.safetensors", content)
+    rig.commit()
+
+    def spoil(target: Path) -> None:
+        [pin] = (path for path in (target / "store.git/lfs/objects").rglob("*") if path.is_file())
+        aside = pin.with_name("aside")  # the pin alone, not the file that shares its bytes
+        shutil.copy2(pin, aside)
+        aside.replace(pin)
+        how(pin)
+
+    damage(rig, spoil)
+    for _ in range(3):
+        try:
+            rig.update()
+        except MirrorError:
+            continue
+    assert content == server.read(REPO, "model.safetensors")
+
+
+def test_a_newer_store_is_left_alone(rig: Rig) -> None:
+    """What a newer hubsync wrote is not touched; the message says what to do."""
+    with pytest.raises(StateError, match="newer hubsync"):
+        damage(rig, write("format", b"2\n"))
+    write("format", b"1\n")(rig.state / "targets" / "run")
+    rig.__enter__()

@@ -1,0 +1,36 @@
+"""What commands import: a library that only some need is loaded by those alone."""
+
+import subprocess
+import sys
+
+import pytest
+
+_LOAD = "import sys; {}; print(*(set(sys.argv[1:]) & set(sys.modules)))"
+
+
+def _loaded(statement: str, *libraries: str) -> str:
+    command = [sys.executable, "-c", _LOAD.format(statement), *libraries]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["hubsync.cli", "hubsync.status_view", "hubsync.views.log", "hubsync.monitor.events", "hubsync.config.glance"],
+)
+def test_what_only_looks_loads_no_library_but_click(module: str) -> None:
+    """`--help`, `status`, `log` and `events` answer at once."""
+    heavy = ("apscheduler", "git", "huggingface_hub", "pydantic", "rich", "structlog", "watchdog", "yaml")
+
+    assert _loaded(f"import {module}", *heavy) == ""
+
+
+def test_publishing_what_is_unchanged_loads_no_library_that_it_does_not_use() -> None:
+    """GitPython is for commits, huggingface_hub and YAML are for repositories and cards, rich is for terminals."""
+    heavy = ("apscheduler", "git", "huggingface_hub", "rich", "watchdog", "yaml")
+
+    assert _loaded("import hubsync.once", *heavy) == ""
+
+
+def test_what_shows_on_a_terminal_finds_rich() -> None:
+    """Rich is kept from structlog alone."""
+    assert _loaded("import hubsync.monitor.log; import rich.console", "rich") == "rich"
