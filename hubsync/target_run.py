@@ -11,6 +11,7 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pauses import Pauses
+from hubsync.proof.job import verify_by_schedule
 from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.prune.job import LOOK_S as LOOK_PRUNE_S
 from hubsync.prune.job import PruneJob
@@ -71,7 +72,7 @@ class TargetRun:
         name = self.target.name
         if self.is_paused:
             self._tell_paused()
-        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
+        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target.schedule))
         self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
         for worker in self.work.workers:
             push = functools.partial(self._push, worker)
@@ -79,6 +80,8 @@ class TargetRun:
         for worker, keeper in zip(self.work.workers, self.work.keepers, strict=True):
             prove = functools.partial(self._prove, worker, keeper)
             self._jobs.add(self._prove_name(worker.mirror), prove, every(_PROVE_S), at_once=True)
+        if (when := make_trigger(self.target.verify)) is not None:
+            self._jobs.add(f"verify:{name}", self._verify, when)
         if self._prune.is_wanted:
             self._jobs.add(f"prune:{name}", self._run_prune, every(LOOK_PRUNE_S), at_once=True)
         self.watcher.start()
@@ -93,6 +96,7 @@ class TargetRun:
         for worker in self.work.workers:
             self._jobs.remove(self._push_name(worker))
             self._jobs.remove(self._prove_name(worker.mirror))
+        self._jobs.remove(f"verify:{self.target.name}")
         self.watcher.stop()
 
     def close(self) -> None:
@@ -238,6 +242,11 @@ class TargetRun:
         again_s = wait_s if wait_s > 0 else keeper.keep()
         if again_s is not None:
             self._jobs.wake(self._prove_name(worker.mirror), after_s=max(0.1, again_s))
+        self._on_change()
+
+    def _verify(self) -> None:
+        """Compare all mirrors with what was published to them; the results are logged."""
+        verify_by_schedule(self.target, self.work.keepers)
         self._on_change()
 
     def _prove_name(self, mirror: Mirror) -> str:
