@@ -28,7 +28,7 @@ test-writers: setup .venv-writers/.ready  ## real torch, transformers, Lightning
 	@touch $@
 
 soak: setup  ## many random histories of saves, faults and kills, and any bytes; HUBSYNC_SEEDS, HUBSYNC_KILLS say how many
-	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q tests/mirror/test_any_order.py
+	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q tests/mirror/test_any_order.py tests/proof/test_any_state.py
 	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q --timeout 3600 tests/test_any_bytes.py
 	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-5} HUBSYNC_KILLS=$${HUBSYNC_KILLS:-200} $(PY) -m pytest -n 2 -q -rP tests/crash
 
