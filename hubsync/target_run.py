@@ -3,9 +3,10 @@
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from hubsync.config.model import Mirror, Target
+from hubsync.health import Part
 from hubsync.jobs import Jobs, every, make_trigger
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import bound, get_logger
@@ -24,6 +25,7 @@ _PROVE_S = 3600.0
 _TROUBLED_S = 60.0
 LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _LEAST_LOOK_S = 0.05
+_PATIENCE_S = 900.0  # the longest step that nothing tells the progress of: git packing a store that was left to grow
 _HUNG_S = 5.0  # a mirror that makes no progress for so long is not waited for at the end
 
 log = get_logger()
@@ -56,9 +58,16 @@ class TargetRun:
         """Whether nothing is committed or published until ``resume``."""
         return self.target.name in self._pauses
 
-    def is_well(self) -> bool:
-        """Tell whether the watch goes on, or was told to stop."""
-        return self.watcher.is_alive() or self.interrupted.is_set()
+    def parts(self) -> Iterator[Part]:
+        """Yield what must get on: the watch, and each publication that runs; nothing once it was told to stop."""
+        if self.interrupted.is_set():
+            return
+        read = self.work.pipeline.reading.progressed
+        yield Part(f"watch:{self.target.name}", self.watcher.progressed(read), _PATIENCE_S)
+        for worker in self.work.workers:
+            if worker.is_running and worker.mirror.transport != "http":  # there each request has a deadline of its own
+                patience_s = max(_PATIENCE_S, 3 * worker.publisher.endpoint.stall_s)
+                yield Part(self._push_name(worker), worker.publisher.progressed, patience_s)
 
     def is_busy(self) -> bool:
         """Tell whether a commit or a publication runs."""

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from hubsync.errors import DiskFullError, NotRunningError, StateError
+from hubsync.errors import DiskFullError, HubsyncError, NotRunningError, StateError
 from hubsync.monitor.decode import decode
 from hubsync.monitor.lines import clean_value
 from hubsync.monitor.redact import redact
@@ -215,6 +215,12 @@ def read_status(path: Path) -> Status:
 def encode_status(status: Status) -> str:
     """Return *status* as one JSON document, without credentials."""
     return redact(json.dumps(clean_value(asdict(status)), ensure_ascii=False, indent=2)) + "\n"
+
+
+def describe_rejected(error: HubsyncError, since: datetime | None = None) -> LastError:
+    """Return how a config is shown that a running daemon does not take over."""
+    hint = error.hint or "correct it, then run `hubsync reload`; the former one is in force"
+    return LastError(str(error), error.error_kind, hint, since)
 
 
 def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:
