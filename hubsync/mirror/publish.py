@@ -26,6 +26,7 @@ from hubsync.mirror.record import Record
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.repository import Repository
+from hubsync.mirror.retain import Retainer
 from hubsync.mirror.supply import Supply
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
@@ -92,6 +93,7 @@ class Publisher:
         self._repository = Repository(mirror, self._hub, self._remote)
         self._supply = Supply(store, uploader, self._refusals)
         self._pusher = Pusher(place, self._remote, self._record, cards, self._pulls)
+        self._retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
@@ -214,11 +216,14 @@ class Publisher:
         with self._git.remember_trees(), self._store.git.remember_trees():
             while True:
                 try:
-                    return self._publish()
+                    done = self._publish()
+                    self._retain()
                 except MirrorError as exc:
                     if not self._hold_back(exc):
                         self._note_failure(exc)
                         raise
+                else:
+                    return done
 
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
@@ -301,6 +306,24 @@ class Publisher:
         self._git.repack()
 
         return sum_up(done)
+
+    # --- retention
+
+    @property
+    def retainer(self) -> Retainer:
+        """What lets units go from the mirror that its rules do not keep."""
+        return self._retainer
+
+    def _retain(self) -> None:
+        if self.mirror.retention.remote is None or self.backlog():
+            return
+        chosen = self._retainer.choose()
+        if not chosen and not self._retainer.dropped.pending:
+            return
+        if self._budget.is_spent():
+            self._budget.is_awaited = True
+            return
+        self._budget.count(self._retainer.drop(chosen))
 
     # --- the newest unit first
 

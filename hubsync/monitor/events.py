@@ -424,6 +424,14 @@ _EVENTS = (
     ),
     # --- retention
     Event(
+        "unit.dropped",
+        "info",
+        ("repo", "reason"),
+        "{unit} goes from {mirror}[: {reason}]",
+        "No rule of the mirror's `retention.remote` keeps the unit: its paths went in a commit, or its revision was "
+        "deleted. It is not published there again unless it is saved again.",
+    ),
+    Event(
         "unit.pruned",
         "info",
         ("files", "bytes", "reason", "mirrors", "took_s"),

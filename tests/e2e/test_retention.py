@@ -53,4 +53,4 @@ def test_prune_says_first_and_removes_when_told(config: Path, source: Path) -> N
     assert [("checkpoint-2", "keep"), ("checkpoint-1", "remove")] == [(u["unit"], u["action"]) for u in done["units"]]
     assert ["checkpoint-2"] == [path.name for path in source.iterdir()]
     again = hubsync(config, "prune", "run", "--yes")
-    assert (0, False) == (again.returncode, "remove  " in again.stdout)
+    assert (0, False) == (again.returncode, "remove  " in again.stdout), again.stdout + again.stderr
