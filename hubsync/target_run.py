@@ -216,6 +216,8 @@ class TargetRun:
             return
         published = worker.run()
         self.work.release()
+        if worker.trouble is None:
+            self._prune.free_storage(worker.publisher)
         if published is not None and self._prune.is_wanted:
             self._prune.note_published()
             self._jobs.wake(f"prune:{self.target.name}")
@@ -224,8 +226,8 @@ class TargetRun:
         self._on_change()
 
     def _run_prune(self) -> None:
-        if not self.is_paused and self.work.pipeline.halted is None:
-            self._prune.run()
+        if not self.is_paused and self.work.pipeline.halted is None and self._prune.run():
+            self.wake_mirrors()  # what is gone here may go there
 
     def _push_name(self, worker: MirrorWorker) -> str:
         return f"push:{self.target.name}/{worker.mirror.name}"

@@ -33,6 +33,7 @@ from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Step, View, fold
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
+from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.watch.entry import Identity
 
@@ -313,6 +314,24 @@ class Publisher:
     def retainer(self) -> Retainer:
         """What lets units go from the mirror that its rules do not keep."""
         return self._retainer
+
+    def unit_files(self, unit: str) -> dict[str, tuple[str, Pointer | None]]:
+        """Return what the newest snapshot has of *unit*, dropped or not: path → (blob, the pointer that it is)."""
+        listed = self._store.ledger.tree_below(unit)
+        pointers = self._store.pointers({entry.blob for entry in listed.values()})
+        return {path: (e.blob, pointers.get(e.blob)) for path, e in listed.items() if self._view.shows(path)}
+
+    def needed_objects(self) -> set[str]:
+        """Return the objects that the mirror shows, or that are on their way to it."""
+        head = self._store.head()
+        blobs = {entry.blob for entry in self._view.files(head).values()} if head else set()
+        return {pointer.oid for pointer in self._store.pointers(blobs).values()} | set(
+            self._store.ledger.uncommitted_objects()
+        )
+
+    def forget_uploads(self) -> None:
+        """Forget which objects the mirror has; it is asked again."""
+        self._store.ledger.forget_uploads(self.mirror.name)
 
     def _retain(self) -> None:
         if self.mirror.retention.remote is None or self.backlog():

@@ -455,6 +455,22 @@ _EVENTS = (
         "Do what `hint` says; it is tried again.",
     ),
     Event(
+        "storage.freed",
+        "info",
+        ("repo", "units", "files", "bytes", "took_s"),
+        "{bytes} freed on {mirror}: {files:object} of {units}; the Hub's own figures follow within 36 hours",
+        "The objects of dropped units and the branch's history are destroyed (`free_storage = true`), after every other "
+        "required mirror proved that it holds them. `bytes` is what the Hub listed for them; what it shows as used lags.",
+    ),
+    Event(
+        "storage.held",
+        "warning",
+        ("repo", "reason", "hint"),
+        "storage on {mirror} is not freed[ of {unit}]: {reason}",
+        "`free_storage = true` would destroy what is not proved to be elsewhere, or the Hub refused. It is tried again.",
+        "Do what `hint` says, or set `free_storage = false`.",
+    ),
+    Event(
         "prune.recovered",
         "warning",
         ("reason",),
