@@ -105,6 +105,7 @@ def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_de
         outcome.failed["source"] = exc
     _publish_all(work, stop, deadline, outcome.failed.__setitem__)
     work.release()
+    _make_receipts(work)
     if pipeline.halted is not None:
         outcome.failed["source"] = pipeline.halted
     outcome.held = dict.fromkeys(pipeline.waiting(), "still being written") | pipeline.held()
@@ -147,6 +148,14 @@ def _publish_all(
             elif refused := worker.publisher.refused():
                 note(worker.mirror.name, MirrorError("; ".join(f"{path}: {why}" for path, why in refused.items()),
                                                      error_kind="rejected", retryable=False))  # fmt: skip
+
+
+def _make_receipts(work: TargetWork) -> None:
+    """Have the mirrors that work confirm what they hold; what one does not confirm now is asked another time."""
+    well = [keeper for keeper, worker in zip(work.keepers, work.workers, strict=True) if worker.trouble is None]
+    if well:
+        with ThreadPoolExecutor(len(well)) as pool:
+            list(pool.map(lambda keeper: keeper.keep(), well))
 
 
 def _publish(worker: MirrorWorker, stop: threading.Event, deadline: float) -> MirrorWorker:

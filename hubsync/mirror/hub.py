@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,7 +118,9 @@ class Hub:
         try:
             # Without a timeout of its own this call waits for ever, whatever the client's is.
             info = api.repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s)
-        except RepositoryNotFoundError:
+        except RepositoryNotFoundError as exc:
+            if exc.response is not None and exc.response.status_code == HTTPStatus.UNAUTHORIZED:
+                raise _translated("look at the repository", exc) from exc  # the client takes each 401 for a missing one
             return RepoState(Visibility.MISSING)
         except HfHubHTTPError as exc:
             return RepoState(self._read_refusal(exc))

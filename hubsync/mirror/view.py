@@ -192,11 +192,13 @@ class View:
 
         return completed
 
-    def sources(self, places: Iterable[str], steps: Sequence[Step]) -> list[str]:
-        """Return the paths of the source that *steps* put at *places* in the repository."""
-        wanted = set(places)
-        changed = {change.path for step in steps for change in step.changes if change.after}
-        return sorted(path for path in changed if self._place_inside(path) in wanted)
+    def places(self, steps: Sequence[Step]) -> dict[str, set[str]]:
+        """Return where in the repository *steps* put files, and which paths of the source are put there."""
+        placed: dict[str, set[str]] = {}
+        for path in {change.path for step in steps for change in step.changes if change.after}:
+            placed.setdefault(self._place_inside(path), set()).add(path)
+
+        return placed
 
     def _place_inside(self, path: str) -> str:
         """Return where a branch that shows *path* has it: with revisions, the files of a unit are at the top."""

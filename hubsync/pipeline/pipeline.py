@@ -14,19 +14,18 @@ from datetime import UTC, datetime, timedelta
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
-from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import LastError, Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
-from hubsync.pipeline.held import Held
+from hubsync.pipeline.held import Held, since_change
 from hubsync.pipeline.intake import Intake
 from hubsync.pipeline.opening import make_capturer
 from hubsync.pipeline.provenance import Provenance
 from hubsync.pipeline.reading import Reading
 from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
-from hubsync.pipeline.unit import Units
+from hubsync.pipeline.unit import Units, unit_hint
 from hubsync.store.batch import BatchLimits, split_batches
 from hubsync.store.capture import HELD_HINT, Capturer, FileRefusedError
 from hubsync.store.snapshot import Store
@@ -121,13 +120,12 @@ class Pipeline:
                 return False
             self._looks += 1
             self._files.note_writes(inventory.entries.values())
-            changed = self._files.find_changed(inventory, under)
+            changed, removed = self._files.compare(inventory, under)
             if not under:
                 self.reading.expect([entry.identity.size for entry in changed])
-                self._held.tell_collisions(find_collisions(sorted(inventory.entries)))
+                self._held.tell_collisions(find_collisions(inventory.entries))
             for entry in changed:
                 self._feed(entry)
-            removed = self._files.find_gone(inventory, under)
             for path in removed:
                 self._forget(path)
             self._report_skipped(inventory)
@@ -146,7 +144,7 @@ class Pipeline:
 
     def _list(self, under: str) -> Inventory | None:
         try:
-            inventory = take_inventory(self.target.source, self._rules, under)
+            inventory = take_inventory(self.target.source, self._rules, under, self.reading.note_directory)
             if not under:
                 self._guard.check(inventory)
         except SourceError as exc:
@@ -258,8 +256,11 @@ class Pipeline:
     def held(self) -> dict[str, str]:
         """Return what is held back and why: files, and units (with a trailing slash)."""
         with self.lock:
-            paused = dict.fromkeys(self._files.settled, _NO_ROOM) if self._guard.is_paused else {}
-            return {**paused, **self._held.reasons, **self._units.reasons()}
+            held = {**self._held.reasons, **self._units.reasons()}
+            if self._guard.is_paused:
+                complete = (f"{name}/" for name, unit in self._units.by_name.items() if unit.completion.complete)
+                held = dict.fromkeys(self._files.settled, _NO_ROOM) | held | dict.fromkeys(complete, _NO_ROOM)
+            return held
 
     def describe_held(self, most: int) -> list[Waiting]:
         """Return the first *most* of what is held back, with reasons: what needs a person, then units, then files."""
@@ -270,13 +271,12 @@ class Pipeline:
 
     def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
         hint, unit = self._held.hints.get(path, ""), self._units.by_name.get(path.removesuffix("/"))
-        if unit is None:
-            return Waiting(path, reason, self._held.since.get(path), hint, needs_attention)
-        since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
-        if unit.abandoned:
-            hint = hint or CATALOGUE["unit.abandoned"].action
+        seen = self._held.since.get(path)
+        if unit is not None:
+            seen = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
+            hint = hint or (unit_hint(self.target, path.rstrip("/")) if unit.abandoned else "")
 
-        return Waiting(path, reason, since, hint, needs_attention)
+        return Waiting(path, reason, since_change(self.target.source / path, seen), hint, needs_attention)
 
     def hints(self) -> dict[str, str]:
         """Return what the operator can do about what is held back."""
