@@ -238,6 +238,8 @@ class TargetRun:
         if published is not None:
             self._jobs.wake(self._prove_name(worker.mirror))
         self.work.release()
+        if worker.trouble is None:
+            self._prune.free_storage(worker.publisher)
         if published is not None and self._prune.is_wanted:
             self._prune.note_published()
             self._jobs.wake(f"prune:{self.target.name}")
@@ -262,8 +264,8 @@ class TargetRun:
         return f"prove:{self.target.name}/{mirror.name}"
 
     def _run_prune(self) -> None:
-        if not self.is_paused and self.work.pipeline.halted is None:
-            self._prune.run()
+        if not self.is_paused and self.work.pipeline.halted is None and self._prune.run():
+            self.wake_mirrors()  # what is gone here may go there
 
     def _push_name(self, worker: MirrorWorker) -> str:
         return f"push:{self.target.name}/{worker.mirror.name}"
