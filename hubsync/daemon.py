@@ -16,11 +16,12 @@ from hubsync.config.model import Config, Target
 from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, UsageError
-from hubsync.health import Health, Part
+from hubsync.health import Health, Part, WallClock
 from hubsync.jobs import Jobs, every
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
+from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected
@@ -61,6 +62,7 @@ class Daemon:
         self._stop = threading.Event()
         self._bell = Bell()
         self._health = Health(self._list_parts)
+        self._clock = WallClock()
         self._news = News()
         self._jobs = Jobs(_MOST_THREADS)
         self._pauses = Pauses(config.service.state_dir / "paused")
@@ -137,12 +139,15 @@ class Daemon:
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
         while not self._stop.is_set():
-            for number in self._bell.wait(self._notifier.watchdog_interval_s or _LOOK_S):
+            for number in self._bell.wait(min(_LOOK_S, self._notifier.watchdog_interval_s or _LOOK_S)):
                 if number == signal.SIGHUP:
                     self._jobs.wake("reload")
                 else:
                     self._reason = signal.Signals(number).name
                     self._stop.set()
+            if jumped_s := self._clock.find_jump():
+                log.warning("clock.jumped", jumped_s=round(jumped_s, 1), hint=CATALOGUE["clock.jumped"].action)
+                self._jobs.follow_clock(jumped_s)
             if self._health.is_well():
                 self._notifier.watchdog()
 
