@@ -16,17 +16,20 @@ from hubsync.config.model import Config, Target
 from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, UsageError
+from hubsync.health import Health, Part
 from hubsync.jobs import Jobs, every
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.logger import get_logger
-from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
+from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected
 from hubsync.monitor.systemd import Notifier
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
-from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
+from hubsync.proof.prove import Means as ProofMeans
+from hubsync.prune.job import PruneJob, ended_by
+from hubsync.report import describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
 from hubsync.store.hashing import declare_costs
@@ -38,6 +41,8 @@ _PROGRESS_S = 2.0  # how often the status follows an upload
 _STOP_S = 5.0
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
 _POLL_S = 0.02
+_LOOK_S = 10.0  # how often the parts are looked at if no service manager says it
+_SCHEDULER_S = 60.0  # its patience then
 _OPEN_S = 300.0  # that systemd allows for one store, which may have to be mended first
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
@@ -55,13 +60,14 @@ class Daemon:
         self._limits = open_limits(config.service.state_dir)
         self._stop = threading.Event()
         self._bell = Bell()
+        self._health = Health(self._list_parts)
         self._news = News()
         self._jobs = Jobs(_MOST_THREADS)
         self._pauses = Pauses(config.service.state_dir / "paused")
         self._runs: dict[str, TargetRun] = {}
-        self._unopened: dict[str, HubsyncError] = {}
+        self._unopened: dict[str, tuple[HubsyncError, datetime]] = {}  # why, and since when
         self._outputs = Outputs()
-        self._rejected: HubsyncError | None = None
+        self._rejected: LastError | None = None
         self._opening = threading.Lock()  # nothing is opened once the daemon is told to stop
         self._lock_fd = -1
         self._pulse = time.monotonic()  # when a job last began in time
@@ -86,8 +92,7 @@ class Daemon:
             control = ControlServer(self._config.service.state_dir / "control.sock", self._obey, self._await)
             control.start()
             stack.callback(control.stop)
-            if interval_s := self._notifier.watchdog_interval_s:
-                self._jobs.add("pulse", self._beat_pulse, every(interval_s / 4))
+            self._jobs.add("pulse", self._beat_pulse, every((self._notifier.watchdog_interval_s or _LOOK_S) / 4))
             self._jobs.add("status", self._write_status, None)
             self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
             self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
@@ -117,35 +122,34 @@ class Daemon:
         with self._opening:
             if self._stop.is_set():
                 return
-            self._unopened.pop(target.name, None)
+            _, since = self._unopened.pop(target.name, (None, datetime.now(UTC)))
             try:
                 work = open_target(target, Means(self._config, self._tokens, self._limits, stop), self._lock_fd)
             except HubsyncError as exc:
-                self._unopened[target.name] = exc
+                self._unopened[target.name] = exc, since
                 _tell_halted(target, exc)
                 return
-            run = TargetRun(work, stop, self._jobs, self._pauses, self._note_change)
-            self._runs[target.name] = run
+            prune = PruneJob(target, ProofMeans(self._config, self._tokens, stop, ended_by(stop)))
+            run = TargetRun(work, prune, stop, self._jobs, self._pauses, self._note_change)
             run.start()
+            self._runs[target.name] = run
 
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
         while not self._stop.is_set():
-            for number in self._bell.wait(self._notifier.watchdog_interval_s):
+            for number in self._bell.wait(self._notifier.watchdog_interval_s or _LOOK_S):
                 if number == signal.SIGHUP:
                     self._jobs.wake("reload")
                 else:
                     self._reason = signal.Signals(number).name
                     self._stop.set()
-            if self._is_healthy():
+            if self._health.is_well():
                 self._notifier.watchdog()
 
-    def _is_healthy(self) -> bool:
-        """Tell whether jobs begin when they should, and all sources are watched."""
-        interval_s = self._notifier.watchdog_interval_s
-        is_prompt = interval_s is None or time.monotonic() - self._pulse < interval_s
-
-        return is_prompt and self._jobs.is_alive() and all(run.is_well() for run in list(self._runs.values()))
+    def _list_parts(self) -> list[Part]:
+        patience_s = self._notifier.watchdog_interval_s or _SCHEDULER_S
+        scheduler = Part("scheduler", self._pulse if self._jobs.is_alive() else None, patience_s)
+        return [scheduler, *(part for run in list(self._runs.values()) for part in run.parts())]
 
     def _beat_pulse(self) -> None:
         self._pulse = time.monotonic()
@@ -211,9 +215,9 @@ class Daemon:
         return new
 
     def _reject(self, exc: HubsyncError) -> None:
-        self._rejected = exc
+        self._rejected = describe_rejected(exc, self._rejected.since if self._rejected else datetime.now(UTC))
         log.error("config.rejected", config=str(self._config.path), error=str(exc), error_kind=exc.error_kind,
-                  hint=exc.hint or "the old config stays in force")  # fmt: skip
+                  hint=self._rejected.hint)  # fmt: skip
         self._note_change()
 
     def _take_over(self, new: Config, began: float) -> None:
@@ -327,15 +331,14 @@ class Daemon:
 
     def _describe(self) -> Status:
         now = datetime.now(UTC)
-        rejected = describe_rejected(self._rejected) if self._rejected else None
-        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected, self._config.mark)
+        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, self._rejected, self._config.mark)
         targets = tuple(
             describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble)
             for run in list(self._runs.values())
         ) + tuple(
-            describe_unopened(target, exc)
+            describe_unopened(target, *why)
             for target in self._config.targets
-            if (exc := self._unopened.get(target.name)) is not None
+            if (why := self._unopened.get(target.name)) is not None
         )
         return Status(daemon, targets, sum(target.disk_held_bytes for target in targets))
 

@@ -20,11 +20,11 @@ from hubsync.store.git import Git, git_executable
 from hubsync.store.objects import Objects
 from hubsync.store.private import expect_private, user_name
 from hubsync.store.process import read_command
+from hubsync.units import target_rules
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import Inventory, take_inventory
 from hubsync.watch.mounts import network_file_system
-from hubsync.watch.rules import PathRules
 
 _OLDEST = {"git": (2, 35), "git-lfs": (3, 0)}
 _WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
@@ -108,7 +108,7 @@ def _check_tokens(config: Config, tokens: Tokens) -> Iterator[Finding]:
 
 
 def _check_source(config: Config, target: Target) -> Iterator[Finding]:
-    inventory = take_inventory(target.source, PathRules(target.include, target.exclude))
+    inventory = take_inventory(target.source, target_rules(target))
     size = sum(entry.identity.size for entry in inventory.entries.values())
     what = f"{target.name}: source"
     yield Finding(what, f"{format_count(len(inventory.entries), 'file')}, {format_bytes(size)}")

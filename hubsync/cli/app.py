@@ -67,6 +67,15 @@ class Session:
         seen = self.glance()
         return seen.state_dir if seen is not None else self.load().service.state_dir
 
+    def find_log_file(self) -> Path | None:
+        """Return the log file that the config names, whatever else is wrong in it; ``None``: there is only the journal.
+
+        Raises:
+            ConfigError: the config does not say it.
+        """
+        seen = self.glance()
+        return seen.log_file if seen is not None else self.load().log.file
+
     def has_colour(self) -> bool:
         """Tell whether what is printed may have colours."""
         return sys.stdout.isatty() and not self.environment.get("NO_COLOR")

@@ -4,6 +4,7 @@ No I/O, no clock. Unknown failures keep the tool's own words and are retried. gi
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -69,6 +70,7 @@ WORDS: tuple[FailureRow, ...] = (
 
 # What a status means where nothing above is said: RFC 9110, RFC 4918 (423, 507), RFC 6585 (429), RFC 8470 (425).
 STATUSES: dict[int, FailureRow] = {
+    400: _row("", "rejected", "see what the Hub says of it", retryable=True),
     **dict.fromkeys((301, 302, 303, 307, 308), _row("", "not_found", _MOVED_HINT)),
     401: _row("", "auth", _SIGN_IN_HINT),
     402: _row("", "quota", "see the account's billing on the Hub"),
@@ -117,6 +119,7 @@ _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API 
     re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?\s*$", re.MULTILINE),
     re.compile(r"- (?P<path>.+?) \(ref: [^)]*\)"),
 )
+_BETWEEN_REASONS = re.compile(r"^remote:\s+-{20,}\s*$", re.MULTILINE)
 _BODY_WAIT = re.compile(r"retry(?: after| this action in about)\D{0,3}(\d+) ?(hour|minute|second|s\b)?", re.IGNORECASE)
 _HEADER_WAIT = re.compile(r"Retry-After: ?([^;\n]+)", re.IGNORECASE)
 _LIMIT_WAIT = re.compile(r"RateLimit: ?\"[^\"]*\";r=0;t=(\d+)", re.IGNORECASE)
@@ -133,8 +136,9 @@ class AskedWait:
 
 def read_failure(doing: str, said: str) -> MirrorError:
     """Turn what a tool *said* while *doing* something into an error with kind, hint and the paths that it named."""
-    row = _find_row(said)
     asked = read_asked_wait(said)
+    said = _first_reason(said)
+    row = _find_row(said)
     failure = MirrorError(
         f"{doing}: {_shorten(said)}",
         error_kind=row.error_kind,
@@ -144,8 +148,8 @@ def read_failure(doing: str, said: str) -> MirrorError:
         paths=_read_paths(said),
     )
     failure.retry_at = asked.until
+    failure.said = said
     failure.lacks_object = row.pattern.pattern == _LACKS_OBJECT
-    failure.has_moved = row.hint == _MOVED_HINT
 
     return failure
 
@@ -176,6 +180,12 @@ def read_retry_after(value: str) -> AskedWait:
         return AskedWait()
 
 
+def _first_reason(said: str) -> str:
+    """Return the first of several reasons that a Hub gives for one refusal; else all that was *said*."""
+    reasons = _BETWEEN_REASONS.split(said)
+    return next((reason for reason in reasons if any(row.pattern.search(reason) for row in WORDS)), said)
+
+
 def _find_row(said: str) -> FailureRow:
     telling = _SAYS_NOTHING.sub("", said)
     if row := next((row for row in WORDS if row.pattern.search(telling)), None):
@@ -193,6 +203,21 @@ def _read_paths(said: str) -> tuple[str, ...]:
     listed = (tuple(found["path"].strip() for found in form.finditer(named)) for form in _OFFENDING)
 
     return next(filter(None, listed), ())
+
+
+def find_named(said: str, paths: Iterable[str]) -> tuple[str, ...]:
+    """Return those of *paths* that are named in what was *said*: each Hub words a refusal of its own hooks as it likes.
+
+    A name that may be a mere word counts in quotes only.
+    """
+    return tuple(path for path in paths if path in said and _naming(path).search(said))
+
+
+def _naming(path: str) -> re.Pattern[str]:
+    name = re.escape(path)
+    if not set("./") & set(path):
+        return re.compile(rf"(['\"`]){name}\1")
+    return re.compile(rf"(?<![\w./-]){name}(?![\w/-]|\.\w)")
 
 
 def _shorten(said: str) -> str:

@@ -9,9 +9,10 @@ import functools
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,7 +118,9 @@ class Hub:
         try:
             # Without a timeout of its own this call waits for ever, whatever the client's is.
             info = api.repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s)
-        except RepositoryNotFoundError:
+        except RepositoryNotFoundError as exc:
+            if exc.response is not None and exc.response.status_code == HTTPStatus.UNAUTHORIZED:
+                raise _translated("look at the repository", exc) from exc  # the client takes each 401 for a missing one
             return RepoState(Visibility.MISSING)
         except HfHubHTTPError as exc:
             return RepoState(self._read_refusal(exc))
@@ -165,6 +168,31 @@ class Hub:
         """Create a branch at the head of the default one: the API makes none without history."""
         with _translating("create the branch"):
             self._api().create_branch(mirror.repo_id, repo_type=mirror.repo_type, branch=branch, exist_ok=True)
+
+    def delete_branch(self, mirror: Mirror, branch: str) -> None:
+        """Delete a branch."""
+        with _translating("delete the branch"):
+            self._api().delete_branch(mirror.repo_id, repo_type=mirror.repo_type, branch=branch)
+
+    def squash(self, mirror: Mirror) -> None:
+        """Replace the history of the mirror's branch by one commit; it cannot be undone."""
+        with _translating("squash the history"):
+            self._api().super_squash_history(mirror.repo_id, repo_type=mirror.repo_type, branch=mirror.branch)
+
+    def destroy_objects(self, mirror: Mirror, oids: Collection[str]) -> dict[str, int]:
+        """Delete those of the objects *oids* for good that the Hub has; return them, and their sizes by its account."""
+        with _translating("delete objects"):
+            api = self._api()
+            listed = api.list_lfs_files(mirror.repo_id, repo_type=mirror.repo_type)
+            found = [file for file in listed if file.file_oid in oids]
+            api.permanently_delete_lfs_files(
+                mirror.repo_id,
+                found,
+                rewrite_history=False,
+                repo_type=mirror.repo_type,  # nothing shows them any more
+            )
+
+        return {file.file_oid: file.size for file in found}
 
     def list_files(self, mirror: Mirror, revision: str) -> dict[str, HubFile]:
         """Return all files of a revision, by path."""

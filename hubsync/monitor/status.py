@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from hubsync.errors import DiskFullError, NotRunningError, StateError
+from hubsync.errors import DiskFullError, HubsyncError, NotRunningError, StateError
 from hubsync.monitor.decode import decode
 from hubsync.monitor.lines import clean_value
 from hubsync.monitor.redact import redact
@@ -67,6 +67,14 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvenUnit:
+    """When all of a *unit* was last proved to be on a mirror, and so could be restored from it."""
+
+    unit: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """How far one mirror is.
 
@@ -75,6 +83,7 @@ class MirrorStatus:
         at_risk_s: the training time that would be lost with this machine if only this mirror were left.
         waits_for: what it waits for although nothing is wrong: the Hub's patience, or its next commit.
         pull_request: the address of the open pull request that what was published is in.
+        proven: the units that were proved last, the newest proof first.
     """
 
     name: str
@@ -92,6 +101,7 @@ class MirrorStatus:
     waits_for: str = ""
     pull_request: str | None = None
     last_error: LastError | None = None
+    proven: tuple[ProvenUnit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +215,12 @@ def read_status(path: Path) -> Status:
 def encode_status(status: Status) -> str:
     """Return *status* as one JSON document, without credentials."""
     return redact(json.dumps(clean_value(asdict(status)), ensure_ascii=False, indent=2)) + "\n"
+
+
+def describe_rejected(error: HubsyncError, since: datetime | None = None) -> LastError:
+    """Return how a config is shown that a running daemon does not take over."""
+    hint = error.hint or "correct it, then run `hubsync reload`; the former one is in force"
+    return LastError(str(error), error.error_kind, hint, since)
 
 
 def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:

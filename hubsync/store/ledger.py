@@ -4,6 +4,7 @@ It must never be the only place where something is known: the queue is git's, th
 """
 
 import contextlib
+import json
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
 from hubsync.watch.entry import Identity
 
+_ROWS_AT_ONCE = 4096
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -38,11 +40,14 @@ CREATE TABLE pins (
 -- objects that a mirror is known to have
 CREATE TABLE uploads (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 """
-# Added later: a ledger of the same version that lacks it is given it.
-_RECEIPTS = """
+# Added later: a ledger of the same version that lacks a table is given it.
+_ADDED = """
 CREATE TABLE IF NOT EXISTS receipts (
   mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
   PRIMARY KEY (mirror, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS publications (
+  mirror TEXT, at REAL, commit_id TEXT, units TEXT, files INTEGER, bytes INTEGER, took_s REAL, trigger TEXT, since TEXT,
+  PRIMARY KEY (mirror, commit_id)) WITHOUT ROWID;
 """
 
 
@@ -69,6 +74,24 @@ _OUTSIDE = frozenset({
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_LOCKED,
 })  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What was published to a mirror, at which time (seconds since the epoch), and what triggered it.
+
+    *since* is the mirror's head before.
+    """
+
+    mirror: str
+    at: float
+    commit: str
+    units: tuple[str, ...] = ()
+    files: int = 0
+    bytes: int = 0
+    took_s: float | None = None
+    trigger: str = ""
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +172,18 @@ class Ledger:
 
     def all_known(self, under: str = "") -> Iterator[tuple[str, Identity]]:
         """Yield the committed paths (below *under*) with the identity that their content was captured at."""
-        return self._select_files("JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode", under)
+        return ((row[0], Identity(*row[1:-1])) for row in self.states(under) if row[-1])
 
-    def all_files(self, under: str = "") -> Iterator[tuple[str, Identity]]:
-        """Yield all captured paths (below *under*), committed or not."""
-        return self._select_files("", under)
+    def states(self, under: str = "") -> Iterator[tuple[Any, ...]]:
+        """Yield all captured paths (below *under*), the identity of what was captured, and whether just that is committed.
 
-    def _select_files(self, join: str, under: str) -> Iterator[tuple[str, Identity]]:
+        They are flat rows, ``(path, *identity, is_committed)``: most of 100,000 are only compared.
+        """
         span = " WHERE f.path > ? AND f.path < ?" if under else ""
         values = (f"{under}/", f"{under}0") if under else ()  # "0" follows "/" in ASCII
-        query = f"SELECT f.path, f.dev, f.ino, f.size, f.mtime_ns, f.ctime_ns FROM files f {join}{span}"  # noqa: S608 - constants
-        for row in self._all(query, *values):
-            yield row[0], Identity(*row[1:6])
+        query = f"""SELECT f.path, f.dev, f.ino, f.size, f.mtime_ns, f.ctime_ns, t.path IS NOT NULL FROM files f
+            LEFT JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode{span}"""  # noqa: S608 - constants
+        return self._each(query, *values)
 
     def record(self, captured: Captured) -> None:
         """Remember a captured file, its pointer and its pin."""
@@ -225,9 +248,20 @@ class Ledger:
         row = self._one("SELECT mode, blob FROM tree WHERE path = ?", path)
         return TreeEntry(*row) if row else None
 
+    def uncaptured_paths(self) -> set[str]:
+        """Return the paths of the newest snapshot that no captured file has."""
+        rows = self._all("SELECT t.path FROM tree t LEFT JOIN files f ON f.path = t.path WHERE f.path IS NULL")
+        return {row[0] for row in rows}
+
     def tree_paths(self) -> set[str]:
         """Return all paths of the newest snapshot."""
         return {row[0] for row in self._all("SELECT path FROM tree")}
+
+    def tree_below(self, directory: str) -> dict[str, TreeEntry]:
+        """Return what the newest snapshot holds below *directory*."""
+        span = (f"{directory}/", f"{directory}0")  # "0" follows "/" in ASCII
+        rows = self._all("SELECT path, mode, blob FROM tree WHERE path > ? AND path < ?", *span)
+        return {row[0]: TreeEntry(row[1], row[2]) for row in rows}
 
     def count_tree(self) -> int:
         """Return how many paths the newest snapshot holds."""
@@ -289,6 +323,14 @@ class Ledger:
         query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
         return {row[0]: Receipt(*row) for row in self._all(query, mirror)}
 
+    def receipt(self, mirror: str, path: str) -> Receipt | None:
+        """Return what *mirror* was proved to hold of *path*."""
+        query = (
+            "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ? AND path = ?"
+        )
+        row = self._one(query, mirror, path)
+        return Receipt(*row) if row else None
+
     def record_receipts(self, mirror: str, receipts: Iterable[Receipt]) -> None:
         """Remember what *mirror* was proved to hold."""
         self._many(
@@ -299,6 +341,20 @@ class Ledger:
     def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
         """Forget receipts that are stale."""
         self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
+
+    def record_publication(self, made: Publication) -> None:
+        """Remember a publication."""
+        self._do(
+            "INSERT OR REPLACE INTO publications VALUES (?,?,?,?,?,?,?,?,?)",
+            made.mirror, made.at, made.commit, json.dumps(made.units), made.files, made.bytes, made.took_s, made.trigger,
+            made.since,
+        )  # fmt: skip
+
+    def publications(self) -> list[Publication]:
+        """Return all publications that are remembered, oldest first."""
+        columns = "mirror, at, commit_id, units, files, bytes, took_s, trigger, since"
+        rows = self._all(f"SELECT {columns} FROM publications ORDER BY at")  # noqa: S608 - a constant
+        return [Publication(row[0], row[1], row[2], tuple(json.loads(row[3])), *row[4:]) for row in rows]
 
     def _refresh_inode(self, identity: Identity) -> None:
         inode = (identity.ctime_ns, identity.dev, identity.ino, identity.size, identity.mtime_ns)
@@ -326,7 +382,7 @@ class Ledger:
                 raise sqlite3.DatabaseError("another version")  # noqa: TRY301 - handled as damage is
             elif db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("damaged")  # noqa: TRY301
-            db.executescript(_RECEIPTS)
+            db.executescript(_ADDED)
         except BaseException:
             db.close()
             raise
@@ -346,6 +402,17 @@ class Ledger:
     def _all(self, query: str, *values: object) -> list[Any]:
         with self._lock, _known_errors():
             return self._connection.execute(query, values).fetchall()
+
+    def _each(self, query: str, *values: object) -> Iterator[Any]:
+        """Yield rows without holding them all; what is written meanwhile may or may not be among them."""
+        with self._lock:
+            cursor = self._connection.execute(query, values)
+        while rows := self._fetch(cursor):
+            yield from rows
+
+    def _fetch(self, cursor: sqlite3.Cursor) -> list[Any]:
+        with self._lock:
+            return cursor.fetchmany(_ROWS_AT_ONCE)
 
     def _do(self, query: str, *values: object) -> None:
         with self._lock, _known_errors():

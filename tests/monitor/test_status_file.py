@@ -200,9 +200,19 @@ def test_the_table_fits_a_terminal() -> None:
         for word in ("llama-sft", "acme/llama-sft", "parked", "26.9 GB", "2h2m", "checkpoint-1000", "2 more held")
         if word not in text
     ]
-    assert "forbidden for 1h1m, attempt 4, next try in 15m" in text
+    assert re.search(r"forbidden for 1h1m \(since \d\d:\d\d\), attempt 4, next try in 15m", text)
     assert "→ give the token write access" in text
     assert "…" not in text
+
+
+def test_one_cure_is_told_once() -> None:
+    """What stops several targets for one reason has one cure, and the others point to it."""
+    late = LastError("changes are noticed late", "watch", "raise the limit", NOW - timedelta(minutes=2))
+    targets = tuple(replace(TARGET, name=name, mirrors=(), last_error=late) for name in ("a", "b"))
+    text = shown(Status(DAEMON, targets))
+
+    assert 1 == text.count("→ raise the limit")
+    assert 1 == text.count("→ as for a")
 
 
 def test_what_is_held_stands_below_its_target() -> None:
