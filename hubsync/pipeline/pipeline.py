@@ -120,13 +120,12 @@ class Pipeline:
                 return False
             self._looks += 1
             self._files.note_writes(inventory.entries.values())
-            changed = self._files.find_changed(inventory, under)
+            changed, removed = self._files.compare(inventory, under)
             if not under:
                 self.reading.expect([entry.identity.size for entry in changed])
-                self._held.tell_collisions(find_collisions(sorted(inventory.entries)))
+                self._held.tell_collisions(find_collisions(inventory.entries))
             for entry in changed:
                 self._feed(entry)
-            removed = self._files.find_gone(inventory, under)
             for path in removed:
                 self._forget(path)
             self._report_skipped(inventory)

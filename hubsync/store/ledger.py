@@ -19,6 +19,7 @@ from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
 from hubsync.watch.entry import Identity
 
+_ROWS_AT_ONCE = 4096
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -171,18 +172,18 @@ class Ledger:
 
     def all_known(self, under: str = "") -> Iterator[tuple[str, Identity]]:
         """Yield the committed paths (below *under*) with the identity that their content was captured at."""
-        return self._select_files("JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode", under)
+        return ((row[0], Identity(*row[1:-1])) for row in self.states(under) if row[-1])
 
-    def all_files(self, under: str = "") -> Iterator[tuple[str, Identity]]:
-        """Yield all captured paths (below *under*), committed or not."""
-        return self._select_files("", under)
+    def states(self, under: str = "") -> Iterator[tuple[Any, ...]]:
+        """Yield all captured paths (below *under*), the identity of what was captured, and whether just that is committed.
 
-    def _select_files(self, join: str, under: str) -> Iterator[tuple[str, Identity]]:
+        They are flat rows, ``(path, *identity, is_committed)``: most of 100,000 are only compared.
+        """
         span = " WHERE f.path > ? AND f.path < ?" if under else ""
         values = (f"{under}/", f"{under}0") if under else ()  # "0" follows "/" in ASCII
-        query = f"SELECT f.path, f.dev, f.ino, f.size, f.mtime_ns, f.ctime_ns FROM files f {join}{span}"  # noqa: S608 - constants
-        for row in self._all(query, *values):
-            yield row[0], Identity(*row[1:6])
+        query = f"""SELECT f.path, f.dev, f.ino, f.size, f.mtime_ns, f.ctime_ns, t.path IS NOT NULL FROM files f
+            LEFT JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode{span}"""  # noqa: S608 - constants
+        return self._each(query, *values)
 
     def record(self, captured: Captured) -> None:
         """Remember a captured file, its pointer and its pin."""
@@ -246,6 +247,11 @@ class Ledger:
         """Return what the newest snapshot holds at *path*."""
         row = self._one("SELECT mode, blob FROM tree WHERE path = ?", path)
         return TreeEntry(*row) if row else None
+
+    def uncaptured_paths(self) -> set[str]:
+        """Return the paths of the newest snapshot that no captured file has."""
+        rows = self._all("SELECT t.path FROM tree t LEFT JOIN files f ON f.path = t.path WHERE f.path IS NULL")
+        return {row[0] for row in rows}
 
     def tree_paths(self) -> set[str]:
         """Return all paths of the newest snapshot."""
@@ -396,6 +402,17 @@ class Ledger:
     def _all(self, query: str, *values: object) -> list[Any]:
         with self._lock, _known_errors():
             return self._connection.execute(query, values).fetchall()
+
+    def _each(self, query: str, *values: object) -> Iterator[Any]:
+        """Yield rows without holding them all; what is written meanwhile may or may not be among them."""
+        with self._lock:
+            cursor = self._connection.execute(query, values)
+        while rows := self._fetch(cursor):
+            yield from rows
+
+    def _fetch(self, cursor: sqlite3.Cursor) -> list[Any]:
+        with self._lock:
+            return cursor.fetchmany(_ROWS_AT_ONCE)
 
     def _do(self, query: str, *values: object) -> None:
         with self._lock, _known_errors():

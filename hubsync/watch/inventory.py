@@ -186,7 +186,11 @@ class _Walk:
 
     def _note_file(self, path: str, item: os.DirEntry[str]) -> None:
         try:
-            found = _judge_status(self._source, path, item.stat(follow_symlinks=False))
+            status = item.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                self._inventory.entries[path] = Entry.of(path, status)
+                return
+            found = _judge_status(self._source, path, status)
         except OSError as exc:
             self.note_failure(path, exc)
             return
@@ -221,7 +225,7 @@ def _states_below(parent: int, name: str) -> Iterator[os.stat_result]:
 def _judge_status(source: Path, path: str, status: os.stat_result) -> Entry | Skip:
     """Return the entry of what is at *path*, or why there is none."""
     if stat.S_ISREG(status.st_mode):
-        return Entry(path, Identity.of(status), status.st_mode)
+        return Entry.of(path, status)
     if stat.S_ISLNK(status.st_mode):
         return _follow_link(source, path)
 
