@@ -1,5 +1,6 @@
 """Runs hubsync as a service: targets by schedule and by event, signals, the control socket, and what it says of itself."""
 
+import contextlib
 import os
 import platform
 import signal
@@ -15,7 +16,7 @@ from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
 from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
-from hubsync.errors import ConfigError, HubsyncError, NotRunningError, UsageError
+from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
 from hubsync.health import Health, Part, WallClock
 from hubsync.jobs import Jobs, every
 from hubsync.mirror.publish import Means
@@ -173,7 +174,8 @@ class Daemon:
         _stop_all(runs)
         clean = self._jobs.stop(_STOP_S)
         self._state = "stopped"
-        self._write_status(force=True)
+        with contextlib.suppress(StateError):  # a full disk is no reason to end otherwise than well, and was said
+            self._write_status(force=True)
         for run in runs:
             run.close()
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
@@ -358,10 +360,12 @@ class Daemon:
 
     def _beat(self) -> None:
         self._beaten = self._describe()
-        self._status_file.write(self._beaten, force=True)  # who reads the heartbeat and then asks gets no older answer
-        log_heartbeat(self._beaten)
-        self._jobs.wake("metrics_file")
-        self._jobs.wake("heartbeat_url")
+        try:
+            self._status_file.write(self._beaten, force=True)  # who reads the heartbeat and then asks gets no older answer
+        finally:  # also on a full disk
+            log_heartbeat(self._beaten)
+            self._jobs.wake("metrics_file")
+            self._jobs.wake("heartbeat_url")
 
 
 _COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {

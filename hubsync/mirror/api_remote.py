@@ -87,6 +87,11 @@ class ApiRemote:
         finally:
             self.sending = None
 
+    def delete_branch(self, branch: str, head: str) -> None:  # noqa: ARG002 - the API knows no expected head
+        """Delete *branch*."""
+        self._hub.delete_branch(self._mirror, branch)
+        self._shown.pop(branch, None)
+
     def _expect_no_stop(self) -> None:
         if self._stop.is_set():
             raise StoppedError("interrupted: hubsync is stopping")

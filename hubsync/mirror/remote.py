@@ -198,6 +198,11 @@ class Remote:
             for spec in specs:
                 self._network("push", *_PUSH, "{url}", spec)
 
+    def delete_branch(self, branch: str, head: str) -> None:
+        """Delete *branch*, whose head is *head*: the server refuses it if somebody else has moved that meanwhile."""
+        ref = self._ref(branch)
+        self._network("push", *_PUSH, f"--force-with-lease={ref}:{head}", "{url}", f":{ref}")  # it only narrows a deletion
+
     def _shows(self, heads: Mapping[str, str]) -> bool:
         try:
             return self.read_heads(heads) == dict(heads)
