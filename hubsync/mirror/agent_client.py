@@ -21,7 +21,7 @@ from hubsync.errors import HubsyncError
 LFS_TYPE = "application/vnd.git-lfs+json"
 _REDIRECTS = frozenset({301, 302, 307, 308})  # 303 asks for a GET, which stores nothing
 _MOST_REDIRECTS = 5
-_SAID_CHARS = 400  # of a body; a captive portal's page is no news
+_SAID_CHARS = 400  # of what a server says; a captive portal's page is no news
 _ANSWER_BYTES = 32 << 20  # of a hostile server; a hundred objects in parts take a few megabytes
 _REFUSED = 422  # by us, as a server would
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -140,7 +140,7 @@ class Client:
         except TimeoutError as exc:
             raise TransferError(f"stalled: no progress for {self._stall_s:.0f} s") from exc
         except (OSError, http.client.HTTPException, ValueError) as exc:
-            raise TransferError(f"connection error: {exc or type(exc).__name__}") from exc
+            raise TransferError(f"connection error: {str(exc)[:_SAID_CHARS] or type(exc).__name__}") from exc
         if answer.is_success or answer.status in allow:
             return answer
 
