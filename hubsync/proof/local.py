@@ -16,6 +16,7 @@ from pathlib import Path
 from hubsync.errors import FileError
 from hubsync.proof.claims import Content
 from hubsync.proof.writers import find_writers
+from hubsync.store.hashing import shared
 from hubsync.watch.beneath import open_entry, words
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import examine
@@ -23,7 +24,6 @@ from hubsync.watch.names import Skip
 from hubsync.watch.rules import PathRules
 from hubsync.watch.unit_facts import MARK
 
-_CHUNK = 1 << 20
 _GIT_BYTES = 64 << 20  # larger files are never git's own
 _TRIES = 3  # a pin that comes or goes meanwhile moves the ctime
 _READERS = min(4, os.cpu_count() or 1)
@@ -191,16 +191,17 @@ class Surveyor:
         return CHANGED
 
     def _digest(self, fd: int, size: int) -> Content:
-        large, small = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        small = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
         for_git = size <= _GIT_BYTES
-        buffer = bytearray(_CHUNK)
-        view = memoryview(buffer)
-        at = 0
-        while count := os.preadv(fd, [buffer], at):
-            large.update(view[:count])
-            if for_git:
-                small.update(view[:count])
-            at += count
-            self._on_bytes(count)
+        read = 0
 
-        return Content(at, large.hexdigest(), small.hexdigest() if for_git else None)
+        def take(piece: memoryview) -> None:
+            nonlocal read
+            read += len(piece)
+            if for_git:
+                small.update(piece)
+            self._on_bytes(len(piece))
+
+        oid = shared().digest_file(fd, take=take)  # at the pace that the config allows
+
+        return Content(read, oid, small.hexdigest() if for_git else None)
