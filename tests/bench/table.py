@@ -67,14 +67,14 @@ def grow(states: Mapping[str, Mapping[int, State]]) -> list[str]:
 def tell_training(told: Mapping[str, Any]) -> list[str]:
     """Return what a training job that keeps all processors busy noticed, as a table by hubsync's priority."""
     lines = [
-        "| a training job beside `priority` | step ms alone | beside | slower % | noise % | sent MB | data set cached % "
-        "(before, after) |",
+        "| training beside `priority` | step ms alone | beside | slower % | noise % | sent MB | data cached % before, after |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for priority, one in told.items():
         lines.append(
             f"| `{priority}` | {1000 * one['step_s']:.1f} | {1000 * one['step_s_beside']:.1f} | {one['slower_percent']:+} "
-            f"| {one['noise_percent']} | {one['sent_mb']:,} | {one['cached_percent_before']}, {one['cached_percent_after']} |"
+            f"| {one['noise_percent']} | {one['sent_mb']:,} | {one['cached_percent_before']}, "
+            f"{one['cached_percent_after']} |"
         )
 
     return lines
