@@ -67,7 +67,7 @@ def grow(states: Mapping[str, Mapping[int, State]]) -> list[str]:
 def tell_training(told: Mapping[str, Any]) -> list[str]:
     """Return what a training job that keeps all processors busy noticed, as a table by hubsync's priority."""
     lines = [
-        "| training beside `priority` | step ms alone | beside | slower % | noise % | sent MB | data cached % before, after |",
+        "| training beside | step ms alone | beside | slower % | noise % | sent MB | data cached % before, after |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for priority, one in told.items():
