@@ -18,8 +18,7 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from hubsync.config.model import TargetSettings
-from hubsync.config.schedule import NICKNAMES, expand_cron
+from hubsync.config.schedule import NICKNAMES, Schedule, expand_cron
 from hubsync.errors import HubsyncError
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.streak import Streaks
@@ -154,9 +153,8 @@ def _tell_failed(name: str, exc: HubsyncError, failures: int) -> None:
               hint=exc.hint, failures=failures)  # fmt: skip
 
 
-def make_trigger(settings: TargetSettings) -> BaseTrigger | None:
-    """Return the trigger of a target's schedule; ``None`` if it is manual."""
-    schedule = settings.schedule
+def make_trigger(schedule: Schedule) -> BaseTrigger | None:
+    """Return the trigger of a schedule; ``None`` if it is manual."""
     if schedule.kind == "interval":
         return IntervalTrigger(seconds=schedule.every_s)
     if schedule.kind == "cron":

@@ -1,6 +1,7 @@
 """Describes targets and mirrors as the status document has them, and says so in the log at each heartbeat."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from hubsync.config.model import Target
@@ -8,7 +9,16 @@ from hubsync.errors import HubsyncError
 from hubsync.mirror.publish import Publisher
 from hubsync.mirror.worker import MirrorWorker, Trouble
 from hubsync.monitor.logger import get_logger
-from hubsync.monitor.status import LastError, MirrorState, MirrorStatus, Status, TargetState, TargetStatus, Waiting
+from hubsync.monitor.status import (
+    LastError,
+    MirrorState,
+    MirrorStatus,
+    ProvenUnit,
+    Status,
+    TargetState,
+    TargetStatus,
+    Waiting,
+)
 from hubsync.monitor.text import format_bytes, format_duration
 from hubsync.service import TargetWork
 from hubsync.watch.layout_words import choose_newest
@@ -27,7 +37,10 @@ def describe_target(
     """Return the status of one target and its mirrors."""
     pipeline = work.pipeline
     settled_s = pipeline.oldest_settled_s()
-    mirrors = tuple(_describe_mirror(work, worker, settled_s) for worker in work.workers)
+    proven = {keeper.mirror.name: keeper.proven for keeper in work.keepers}
+    mirrors = tuple(
+        _describe_mirror(work, worker, settled_s, proven.get(worker.mirror.name, {})) for worker in work.workers
+    )
     held = pipeline.describe_held(_SHOWN)
     required = [mirror for mirror in mirrors if mirror.required] or mirrors
     trouble = pipeline.trouble or watch_trouble
@@ -143,7 +156,7 @@ def summarize(status: Status) -> str:
     return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *own, *troubles, *sending])
 
 
-def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -> MirrorStatus:
+def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float, proven: Mapping[str, float]) -> MirrorStatus:
     backlog = worker.publisher.measure_backlog()
     behind_s = 0.0 if backlog.since is None else time.time() - backlog.since
     waits_for = worker.waits_for()
@@ -168,6 +181,10 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -
         waits_for=waits_for,
         pull_request=None if pull is None else pull.url,
         last_error=_describe_trouble(worker.trouble),
+        proven=tuple(
+            ProvenUnit(unit, datetime.fromtimestamp(at, UTC))
+            for unit, at in sorted(proven.items(), key=lambda item: (item[1], item[0]), reverse=True)[:_SHOWN]
+        ),
     )
 
 

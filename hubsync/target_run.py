@@ -12,6 +12,7 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pauses import Pauses
+from hubsync.proof.job import verify_by_schedule
 from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.prune.job import LOOK_S as LOOK_PRUNE_S
 from hubsync.prune.job import PruneJob
@@ -80,7 +81,7 @@ class TargetRun:
         name = self.target.name
         if self.is_paused:
             self._tell_paused()
-        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
+        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target.schedule))
         self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
         for worker in self.work.workers:
             push = functools.partial(self._push, worker)
@@ -88,6 +89,8 @@ class TargetRun:
         for worker, keeper in zip(self.work.workers, self.work.keepers, strict=True):
             prove = functools.partial(self._prove, worker, keeper)
             self._jobs.add(self._prove_name(worker.mirror), prove, every(_PROVE_S), at_once=True)
+        if (when := make_trigger(self.target.verify)) is not None:
+            self._jobs.add(f"verify:{name}", self._verify, when)
         if self._prune.is_wanted:
             self._jobs.add(f"prune:{name}", self._run_prune, every(LOOK_PRUNE_S), at_once=True)
         self.watcher.start()
@@ -102,6 +105,7 @@ class TargetRun:
         for worker in self.work.workers:
             self._jobs.remove(self._push_name(worker))
             self._jobs.remove(self._prove_name(worker.mirror))
+        self._jobs.remove(f"verify:{self.target.name}")
         self.watcher.stop()
 
     def close(self) -> None:
@@ -234,6 +238,8 @@ class TargetRun:
         if published is not None:
             self._jobs.wake(self._prove_name(worker.mirror))
         self.work.release()
+        if worker.trouble is None:
+            self._prune.free_storage(worker.publisher)
         if published is not None and self._prune.is_wanted:
             self._prune.note_published()
             self._jobs.wake(f"prune:{self.target.name}")
@@ -249,12 +255,17 @@ class TargetRun:
             self._jobs.wake(self._prove_name(worker.mirror), after_s=max(0.1, again_s))
         self._on_change()
 
+    def _verify(self) -> None:
+        """Compare all mirrors with what was published to them; the results are logged."""
+        verify_by_schedule(self.target, self.work.keepers)
+        self._on_change()
+
     def _prove_name(self, mirror: Mirror) -> str:
         return f"prove:{self.target.name}/{mirror.name}"
 
     def _run_prune(self) -> None:
-        if not self.is_paused and self.work.pipeline.halted is None:
-            self._prune.run()
+        if not self.is_paused and self.work.pipeline.halted is None and self._prune.run():
+            self.wake_mirrors()  # what is gone here may go there
 
     def _push_name(self, worker: MirrorWorker) -> str:
         return f"push:{self.target.name}/{worker.mirror.name}"

@@ -11,7 +11,6 @@ from apscheduler.triggers.interval import IntervalTrigger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubsync.config.model import TargetSettings
 from hubsync.config.schedule import expand_cron, parse_schedule
 from hubsync.errors import SourceError
 from hubsync.jobs import Jobs, every, make_cron_trigger, make_trigger
@@ -120,9 +119,7 @@ def test_a_schedule_runs_when_its_declaration_says(hour: str, weekday: str) -> N
 
 def test_the_kinds_of_schedules() -> None:
     """An interval, a crontab line, and manual, which has no trigger."""
-    interval, cron, manual = (
-        make_trigger(TargetSettings(schedule=parse_schedule(text))) for text in ("15m", "0 3 * * 1", "manual")
-    )
+    interval, cron, manual = (make_trigger(parse_schedule(text)) for text in ("15m", "0 3 * * 1", "manual"))
 
     assert isinstance(interval, IntervalTrigger)
     assert timedelta(minutes=15) == interval.interval

@@ -75,7 +75,7 @@ def safe(session: Session, paths: tuple[str, ...], *, cached: bool, as_json: boo
 @json_option
 @config_option
 @pass_session
-def verify(session: Session, target: str, /, *, as_json: bool, **asked: Any) -> None:  # noqa: ANN401 - click's
+def verify(session: Session, /, *, target: str, as_json: bool, **asked: Any) -> None:  # noqa: ANN401 - click's
     """Compare every mirror of TARGET with what was published to it, and the store with the source.
 
     Says what is missing, different, or a pointer whose object cannot be had; files that others added are no fault. Exits
@@ -168,17 +168,15 @@ def _tell_history(found: "list[Publication]") -> None:
 
 
 def _read_wish(asked: dict[str, Any]) -> "Reading":
-    from hubsync.config.units import parse_size
+    from hubsync.config.units import parse_share, parse_size
     from hubsync.proof.verify import Reading
 
     if not asked["read_data"]:
         return Reading()
     try:
-        share = float(asked["sample"].removesuffix("%")) / 100
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise UsageError(f"--sample {asked['sample']!r} is no part", hint="give a percentage such as 5%")
+        share = parse_share(asked["sample"])
+    except ValueError as exc:
+        raise UsageError(f"--sample {exc}") from exc
     try:
         return Reading(share, parse_size(asked["rate"].removesuffix("/s")) if asked["rate"] else 0)
     except ValueError as exc:

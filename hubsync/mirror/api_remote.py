@@ -15,7 +15,7 @@ from hubsync.errors import MirrorError
 from hubsync.mirror.hub import Hub, HubCommit
 from hubsync.mirror.paced import PacedReader
 from hubsync.mirror.remote import HeadMovedError
-from hubsync.mirror.uploads import Gauge, declare_limit, find_limit
+from hubsync.mirror.uploads import Gauge, Told, declare_limit, find_limit
 from hubsync.store.git import REGULAR, Git, TreeEntry
 from hubsync.store.objects import Objects
 from hubsync.store.pointer import Pointer, decode_pointer
@@ -39,6 +39,7 @@ class ApiRemote:
         self._stop = stop
         self.progressed = 0.0  # when an upload last got on, in monotonic seconds; each request has its own deadline
         self.sending: Gauge | None = None
+        self._told = Told()
         self.refs: dict[str, str] = {}  # branch → the ref of a pull request that stands for it
         self._shown: dict[str, str] = {}  # branch → the Hub's id, as last seen
         declare_limit(hub.endpoint)
@@ -66,7 +67,7 @@ class ApiRemote:
         if self._mirror.transfer == "xet":
             self._hub.upload(self._mirror, paths)
             return
-        self.sending = gauge = Gauge(len(paths), sum(path.stat().st_size for path in paths.values()))
+        self.sending = gauge = Gauge(len(paths), sum(path.stat().st_size for path in paths.values()), self._told)
         limit = find_limit(self._hub.endpoint)
         sent = 0
 
@@ -82,8 +83,14 @@ class ApiRemote:
 
         try:
             self._hub.upload(self._mirror, paths, read)
+            self._told.forget()
         finally:
             self.sending = None
+
+    def delete_branch(self, branch: str, head: str) -> None:  # noqa: ARG002 - the API knows no expected head
+        """Delete *branch*."""
+        self._hub.delete_branch(self._mirror, branch)
+        self._shown.pop(branch, None)
 
     def _expect_no_stop(self) -> None:
         if self._stop.is_set():

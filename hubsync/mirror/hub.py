@@ -9,7 +9,7 @@ import functools
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
@@ -168,6 +168,31 @@ class Hub:
         """Create a branch at the head of the default one: the API makes none without history."""
         with _translating("create the branch"):
             self._api().create_branch(mirror.repo_id, repo_type=mirror.repo_type, branch=branch, exist_ok=True)
+
+    def delete_branch(self, mirror: Mirror, branch: str) -> None:
+        """Delete a branch."""
+        with _translating("delete the branch"):
+            self._api().delete_branch(mirror.repo_id, repo_type=mirror.repo_type, branch=branch)
+
+    def squash(self, mirror: Mirror) -> None:
+        """Replace the history of the mirror's branch by one commit; it cannot be undone."""
+        with _translating("squash the history"):
+            self._api().super_squash_history(mirror.repo_id, repo_type=mirror.repo_type, branch=mirror.branch)
+
+    def destroy_objects(self, mirror: Mirror, oids: Collection[str]) -> dict[str, int]:
+        """Delete those of the objects *oids* for good that the Hub has; return them, and their sizes by its account."""
+        with _translating("delete objects"):
+            api = self._api()
+            listed = api.list_lfs_files(mirror.repo_id, repo_type=mirror.repo_type)
+            found = [file for file in listed if file.file_oid in oids]
+            api.permanently_delete_lfs_files(
+                mirror.repo_id,
+                found,
+                rewrite_history=False,
+                repo_type=mirror.repo_type,  # nothing shows them any more
+            )
+
+        return {file.file_oid: file.size for file in found}
 
     def list_files(self, mirror: Mirror, revision: str) -> dict[str, HubFile]:
         """Return all files of a revision, by path."""

@@ -26,12 +26,14 @@ from hubsync.mirror.record import Record
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.repository import Repository
+from hubsync.mirror.retain import Retainer
 from hubsync.mirror.supply import Supply
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Step, View, fold
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
+from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.watch.entry import Identity
 
@@ -92,6 +94,7 @@ class Publisher:
         self._repository = Repository(mirror, self._hub, self._remote, self._record)
         self._supply = Supply(store, uploader, self._refusals)
         self._pusher = Pusher(place, self._remote, self._record, cards, self._pulls)
+        self._retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
@@ -220,11 +223,14 @@ class Publisher:
         with self._git.remember_trees(), self._store.git.remember_trees():
             while True:
                 try:
-                    return self._publish()
+                    done = self._publish()
+                    self._retain()
                 except MirrorError as exc:
                     if not self._hold_back(exc):
                         self._note_failure(exc)
                         raise
+                else:
+                    return done
 
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
@@ -313,6 +319,42 @@ class Publisher:
         self._git.repack()
 
         return sum_up(done)
+
+    # --- retention
+
+    @property
+    def retainer(self) -> Retainer:
+        """What lets units go from the mirror that its rules do not keep."""
+        return self._retainer
+
+    def unit_files(self, unit: str) -> dict[str, tuple[str, Pointer | None]]:
+        """Return what the newest snapshot has of *unit*, dropped or not: path → (blob, the pointer that it is)."""
+        listed = self._store.ledger.tree_below(unit)
+        pointers = self._store.pointers({entry.blob for entry in listed.values()})
+        return {path: (e.blob, pointers.get(e.blob)) for path, e in listed.items() if self._view.shows(path)}
+
+    def needed_objects(self) -> set[str]:
+        """Return the objects that the mirror shows, or that are on their way to it."""
+        head = self._store.head()
+        blobs = {entry.blob for entry in self._view.files(head).values()} if head else set()
+        return {pointer.oid for pointer in self._store.pointers(blobs).values()} | set(
+            self._store.ledger.uncommitted_objects()
+        )
+
+    def forget_uploads(self) -> None:
+        """Forget which objects the mirror has; it is asked again."""
+        self._store.ledger.forget_uploads(self.mirror.name)
+
+    def _retain(self) -> None:
+        if self.mirror.retention.remote is None or self.backlog():
+            return
+        chosen = self._retainer.choose()
+        if not chosen and not self._retainer.dropped.pending:
+            return
+        if self._budget.is_spent():
+            self._budget.is_awaited = True
+            return
+        self._budget.count(self._retainer.drop(chosen))
 
     # --- the newest unit first
 

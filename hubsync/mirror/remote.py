@@ -16,7 +16,7 @@ from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.token import Tokens, credential_config
-from hubsync.mirror.uploads import Gauge, Upload, agent_config, declare_limit
+from hubsync.mirror.uploads import Gauge, Told, Upload, agent_config, declare_limit
 from hubsync.mirror.xet import git_xet_config
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.objects import Objects
@@ -70,6 +70,7 @@ class Remote:
         self._stop = stop
         self.progressed = 0.0  # when a command last got on, in monotonic seconds
         self.sending: Gauge | None = None
+        self._told = Told()
         self.refs: dict[str, str] = {}  # branch → the ref of a pull request that stands for it
         base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
@@ -142,7 +143,7 @@ class Remote:
             self._lfs("upload", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids), config=config)
             return
         things = [Thing(oid, self._objects.path(oid).stat().st_size, oid not in immutable) for oid in oids]
-        upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S)
+        upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S, self._told)
         self.sending = upload.gauge
         try:
             options = _Options(_lines(oids), progress=upload.progress, upload=upload)
@@ -196,6 +197,11 @@ class Remote:
             # In their order: the main branch stands last, so that nothing it shows is missing elsewhere.
             for spec in specs:
                 self._network("push", *_PUSH, "{url}", spec)
+
+    def delete_branch(self, branch: str, head: str) -> None:
+        """Delete *branch*, whose head is *head*: the server refuses it if somebody else has moved that meanwhile."""
+        ref = self._ref(branch)
+        self._network("push", *_PUSH, f"--force-with-lease={ref}:{head}", "{url}", f":{ref}")  # it only narrows a deletion
 
     def _shows(self, heads: Mapping[str, str]) -> bool:
         try:

@@ -21,6 +21,7 @@ from hubsync.monitor.status import Transfer
 from hubsync.store.hashing import shared
 from hubsync.store.throttle import Throttle, open_allowance
 
+_STEPS = 20  # at most so many lines for one upload, however often it is tried again
 _SAY_AFTER_S, _SAY_EVERY_S = 30.0, 900.0  # each wait is twice the one before: a slow mirror must not fill the log
 _AGENT = "hubsync"
 
@@ -88,10 +89,30 @@ def declare_limit(endpoint: Endpoint) -> None:
     limit.keep()
 
 
-class Gauge:
-    """How far the upload of *files* with *total* bytes is; says so now and then."""
+class Told:
+    """How far the uploads to one mirror were said to be: a try that gets no further than those before it is not news."""
 
-    def __init__(self, files: int, total: int) -> None:
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def is_news(self, there: int, total: int) -> bool:
+        """Tell whether *there* of *total* bytes is worth a line, and note that it is said."""
+        if there < self._bytes + total / _STEPS:
+            return False
+        self._bytes = there
+
+        return True
+
+    def forget(self) -> None:
+        """Begin anew: something arrived."""
+        self._bytes = 0
+
+
+class Gauge:
+    """How far the upload of *files* with *total* bytes is; says so now and then, unless that was *told* before."""
+
+    def __init__(self, files: int, total: int, told: Told) -> None:
+        self._told = told
         self._files = files
         self._total = total
         self._began = time.monotonic()
@@ -106,7 +127,7 @@ class Gauge:
         bytes_per_s = sent / max(0.001, now - self._began)
         left_s = round((self._total - there) / bytes_per_s) if bytes_per_s else None
         self.seen = Transfer(self._files, self._total, there, round(bytes_per_s), left_s)
-        if now >= self._say_at:
+        if now >= self._say_at and self._told.is_news(there, self._total):
             self._say_at = now + min(now - self._began, _SAY_EVERY_S)
             log.info("upload.progressed", sent_bytes=there, bytes=self._total, files=self._files,
                      bytes_per_s=self.seen.bytes_per_s, left_s=left_s)  # fmt: skip
@@ -115,14 +136,17 @@ class Gauge:
 class Upload:
     """The upload of *things* to one mirror by one run of git-lfs."""
 
-    def __init__(self, endpoint: Endpoint, things: Sequence[Thing], uploads_dir: Path, connect_s: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, things: Sequence[Thing], uploads_dir: Path, connect_s: float, told: Told
+    ) -> None:
         self._endpoint = endpoint
         self._things = things
         self._uploads_dir = uploads_dir
         self._connect_s = connect_s
         self._limit = find_limit(endpoint)
         self._report: Report
-        self.gauge = Gauge(len(things), sum(thing.size for thing in things))
+        self._told = told
+        self.gauge = Gauge(len(things), sum(thing.size for thing in things), told)
 
     @contextlib.contextmanager
     def order(self, lfs_url: str, credential_fd: int | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
@@ -135,6 +159,8 @@ class Upload:
             yield {VARIABLE: order.encode()}, fds
             self._report.read()
         finally:
+            if self._report.done:
+                self._told.forget()
             os.close(things_fd)
             self._report.close()
 

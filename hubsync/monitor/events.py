@@ -496,6 +496,14 @@ _EVENTS = (
     ),
     # --- retention
     Event(
+        "unit.dropped",
+        "info",
+        ("repo", "reason"),
+        "{unit} goes from {mirror}[: {reason}]",
+        "No rule of the mirror's `retention.remote` keeps the unit: its paths went in a commit, or its revision was "
+        "deleted. It is not published there again unless it is saved again.",
+    ),
+    Event(
         "unit.pruned",
         "info",
         ("files", "bytes", "reason", "mirrors", "took_s"),
@@ -517,6 +525,22 @@ _EVENTS = (
         "No rule keeps the unit, but a mirror does not prove that it holds it, or somebody is at work in it. Said when the "
         "reason is news.",
         "Do what `hint` says; it is tried again.",
+    ),
+    Event(
+        "storage.freed",
+        "info",
+        ("repo", "units", "files", "bytes", "took_s"),
+        "{bytes} freed on {mirror}: {files:object} of {units}; the Hub's own figures follow within 36 hours",
+        "The objects of dropped units and the branch's history are destroyed (`free_storage = true`), after every other "
+        "required mirror proved that it holds them. `bytes` is what the Hub listed for them; what it shows as used lags.",
+    ),
+    Event(
+        "storage.held",
+        "warning",
+        ("repo", "reason", "hint"),
+        "storage on {mirror} is not freed[ of {unit}]: {reason}",
+        "`free_storage = true` would destroy what is not proved to be elsewhere, or the Hub refused. It is tried again.",
+        "Do what `hint` says, or set `free_storage = false`.",
     ),
     Event(
         "prune.recovered",

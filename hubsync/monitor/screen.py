@@ -4,7 +4,7 @@ Drawn by hand: a library for tables takes longer to import than ``hubsync status
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import zip_longest
 from textwrap import wrap
 
@@ -99,7 +99,7 @@ def _table(status: Status, now: datetime, width: int, paint: Paint) -> Iterator[
             yield from _draw_row(row, widths, paint)
             if mirror.transfer is not None:
                 yield from (paint(line, _STYLES["publishing"]) for line in _fold(_bar(mirror.transfer), width, "    "))
-            yield from (paint(line, _DIM) for one in _notes(mirror) for line in _fold(one, width, "    ", "      "))
+            yield from (paint(line, _DIM) for one in _notes(mirror, now) for line in _fold(one, width, "    ", "      "))
 
 
 def _target_row(target: TargetStatus) -> Row:
@@ -126,12 +126,20 @@ def _mirror_row(mirror: MirrorStatus) -> Row:
     return _row(name, mirror.state, (mirror.behind_s, mirror.at_risk_s), backlog, mirror.newest_unit_published)
 
 
-def _notes(mirror: MirrorStatus) -> Iterator[str]:
+def _notes(mirror: MirrorStatus, now: datetime) -> Iterator[str]:
     """Yield what is to be known of a mirror that nothing is wrong with."""
     if mirror.waits_for:
         yield escape_unsafe(f"waits for {mirror.waits_for}")
     if mirror.pull_request:
         yield escape_unsafe(f"in a pull request that is not merged yet: {mirror.pull_request}")
+    if mirror.proven:
+        shown = (f"{one.unit} {_ago(now - one.at)}" for one in mirror.proven[:_SHOWN])
+        more = f" and {len(mirror.proven) - _SHOWN} more" if len(mirror.proven) > _SHOWN else ""
+        yield escape_unsafe(f"last proved restorable: {', '.join(shown)}{more}")
+
+
+def _ago(age: timedelta) -> str:
+    return f"{format_duration(round(max(0.0, age.total_seconds())))} ago"
 
 
 def _row(name: str, state: str, figures: tuple[float, float], backlog: str, unit: str | None) -> Row:

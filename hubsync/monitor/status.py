@@ -67,6 +67,14 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvenUnit:
+    """When all of a *unit* was last proved to be on a mirror, and so could be restored from it."""
+
+    unit: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """How far one mirror is.
 
@@ -75,6 +83,7 @@ class MirrorStatus:
         at_risk_s: the training time that would be lost with this machine if only this mirror were left.
         waits_for: what it waits for although nothing is wrong: the Hub's patience, or its next commit.
         pull_request: the address of the open pull request that what was published is in.
+        proven: the units that were proved last, the newest proof first.
     """
 
     name: str
@@ -92,6 +101,7 @@ class MirrorStatus:
     waits_for: str = ""
     pull_request: str | None = None
     last_error: LastError | None = None
+    proven: tuple[ProvenUnit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import examine
 from hubsync.watch.names import Skip
 from hubsync.watch.rules import PathRules
+from hubsync.watch.unit_facts import MARK
 
 _CHUNK = 1 << 20
 _GIT_BYTES = 64 << 20  # larger files are never git's own
@@ -116,6 +117,8 @@ class Surveyor:
             if stat.S_ISDIR(status.st_mode):
                 found.directories[name] = Identity.of(status)
                 continue
+            if name.rpartition("/")[2] == MARK and stat.S_ISREG(status.st_mode) and not status.st_size:
+                continue  # our own callback's, and empty: there is nothing to lose in it
             ruling = self._rules.verdict(name)
             if not ruling.taken:
                 found.object_to(name, f"it is not published: {ruling.reason}", "hubsync explain tells more")

@@ -26,8 +26,8 @@ from hubsync.proof.reading import Reader, Wanted
 from hubsync.proof.stores import ReadStore, opened_store
 from hubsync.restore.catalog import File
 from hubsync.store.git import Git
+from hubsync.units import target_rules
 from hubsync.watch.inventory import take_inventory
-from hubsync.watch.rules import PathRules
 
 CARD = "README.md"
 _CURE = "the next publication puts back what others changed; get what is lost from another mirror: hubsync restore"
@@ -289,7 +289,7 @@ class _Expected:
 
 def _compare_source(target: Target, store: ReadStore) -> SourceVerdict:
     try:
-        entries = take_inventory(target.source, PathRules(target.include, target.exclude)).entries
+        entries = take_inventory(target.source, target_rules(target)).entries
     except HubsyncError:
         entries = {}
     known = dict(store.ledger.all_known())

@@ -76,7 +76,6 @@ class Download:
         self._running = 0
         self._turn = threading.Condition()
         self._error: BaseException | None = None
-        self.by_mirror: dict[str, int] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Get all.
@@ -207,8 +206,7 @@ class Download:
                     work.incoming.mirrors.add(mirror.name)
                     work.incoming.write(part, block)
                     mirror.note_bytes()
-                    self._meter.add(len(block))
-                    self._note_bytes(mirror.name, len(block))
+                    self._meter.add(len(block), mirror.name)
                     if self._error is not None:
                         return
         except TransferError as exc:
@@ -227,10 +225,6 @@ class Download:
             work.left = work.incoming.parts
             self._jobs.extendleft((work, part) for part in range(work.incoming.parts - 1, 0, -1))
             self._turn.notify_all()
-
-    def _note_bytes(self, name: str, count: int) -> None:
-        with self._turn:
-            self.by_mirror[name] = self.by_mirror.get(name, 0) + count
 
     def _wait_for_mirror(self, work: _Work) -> Health | None:
         """Return the mirror to ask; ``None`` if all has ended. Raises MirrorError if there is none left for this piece."""
@@ -258,6 +252,7 @@ class Download:
             self._begin_anew(work)
             return
         work.incoming.keep()
+        self._meter.add_piece()
 
     def _begin_anew(self, work: _Work) -> None:
         """Get a piece again whose bytes are wrong: from a mirror that did not give them."""

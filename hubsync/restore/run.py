@@ -206,14 +206,14 @@ def _get(plan: _Plan, mirrors: Sequence[From], staging: Staging, meter: Meter, s
         source.lfs.expect({piece.name: piece.size for piece in objects})
     with explained(staging.dest):
         _check_room(plan, pieces, staging)
-    meter.expect(sum(piece.size for piece in pieces.values()))
+    meter.expect(sum(piece.size for piece in pieces.values()), len(pieces))
     stall_s = min(each.endpoint.timeout_s for each in mirrors)
     download = Download(plan.sources, pieces.values(), staging, meter, stall_s)
     if pieces:
         download.rank()
         download.run(stop)
 
-    return download.by_mirror
+    return dict(meter.by_mirror())
 
 
 def _present(plan: _Plan) -> dict[str, int]:

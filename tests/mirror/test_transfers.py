@@ -21,7 +21,7 @@ from hubsync.localhub import LocalHub
 from hubsync.mirror.paced import PacedReader
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens
-from hubsync.mirror.uploads import Gauge
+from hubsync.mirror.uploads import Gauge, Told
 from hubsync.mirror.xet import describe_transfer
 from hubsync.store.git import Git
 from hubsync.store.objects import Objects
@@ -210,7 +210,7 @@ def test_a_paced_reader_reads_what_is_there(tmp_path: Path) -> None:
 
 def test_how_far_an_upload_is() -> None:
     """What the mirror had already counts, and is not taken for speed."""
-    gauge = Gauge(2, 1000)
+    gauge = Gauge(2, 1000, Told())
 
     gauge.note(100, 600)
 

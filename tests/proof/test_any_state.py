@@ -196,10 +196,15 @@ class States:
             shutil.rmtree(self.random.choice(directories))
             self.rig.commit(confirm_deletes=True)
 
-    def _publish(self) -> None:
+    def begin(self) -> None:
+        """Bring a first unit to all mirrors."""
+        self._save()
+        self._publish(share=1.0)
+
+    def _publish(self, share: float = 0.85) -> None:
         self.rig.commit()
         for number in range(len(self.servers)):
-            if number not in self.down and self.random.random() < 0.85:
+            if number not in self.down and self.random.random() < share:
                 self.rig.work.workers[number].run(now=True)
                 self.rig.work.release()
 
@@ -305,8 +310,7 @@ def test_safe_is_true_in_any_state(seed: int, servers: list[Server], make_rig: M
     """Never a wrong yes, and no wrong no."""
     rig = make_rig(*(server.remote for server in servers), quiet_s=QUIET_S, exclude=("*.tmp",))
     states = States(seed, rig, servers)
-    states._save()
-    states._publish()
+    states.begin()
     for _ in range(ACTS):
         states.check()
         states.act()

@@ -75,8 +75,10 @@ def test_pins_that_go_meanwhile_do_not_matter(published: Rig) -> None:
     assert {} == reasons(published, "checkpoint-1")
 
 
-def test_an_empty_directory_is_safe(published: Rig) -> None:
-    """There is nothing to lose in it."""
+def test_what_is_empty_is_safe(published: Rig) -> None:
+    """There is nothing to lose in an empty directory, nor in the mark that our own callbacks leave."""
+    (published.source / "checkpoint-1" / ".hubsync-complete").touch()
+    os.utime(published.source / "checkpoint-1" / ".hubsync-complete", (1, 1))
     (published.source / "checkpoint-1" / "nothing").mkdir()
     (published.source / "none").mkdir()
     for directory in (
@@ -87,6 +89,9 @@ def test_an_empty_directory_is_safe(published: Rig) -> None:
         os.utime(directory, (1, 1))
 
     assert {} == reasons(published, "checkpoint-1", "none")
+
+    (published.source / "checkpoint-1" / ".hubsync-complete").write_text("words")
+    assert ["checkpoint-1/.hubsync-complete"] == list(reasons(published, "checkpoint-1"))
 
 
 # --- no: here
