@@ -1,5 +1,6 @@
 """Runs hubsync as a service: targets by schedule and by event, signals, the control socket, and what it says of itself."""
 
+import contextlib
 import os
 import platform
 import signal
@@ -15,12 +16,13 @@ from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
 from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
-from hubsync.errors import ConfigError, HubsyncError, NotRunningError, UsageError
-from hubsync.health import Health, Part
+from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
+from hubsync.health import Health, Part, WallClock
 from hubsync.jobs import Jobs, every
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
+from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected
@@ -61,6 +63,7 @@ class Daemon:
         self._stop = threading.Event()
         self._bell = Bell()
         self._health = Health(self._list_parts)
+        self._clock = WallClock()
         self._news = News()
         self._jobs = Jobs(_MOST_THREADS)
         self._pauses = Pauses(config.service.state_dir / "paused")
@@ -75,6 +78,7 @@ class Daemon:
         self._state: DaemonState = "starting"
         self._reason = ""
         self._status_is_due = False
+        self._looks_at_tokens = False
         self._beaten: Status  # as it was at the last heartbeat
         self._status_file = StatusFile(config.service.state_dir / "status.json")
 
@@ -93,6 +97,7 @@ class Daemon:
             control.start()
             stack.callback(control.stop)
             self._jobs.add("pulse", self._beat_pulse, every((self._notifier.watchdog_interval_s or _LOOK_S) / 4))
+            self._jobs.add("tokens", self._wake_mended, None)
             self._jobs.add("status", self._write_status, None)
             self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
             self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
@@ -103,7 +108,6 @@ class Daemon:
                 self._notifier.extend_timeout(_OPEN_S)
                 self._open(target)
             self._jobs.add("reload", self._reload, None)
-            self._jobs.add("tokens", self._wake_mended, every(_TOKENS_S))
             self._state = "running"
             self._notifier.ready()
             log.info("daemon.ready", targets=len(self._runs), mirrors=sum(len(r.work.workers) for r in self._runs.values()),
@@ -137,12 +141,15 @@ class Daemon:
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
         while not self._stop.is_set():
-            for number in self._bell.wait(self._notifier.watchdog_interval_s or _LOOK_S):
+            for number in self._bell.wait(min(_LOOK_S, self._notifier.watchdog_interval_s or _LOOK_S)):
                 if number == signal.SIGHUP:
                     self._jobs.wake("reload")
                 else:
                     self._reason = signal.Signals(number).name
                     self._stop.set()
+            if jumped_s := self._clock.find_jump():
+                log.warning("clock.jumped", jumped_s=round(jumped_s, 1), hint=CATALOGUE["clock.jumped"].action)
+                self._jobs.follow_clock(jumped_s)
             if self._health.is_well():
                 self._notifier.watchdog()
 
@@ -168,7 +175,8 @@ class Daemon:
         _stop_all(runs)
         clean = self._jobs.stop(_STOP_S)
         self._state = "stopped"
-        self._write_status(force=True)
+        with contextlib.suppress(StateError):  # a full disk is no reason to end otherwise than well, and was said
+            self._write_status(force=True)
         for run in runs:
             run.close()
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
@@ -259,8 +267,13 @@ class Daemon:
             run.close()
 
     def _wake_mended(self) -> None:
-        for run in list(self._runs.values()):
+        """Look at the tokens of failed mirrors, and again soon while there are some."""
+        runs = list(self._runs.values())
+        for run in runs:
             run.wake_mended()
+        self._looks_at_tokens = any(worker.trouble for run in runs for worker in run.work.workers)
+        if self._looks_at_tokens:
+            self._jobs.wake("tokens", after_s=_TOKENS_S)
 
     def _obey(self, command: str, names: tuple[str, ...]) -> dict[str, object]:
         """Carry out what came over the control socket."""
@@ -348,15 +361,20 @@ class Daemon:
         if not self._status_file.write(status, force=force):
             self._note_change()  # it was too early; what changed since the last write is not lost
         self._notifier.status(summarize(status))
+        if not self._looks_at_tokens and any(mirror.last_error for target in status.targets for mirror in target.mirrors):
+            self._looks_at_tokens = True
+            self._jobs.wake("tokens", after_s=_TOKENS_S)
         if any(mirror.transfer for target in status.targets for mirror in target.mirrors):
             self._jobs.wake("status", after_s=_PROGRESS_S)
 
     def _beat(self) -> None:
         self._beaten = self._describe()
-        self._status_file.write(self._beaten, force=True)  # who reads the heartbeat and then asks gets no older answer
-        log_heartbeat(self._beaten)
-        self._jobs.wake("metrics_file")
-        self._jobs.wake("heartbeat_url")
+        try:
+            self._status_file.write(self._beaten, force=True)  # who reads the heartbeat and then asks gets no older answer
+        finally:  # also on a full disk
+            log_heartbeat(self._beaten)
+            self._jobs.wake("metrics_file")
+            self._jobs.wake("heartbeat_url")
 
 
 _COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {

@@ -1,4 +1,4 @@
-"""Decides whether the parts of the daemon get on: the scheduler, the watches, the publications that run.
+"""Decides whether the parts of the daemon get on: the scheduler, the watches, the publications that run; and the clock.
 
 A part that does not is said once. It knows no service manager; who feeds a watchdog asks ``Health``.
 """
@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 from hubsync.monitor.logger import get_logger
 
+_JUMP_S = 5.0  # a clock that is slewed (adjtime, chrony) drifts by less than this between two looks
+
 log = get_logger()
+
+
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while the machine sleeps, as the system clock does
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +50,20 @@ class Health:
         self._stalled = set(stalled)
 
         return not stalled
+
+
+class WallClock:
+    """Notices when the system clock is set: it then parts from the time since the machine was started."""
+
+    def __init__(self, *, wall: Callable[[], float] = time.time, passed: Callable[[], float] = _since_boot) -> None:
+        self._wall = wall
+        self._passed = passed
+        self._offset = wall() - passed()
+
+    def find_jump(self) -> float:
+        """Return by how many seconds the clock was set since the last call: less than none is back, 0 is not at all."""
+        offset = self._wall() - self._passed()
+        jumped_s = offset - self._offset
+        self._offset = offset
+
+        return jumped_s if abs(jumped_s) >= _JUMP_S else 0.0

@@ -93,6 +93,16 @@ class Jobs:
         except JobLookupError:
             return
 
+    def follow_clock(self, jumped_s: float) -> None:
+        """Keep the schedule when the system clock was set by *jumped_s*: APScheduler waits for times of that clock."""
+        for job in self._scheduler.get_jobs():
+            if isinstance(job.trigger, IntervalTrigger):
+                due = job.next_run_time + timedelta(seconds=jumped_s)
+            else:  # times of day are those of the clock as it is now
+                due = _first_time(job.trigger)
+            with contextlib.suppress(JobLookupError):
+                self._scheduler.modify_job(job.id, next_run_time=due)
+
     def running(self) -> dict[str, float]:
         """Return the jobs that run now → since when (monotonic seconds)."""
         with self._lock:

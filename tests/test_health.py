@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.running import Daemon, write_config
 
-from hubsync.health import Health, Part, find_stalled
+from hubsync.health import Health, Part, WallClock, find_stalled
 
 
 def test_a_part_stalls_when_its_patience_is_over() -> None:
@@ -35,6 +35,17 @@ def test_what_stalls_is_said_once_and_so_is_its_end() -> None:
         (one["event"], one["thread"]) for one in said
     ]
     assert 100 == said[0]["stalled_s"]
+
+
+def test_a_clock_that_is_set_is_noticed_once() -> None:
+    """Back and forth; time that passes, a small correction, and a machine that slept are no such thing."""
+    looks = [(0.0, 0.0), (10.0, 10.0), (20.9, 20.0), (-86_370.0, 30.0), (-86_360.0, 40.0), (60.0, 50.0), (3660.0, 3650.0)]
+    walls, passed = iter([wall for wall, _ in looks]), iter([since for _, since in looks])
+    clock = WallClock(wall=lambda: next(walls), passed=lambda: next(passed))
+
+    jumps = [clock.find_jump() for _ in looks[1:]]
+
+    assert [0.0, 0.0, -86_400.9, 0.0, 86_410.0, 0.0] == pytest.approx(jumps)
 
 
 @pytest.mark.timeout(120)

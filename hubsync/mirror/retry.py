@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 _FIRST_S = 2.0
 _LONGEST_S = 900.0
+_LONGEST_LOCAL_S = 60.0
 _PARKED_S = 3600.0  # a permanent failure is tried again this often, in case somebody mended it
 _ASKED_S = 5.0  # a shorter wait than this is no reason to ask more often than we would by ourselves
 _REFUSED_S = 30.0
@@ -25,7 +26,7 @@ def left_after_restart_s(left_s: float, *, retryable: bool, is_asked: bool) -> f
     return max(0.0, min(left_s, _PARKED_S if is_asked else _RESTARTED_S))
 
 
-def next_try_s(attempt: int, *, retryable: bool, asked_s: float | None, luck: float) -> float:
+def next_try_s(attempt: int, *, retryable: bool, asked_s: float | None, luck: float, is_local: bool = False) -> float:
     """Return seconds to wait before the next try.
 
     Args:
@@ -34,12 +35,13 @@ def next_try_s(attempt: int, *, retryable: bool, asked_s: float | None, luck: fl
         asked_s: the wait that the Hub asked for; it is kept, up to an hour, unless it is next to none.
         luck: a random number in [0, 1); full jitter as in
             https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+        is_local: whether it is a failure of this machine, such as a full disk: to look at that again bothers no Hub.
     """
     if asked_s is not None and asked_s >= _ASKED_S:
         return min(asked_s, _PARKED_S) + luck
     if not retryable:
         return _PARKED_S
-    ceiling = min(_LONGEST_S, _FIRST_S * 2.0 ** min(attempt - 1, 30))
+    ceiling = min(_LONGEST_LOCAL_S if is_local else _LONGEST_S, _FIRST_S * 2.0 ** min(attempt - 1, 30))
 
     return max(asked_s or 0.0, 0.5, ceiling * luck)
 

@@ -22,6 +22,7 @@ from hubsync.store.snapshot import Store
 from hubsync.watch.entry import Identity
 
 _LIMITED = frozenset({"rate_limited", "commit_quota"})
+_LOCAL = frozenset({"disk_full", "local_io"})
 _OF_TOKENS = frozenset({"auth", "forbidden", "not_found"})  # another token may be the cure
 
 log = get_logger()
@@ -204,7 +205,8 @@ class MirrorWorker:
         trouble.error, trouble.token, trouble.place = exc, token, self.publisher.place_of(exc.error_kind)
         trouble.failures += 1
         asked_s = _asked_s(exc)
-        wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random())  # noqa: S311 - jitter
+        wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random(),  # noqa: S311 - jitter
+                            is_local=exc.error_kind in _LOCAL)  # fmt: skip
         trouble.next_try = time.monotonic() + wait_s
         if exc.error_kind in _LIMITED:
             self._limits.defer(self._endpoint if exc.error_kind == "rate_limited" else self._repo, wait_s)

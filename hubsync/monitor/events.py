@@ -157,6 +157,15 @@ _EVENTS = (
         "The part of `thread.stalled` got on again, or its target was closed.",
     ),
     Event(
+        "clock.jumped",
+        "warning",
+        ("jumped_s", "hint"),
+        "the system clock was set, by {jumped_s}",
+        "Somebody or something set the clock (back, if `jumped_s` is negative). The schedule goes on as it was; ages such "
+        "as `behind_s`, and spans that reach over this line, are wrong by as much.",
+        "See what sets the clock: `timedatectl`, `chronyc tracking`, the host of a virtual machine.",
+    ),
+    Event(
         "state.recovered",
         "warning",
         ("what", "path", "reason", "files"),

@@ -46,7 +46,10 @@ Paint = Callable[[str, str], str]
 def draw_status(status: Status, now: datetime, *, running: bool, width: int = 80, colour: bool = False) -> str:
     """Return *status*: the daemon, a row for each target and mirror with what goes up, then errors with their cures."""
     paint = _paint if colour else _plain
-    lines = [*_headline(status, now, running=running, width=width, paint=paint), ""]
+    lines = [*_headline(status, now, running=running, width=width, paint=paint)]
+    if not running:
+        lines += _fold("→ start it: hubsync run; under systemd: journalctl -u hubsync says why it ended", width)
+    lines.append("")
     lines += _table(status, now, width, paint)
     told: dict[str, str] = {}  # hint → whose it was: one cause may stop many
     for name, error in find_troubles(status):
@@ -55,8 +58,6 @@ def draw_status(status: Status, now: datetime, *, running: bool, width: int = 80
             cure = f"as for {told[error.hint]}" if error.hint in told else error.hint
             told.setdefault(error.hint, name)
             lines += _fold(escape_unsafe(f"→ {cure}"), width, "    ", "      ")
-    if not running:
-        lines += ["", *_fold("→ start it: hubsync run; under systemd: journalctl -u hubsync says why it ended", width)]
 
     return "\n".join(line.rstrip() for line in lines) + "\n"
 

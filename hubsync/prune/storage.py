@@ -50,13 +50,20 @@ class Freer:
         failures, at = self._tries.get(mirror.name, (0, 0.0))
         if time.monotonic() < at:
             return
-        bound = log.bind(target=self._target.name, mirror=mirror.name)
         proven = {}
         for unit, drop in units.items():
             if reason := self._object(mirror, _contents(publisher, unit), drop):
                 if self._said.get(f"{mirror.name} {unit}") != reason:
                     self._said[f"{mirror.name} {unit}"] = reason
-                    bound.warning("storage.held", unit=unit, repo=mirror.repo_id, reason=reason, hint=_ELSEWHERE)
+                    log.warning(
+                        "storage.held",
+                        target=self._target.name,
+                        mirror=mirror.name,
+                        unit=unit,
+                        repo=mirror.repo_id,
+                        reason=reason,
+                        hint=_ELSEWHERE,
+                    )
             else:
                 proven[unit] = drop
         is_done = bool(proven) and self._free(publisher, proven) and len(proven) == len(units)
@@ -69,7 +76,6 @@ class Freer:
         mirror = publisher.mirror
         hub = Hub(self._means.config.endpoints[mirror.endpoint], self._means.tokens)
         began = time.monotonic()
-        bound = log.bind(target=self._target.name, mirror=mirror.name)
         try:
             hub.squash(mirror)
             wanted = publisher.needed_objects() | _shown_objects(hub, mirror)
@@ -77,11 +83,19 @@ class Freer:
             publisher.forget_uploads()  # before: what is destroyed must be sent again if it is needed again
             gone = hub.destroy_objects(mirror, oids) if oids else {}
         except HubsyncError as exc:
-            bound.warning("storage.held", unit=None, repo=mirror.repo_id, reason=str(exc), hint=exc.hint)
+            log.warning(
+                "storage.held",
+                target=self._target.name,
+                mirror=mirror.name,
+                unit=None,
+                repo=mirror.repo_id,
+                reason=str(exc),
+                hint=exc.hint,
+            )
             return False
         publisher.retainer.dropped.note_freed(units)
-        bound.info("storage.freed", repo=mirror.repo_id, units=sorted(units), files=len(gone), bytes=sum(gone.values()),
-                   took_s=round(time.monotonic() - began, 3))  # fmt: skip
+        log.info("storage.freed", target=self._target.name, mirror=mirror.name, repo=mirror.repo_id, units=sorted(units),
+                 files=len(gone), bytes=sum(gone.values()), took_s=round(time.monotonic() - began, 3))  # fmt: skip
 
         return True
 
@@ -109,8 +123,9 @@ class Freer:
 
     def _object_here(self, files: Mapping[str, Content]) -> str:
         surveyor = Surveyor(self._target.source, target_rules(self._target), 0.0, self._means.on_bytes)
+        here = surveyor.survey(files)
         for path, content in files.items():
-            read = surveyor.survey(path).files.get(path)
+            read = here[path].files.get(path)
             if read is None or not _is_same(read[0], content):
                 return f"it would be the last copy of {path}"
 

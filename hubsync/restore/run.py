@@ -29,6 +29,7 @@ from hubsync.restore.catalog import (
 )
 from hubsync.restore.download import Download
 from hubsync.restore.pieces import Piece
+from hubsync.restore.present import holds_exactly
 from hubsync.restore.progress import Meter
 from hubsync.restore.sources import ApiSource, GitSource, no_such_mirror, open_source
 from hubsync.restore.staging import Staging, explained
@@ -102,10 +103,16 @@ def restore(
         try:
             plan = _plan(wish, mirrors, staging, tokens, stop)
             check_names(plan.files)
-        except BaseException:
-            if not staging.list_pieces():
-                staging.remove()
+        except HubsyncError as exc:
+            if staging.is_dest_filled:
+                raise staging.refuse_filled() from exc
+            staging.remove_unused()
             raise
+        except BaseException:
+            staging.remove_unused()
+            raise
+        if staging.is_dest_filled:
+            return _say_again(plan, staging, began)
         try:
             by_mirror = _get(plan, mirrors, staging, meter, stop)
         finally:
@@ -117,6 +124,19 @@ def restore(
     size = sum(file.size for file in plan.files.values())
     return Restored(staging.dest, plan.choice.unit, plan.choice.revision, plan.first, len(plan.files), size, meter.got,
                     round(time.monotonic() - began, 3), by_mirror)  # fmt: skip
+
+
+def _say_again(plan: _Plan, staging: Staging, began: float) -> Restored:
+    """Return what a former run brought to DEST, which was killed before it could say so; refuse a DEST of other files."""
+    for source in plan.sources:
+        source.lfs.close()
+    with explained(staging.dest):
+        if not holds_exactly(staging.dest, plan.files):
+            raise staging.refuse_filled()
+    staging.remove()
+    size = sum(file.size for file in plan.files.values())
+    return Restored(staging.dest, plan.choice.unit, plan.choice.revision, plan.first, len(plan.files), size, 0,
+                    round(time.monotonic() - began, 3))  # fmt: skip
 
 
 # --- what there is

@@ -107,7 +107,7 @@ BODIES = {
     "endless": faults.endless(),
 }
 FAULTS |= {name: Fault(act, (SERVER,)) for name, act in BODIES.items()}
-CHATTER = Fault(faults.chatter, (STALLED,))
+FAULTS["chatter"] = Fault(faults.chatter, (STALLED,))  # a server that talks beside its answer to git
 
 # Where the general rule does not hold, and why.
 OTHERWISE: dict[tuple[str, str], tuple[Outcome, ...]] = {
@@ -115,6 +115,8 @@ OTHERWISE: dict[tuple[str, str], tuple[Outcome, ...]] = {
     ("create", "404"): (NOT_FOUND,),
     **{("info", name): (None,) for name in BODIES if name not in {"bomb", "endless"}},
     **{("verify", code): (None, (kind, False)) for code, kind in {"401": "auth", "404": "not_found"}.items()},
+    # git reads an answer without end to its end, and is ended for making no progress.
+    **{(route, "endless-error"): (STALLED,) for route in ("refs", "refs-push", "upload-pack", "receive-pack")},
     # The address that the Hub gave is refused: a new one comes with the next try.
     **{(route, code): (SERVER,) for route in ("http-put", "http-verify") for code in ("401", "403", "404", "ansi")},
 }
@@ -122,7 +124,12 @@ OTHERWISE: dict[tuple[str, str], tuple[Outcome, ...]] = {
 
 def cases(route: str) -> Iterator[str]:
     """Yield the faults that make sense at a route."""
-    yield from (name for name in FAULTS if name not in BODIES or ROUTES[route].is_json)
+    for name in FAULTS:
+        if name == "chatter":
+            if route == "receive-pack":
+                yield name
+        elif name not in BODIES or ROUTES[route].is_json:
+            yield name
 
 
 WHOLE = [(route, fault) for route in ROUTES for fault in cases(route)]
