@@ -78,6 +78,7 @@ class Daemon:
         self._state: DaemonState = "starting"
         self._reason = ""
         self._status_is_due = False
+        self._looks_at_tokens = False
         self._beaten: Status  # as it was at the last heartbeat
         self._status_file = StatusFile(config.service.state_dir / "status.json")
 
@@ -96,6 +97,7 @@ class Daemon:
             control.start()
             stack.callback(control.stop)
             self._jobs.add("pulse", self._beat_pulse, every((self._notifier.watchdog_interval_s or _LOOK_S) / 4))
+            self._jobs.add("tokens", self._wake_mended, None)
             self._jobs.add("status", self._write_status, None)
             self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
             self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
@@ -106,7 +108,6 @@ class Daemon:
                 self._notifier.extend_timeout(_OPEN_S)
                 self._open(target)
             self._jobs.add("reload", self._reload, None)
-            self._jobs.add("tokens", self._wake_mended, every(_TOKENS_S))
             self._state = "running"
             self._notifier.ready()
             log.info("daemon.ready", targets=len(self._runs), mirrors=sum(len(r.work.workers) for r in self._runs.values()),
@@ -266,8 +267,13 @@ class Daemon:
             run.close()
 
     def _wake_mended(self) -> None:
-        for run in list(self._runs.values()):
+        """Look at the tokens of failed mirrors, and again soon while there are some."""
+        runs = list(self._runs.values())
+        for run in runs:
             run.wake_mended()
+        self._looks_at_tokens = any(worker.trouble for run in runs for worker in run.work.workers)
+        if self._looks_at_tokens:
+            self._jobs.wake("tokens", after_s=_TOKENS_S)
 
     def _obey(self, command: str, names: tuple[str, ...]) -> dict[str, object]:
         """Carry out what came over the control socket."""
@@ -355,6 +361,9 @@ class Daemon:
         if not self._status_file.write(status, force=force):
             self._note_change()  # it was too early; what changed since the last write is not lost
         self._notifier.status(summarize(status))
+        if not self._looks_at_tokens and any(mirror.last_error for target in status.targets for mirror in target.mirrors):
+            self._looks_at_tokens = True
+            self._jobs.wake("tokens", after_s=_TOKENS_S)
         if any(mirror.transfer for target in status.targets for mirror in target.mirrors):
             self._jobs.wake("status", after_s=_PROGRESS_S)
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    from hubsync.mirror.patient import Patience
+
 _CLIENT_LOCK = threading.Lock()
 _ANSWER_BYTES = 200  # of a body that is not the Hub's
 _UPLOAD_THREADS = 2
@@ -312,7 +314,9 @@ class Hub:
     def _api(self) -> "HfApi":
         # An empty string would make huggingface_hub look for a token itself; False sends none.
         token = self.tokens.read(self.endpoint)
-        return _api(self.endpoint.url, self.endpoint.timeout_s, token or False)
+        with _CLIENT_LOCK:
+            _patience().set(self.endpoint.url, self.endpoint.timeout_s)
+        return _api(self.endpoint.url, token or False)
 
     def _read_refusal(self, exc: "HfHubHTTPError") -> Visibility:
         status = exc.response.status_code if exc.response is not None else 0
@@ -425,26 +429,26 @@ def _note_asked_wait(failure: MirrorError, headers: Mapping[str, str]) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _set_patience(timeout_s: float) -> None:
-    """Make the client wait *timeout_s* at most: its own default waits for ever.
+def _patience() -> "Patience":
+    """Return how long each Hub is waited for, which the client of this process keeps to: its own default is for ever.
 
-    There is one for the process, and the newest endpoint sets its patience. A client that is replaced is closed, with
-    the requests of other mirrors in it, so that one which suits is kept.
+    There is one for all Hubs. One that is replaced is closed, with the requests of other mirrors in it.
     """
     import huggingface_hub  # noqa: PLC0415 - 200 ms
     from huggingface_hub.utils._http import hf_raise_for_status  # noqa: PLC0415 - 200 ms
 
-    from hubsync.mirror.patient import make_client  # noqa: PLC0415 - 100 ms
+    from hubsync.mirror.patient import Patience, make_client  # noqa: PLC0415 - 100 ms
 
-    huggingface_hub.set_client_factory(lambda: make_client(timeout_s, hf_raise_for_status))
+    patience = Patience()
+    huggingface_hub.set_client_factory(lambda: make_client(patience, hf_raise_for_status))
+
+    return patience
 
 
 @functools.lru_cache(maxsize=64)
-def _api(url: str, timeout_s: float, token: str | Literal[False]) -> "HfApi":
+def _api(url: str, token: str | Literal[False]) -> "HfApi":
     import huggingface_hub  # noqa: PLC0415 - 200 ms
     from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - 200 ms
 
-    with _CLIENT_LOCK:
-        _set_patience(timeout_s)
     disable_progress_bars()
     return huggingface_hub.HfApi(endpoint=url, token=token, library_name="hubsync", library_version=__version__)

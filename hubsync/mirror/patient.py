@@ -18,6 +18,7 @@ import httpx2
 _ANSWER_BYTES = 32 << 20  # unpacked; a listing of 300,000 paths
 _PIECE_BYTES = 1 << 20
 _SLOWEST_BYTES_PER_S = 100  # as for git
+_USUAL_S = 30.0
 _ASKED_AGAIN = frozenset({429, 500, 502, 503, 504})
 _UNBOUNDED = "/resolve/"  # files, which go to disk
 
@@ -30,8 +31,23 @@ class TimedOutError(httpx2.TransportError):
     """The Hub is silent, or too slow."""
 
 
-def make_client(timeout_s: float, refuse: Callable[[httpx2.Response], None]) -> httpx2.Client:
-    """Return a client that waits *timeout_s* for anything to happen, and no longer for an answer that only drips.
+class Patience:
+    """How long each Hub is waited for, in seconds; it may be set while requests are under way."""
+
+    def __init__(self) -> None:
+        self._by_place: dict[tuple[str, int], float] = {}
+
+    def set(self, url: str, timeout_s: float) -> None:
+        """Wait *timeout_s* for what is at *url*'s host and port."""
+        self._by_place[_place(httpx2.URL(url))] = timeout_s
+
+    def of(self, host: str, port: int) -> float:
+        """Return the patience with one place; others, such as storage, get that with the most patient Hub."""
+        return self._by_place.get((host, port)) or max(self._by_place.values(), default=_USUAL_S)
+
+
+def make_client(patience: Patience, refuse: Callable[[httpx2.Response], None]) -> httpx2.Client:
+    """Return a client that waits with *patience* for anything to happen, and no longer for an answer that only drips.
 
     *refuse* is called with each answer that the library would ask for again; it shall raise. On a redirect to another
     host the client drops the token by itself.
@@ -43,17 +59,24 @@ def make_client(timeout_s: float, refuse: Callable[[httpx2.Response], None]) -> 
             refuse(response)
 
     hooks = {"response": [look]}
-    return httpx2.Client(transport=_Transport(timeout_s), timeout=timeout_s, follow_redirects=True, event_hooks=hooks)
+    return httpx2.Client(transport=_Transport(patience), follow_redirects=True, event_hooks=hooks)
+
+
+def _place(url: httpx2.URL) -> tuple[str, int]:
+    return url.host, url.port or (443 if url.scheme == "https" else 80)
 
 
 class _Transport(httpx2.HTTPTransport):
     """httpx's own, with patience and a bound."""
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience: Patience) -> None:
         super().__init__()
-        self._pool._network_backend = _Backend(patience_s)  # noqa: SLF001 - httpx has no argument for it
+        self._patience = patience
+        self._pool._network_backend = _Backend(patience)  # noqa: SLF001 - httpx has no argument for it
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        timeout_s = self._patience.of(*_place(request.url))
+        request.extensions = {**request.extensions, "timeout": httpx2.Timeout(timeout_s).as_dict()}
         is_bounded = _UNBOUNDED not in request.url.path
         if is_bounded:
             request.headers["Accept-Encoding"] = "gzip"
@@ -119,11 +142,11 @@ def _once() -> Iterator[None]:
 class _Backend(httpcore2.SyncBackend):
     """Makes connections that lose their patience."""
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
 
-    def connect_tcp(self, *args: Any, **options: Any) -> httpcore2.NetworkStream:  # noqa: ANN401 - httpcore's
-        return _Stream(super().connect_tcp(*args, **options), self._patience_s)
+    def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore2.NetworkStream:  # noqa: ANN401 - httpcore's
+        return _Stream(super().connect_tcp(host, port, *args, **options), self._patience.of(host, port))
 
 
 class _Stream(httpcore2.NetworkStream):

@@ -12,7 +12,7 @@ from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 
-_REFUSALS = {"rejected", "too_large"}
+_REFUSALS = {"rejected", "too_large", "forbidden"}  # the last if a file is named: some scanners answer 403
 
 log = get_logger()
 
@@ -62,7 +62,9 @@ class Refusals:
 
     def name_files(self, exc: MirrorError, steps: Sequence[Step]) -> bool:
         """Have *exc* say which files of *steps* it is about; tell whether there are such."""
-        exc.paths = exc.paths or find_named(exc.said, [*self._view.places(steps), self._cards.path])
+        if not exc.paths and (named := find_named(exc.said, [*self._view.places(steps), self._cards.path])):
+            exc.paths, exc.error_kind, exc.hint = named, "rejected", "mend the file, or leave it out with exclude"
+
         return bool(exc.paths)
 
     def refuse_card(self, exc: MirrorError) -> bool:

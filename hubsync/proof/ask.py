@@ -107,6 +107,8 @@ class Asker:
         for place in places:
             if place.branch in heads:
                 by_branch.setdefault(place.branch, []).append(place.path)
+        if not by_branch:
+            return {}
         if isinstance(self._source, GitSource):
             refs = {f"refs/heads/{branch}": commit for branch, commit in heads.items()}
             listed = self._source.fetch(by_branch, refs)
@@ -121,7 +123,8 @@ class Asker:
     def show_all(self, heads: Mapping[str, str], branches: Iterable[str]) -> dict[str, Files]:
         """Return all that the mirror shows of the target on each of *branches* that is there."""
         refs = {f"refs/heads/{branch}": commit for branch, commit in heads.items()}
-        return self._source.fetch([branch for branch in branches if branch in heads], refs)
+        wanted = [branch for branch in branches if branch in heads]
+        return self._source.fetch(wanted, refs) if wanted else {}
 
     def _look_up(self, commit: str, paths: Sequence[str]) -> Files:
         if len(paths) > _FEW_PLACES:

@@ -70,6 +70,7 @@ class Store:
         self.ledger = Ledger(directory / "ledger.sqlite")
         self.pruned = Pruned(directory / "pruned.json")
         self._unit_times: dict[str | None, Mapping[str, int]] = {}
+        self._snapshots: dict[str, Snapshot] = {}
         self._is_open = self._was_killed = False
 
     def open(self) -> None:
@@ -173,8 +174,13 @@ class Store:
 
     def read_snapshots(self, commits: Collection[str]) -> list[Snapshot]:
         """Return the snapshots at *commits*."""
-        raw = self.git.text("log", "--no-walk=unsorted", "-z", "--format=%H %at %ct %B", *commits) if commits else ""
-        return [read_snapshot(record) for record in raw.split("\0") if record]
+        known = {commit: snapshot for commit in commits if (snapshot := self._snapshots.get(commit)) is not None}
+        if unknown := [commit for commit in commits if commit not in known]:
+            raw = self.git.text("log", "--no-walk=unsorted", "-z", "--format=%H %at %ct %B", *unknown)
+            known |= {snapshot.commit: snapshot for snapshot in map(read_snapshot, filter(None, raw.split("\0")))}
+            self._snapshots = known
+
+        return [known[commit] for commit in commits]
 
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
         """Return those of *blobs* that are pointers."""

@@ -155,6 +155,7 @@ class _Teller:
     def __init__(self) -> None:
         self.story = Story()
         self._open: dict[tuple[str, str, str], Incident] = {}
+        self._over: dict[tuple[str, str, str], Incident] = {}  # the last one of each
         self._is_stopped = False
 
     def take(self, entry: Mapping[str, Any], now: float) -> None:
@@ -195,9 +196,12 @@ class _Teller:
         ends = _ENDS.get(event)
         if event == "heartbeat" and mirror and entry.get("state") in _WELL:
             ends = "mirror"
-        if ends is not None and (over := self._open.pop((ends, *about), None)) is not None:
-            over.end = now
-            over.tries = max(over.tries, int(entry.get("failures") or 0))
+        if ends is not None:
+            if (over := self._open.pop((ends, *about), None)) is not None:
+                over.end = now
+                self._over[ends, *about] = over
+            if (last := self._over.get((ends, *about))) is not None:  # the count is said after the first success
+                last.tries = max(last.tries, int(entry.get("failures") or 0))
         if event == "heartbeat" and not mirror:
             self._note_no_longer_held(target, entry, now)
         if (what := _BEGINS.get(event)) is None:

@@ -81,7 +81,8 @@ def test_a_file_that_a_server_refuses_in_its_own_words_is_held_back(rig: Rig, se
         rig.update()
 
     assert {"bad.txt": b"b"} == server.read_all(REPO)
-    assert ["keys/bad.txt"] == [entry["path"] for entry in entries if entry["event"] == "file.rejected"]
+    [told] = [entry for entry in entries if entry["event"] == "file.rejected"]
+    assert ("keys/bad.txt", True) == (told["path"], "exclude" in told["hint"])
 
 
 def test_a_refused_file_is_not_sent_again_until_something_changes(rig: Rig, strict: PlainServer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from proof.conftest import UNIT, api, ask, change, objects_of, reasons, write_unit
+from proof.conftest import api, ask, change, objects_of, reasons, write_unit
 from support.plain_server import AnswerError, PlainServer
 from support.rig import REPO, Rig, safetensors
 
@@ -187,17 +187,9 @@ def test_paths_are_found_as_rm_finds_them(published: Rig, tmp_path: Path) -> Non
 # --- no: there
 
 
-def _cut(path: Path) -> None:
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1])
-
-
 DAMAGES: dict[str, Callable[[LocalHub], object]] = {
-    "removed": lambda hub: change(hub, {MODEL: None}),
     "edited": lambda hub: change(hub, {MODEL: safetensors(3000, b"\7")}),
     "lost": lambda hub: [path.unlink() for path in objects_of(hub)],
-    "cut": lambda hub: [_cut(path) for path in objects_of(hub)],
-    "emptied": lambda hub: change(hub, dict.fromkeys([f"checkpoint-1/{name}" for name in UNIT])),
     "deleted": lambda hub: api(hub).delete_repo(REPO),
     "down": lambda hub: hub.stop(),
     "forbidden": lambda hub: (hub.directory.parent / "token-0").write_text("hf_wrong\n"),

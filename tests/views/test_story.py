@@ -23,7 +23,7 @@ def test_a_night_without_the_hub_is_one_failure_with_a_span() -> None:
     )
     assert incident.end is not None
     assert 4 * HOUR == incident.end - incident.start
-    assert 4 == incident.tries
+    assert 7 == incident.tries
 
 
 def test_what_is_not_over_is_said_so() -> None:
