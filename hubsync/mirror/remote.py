@@ -27,6 +27,7 @@ _PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _CONNECT_S = 30
 _WANTED = "refs/mirror/wanted"
 _SLOWEST_BYTES_PER_S = 100
+_GIT_BYTES = 2 << 30  # git keeps a list of refs in memory, however long a hostile server makes it
 _FETCH = ("fetch", "--progress", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc")
 _PUSH = ("push", "--progress", "--porcelain")
 
@@ -235,7 +236,10 @@ class Remote:
     ) -> Finished:
         token = self._tokens.read(self._endpoint)
         stall_s = self._endpoint.stall_s + _CONNECT_S
-        watch = Watch(self._stop, stall_s, options.progress, b"remote: ", self._note_progress)
+        watch = Watch(
+            self._stop, stall_s, options.progress, b"remote: ", self._note_progress,
+            memory=None if args[0] == "lfs" else _GIT_BYTES,
+        )  # fmt: skip
         with (
             credential_config(addresses.git, token) as (credential, fds),
             _ordered(options, addresses.lfs, fds) as full,

@@ -1,11 +1,12 @@
 """Owns child processes: how they are started in a closed environment, fed, watched and ended as a group.
 
-It must never know what a child is for. Every child leads a session of its own, so that ending it ends its children too.
+It must never know what a child is for. Every child leads a process group of its own, and is ended with its children.
 """
 
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -85,6 +86,7 @@ class Watch:
             as long, no longer.
         on_progress: called when it has got on, and at the beginning.
         limit_s: seconds after which the child is ended, whatever it does; ``None`` is no limit.
+        memory: bytes that the child, and each that it starts, may have of its own; ``None`` is no limit.
     """
 
     stop: threading.Event | None = None
@@ -93,6 +95,7 @@ class Watch:
     talk: bytes = b""
     on_progress: Callable[[], None] = lambda: None
     limit_s: float | None = None
+    memory: int | None = None
 
 
 def close_environment(environment: MutableMapping[str, str]) -> dict[str, str]:
@@ -155,6 +158,9 @@ def finish(child: "subprocess.Popen[bytes]", feed: Iterable[bytes] = (), watch: 
         StoppedError: ``watch.stop`` was set.
     """
     watch = watch or Watch()
+    if watch.memory is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it may have ended; a lower limit may hold already
+            resource.prlimit(child.pid, resource.RLIMIT_DATA, (watch.memory, watch.memory))
     out, err = _Collector(child.stdout, _OUTPUT_CAP), _Collector(child.stderr, _ERRORS_CAP, watch.talk)
     try:
         _write(child.stdin, feed)
