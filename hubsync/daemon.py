@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
 from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
-from hubsync.errors import ConfigError, HubsyncError, NotRunningError, UsageError
+from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
 from hubsync.jobs import Jobs, every
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
@@ -26,10 +26,12 @@ from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
 from hubsync.monitor.systemd import Notifier
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
+from hubsync.presence import is_same_file
 from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
 from hubsync.store.hashing import declare_costs
+from hubsync.store.objects import state_errors
 from hubsync.target_run import LOOK_S, TargetRun
 from hubsync.wait import Answer, News, Wish
 
@@ -37,6 +39,7 @@ _STATUS_DELAY_S = 1.0
 _PROGRESS_S = 2.0  # how often the status follows an upload
 _STOP_S = 5.0
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
+_STATE_S = 5.0  # how often the state directory is looked at
 _POLL_S = 0.02
 _OPEN_S = 300.0  # that systemd allows for one store, which may have to be mended first
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
@@ -68,6 +71,7 @@ class Daemon:
         self._started = datetime.now(UTC)
         self._state: DaemonState = "starting"
         self._reason = ""
+        self._is_lost = False  # another file system was mounted over the state directory, or it was removed
         self._status_is_due = False
         self._beaten: Status  # as it was at the last heartbeat
         self._status_file = StatusFile(config.service.state_dir / "status.json")
@@ -84,7 +88,8 @@ class Daemon:
                      targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
                      python=platform.python_version())  # fmt: skip
             control = ControlServer(self._config.service.state_dir / "control.sock", self._obey, self._await)
-            control.start()
+            with state_errors():
+                control.start()
             stack.callback(control.stop)
             if interval_s := self._notifier.watchdog_interval_s:
                 self._jobs.add("pulse", self._beat_pulse, every(interval_s / 4))
@@ -99,6 +104,7 @@ class Daemon:
                 self._open(target)
             self._jobs.add("reload", self._reload, None)
             self._jobs.add("tokens", self._wake_mended, every(_TOKENS_S))
+            self._jobs.add("state", self._look_at_state, every(_STATE_S))
             self._state = "running"
             self._notifier.ready()
             log.info("daemon.ready", targets=len(self._runs), mirrors=sum(len(r.work.workers) for r in self._runs.values()),
@@ -106,10 +112,11 @@ class Daemon:
             self._note_change()
             self._wait()
             is_clean = self._shut_down()
+        code = StateError.exit_code if self._is_lost else 0
         if not is_clean:  # what is left, such as a request that nobody answers, would hold up the interpreter's end
-            os._exit(0)
+            os._exit(code)
 
-        return 0
+        return code
 
     def _open(self, target: Target) -> None:
         """Open one target; one that cannot be opened stops no other."""
@@ -117,16 +124,30 @@ class Daemon:
         with self._opening:
             if self._stop.is_set():
                 return
-            self._unopened.pop(target.name, None)
+            before = self._unopened.pop(target.name, None)
             try:
                 work = open_target(target, Means(self._config, self._tokens, self._limits, stop), self._lock_fd)
             except HubsyncError as exc:
                 self._unopened[target.name] = exc
-                _tell_halted(target, exc)
+                if str(exc) != str(before):
+                    _tell_halted(target, exc)
                 return
             run = TargetRun(work, stop, self._jobs, self._pauses, self._note_change)
             self._runs[target.name] = run
             run.start()
+
+    def _look_at_state(self) -> None:
+        """Try again to open what could not be opened, such as for a full disk; end if the state is not ours any more."""
+        if not is_same_file(self._config.service.state_dir / "lock", os.fstat(self._lock_fd)):
+            self._is_lost, self._reason = True, f"{self._config.service.state_dir} is gone"
+            self._bell.ring(signal.SIGTERM)
+            return
+        for target in self._config.targets:
+            if target.name in self._unopened:
+                self._open(target)
+                if target.name in self._runs:
+                    log.info("target.resumed", target=target.name, source=str(target.source))
+                    self._note_change()
 
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
@@ -135,7 +156,7 @@ class Daemon:
                 if number == signal.SIGHUP:
                     self._jobs.wake("reload")
                 else:
-                    self._reason = signal.Signals(number).name
+                    self._reason = self._reason or signal.Signals(number).name
                     self._stop.set()
             if self._is_healthy():
                 self._notifier.watchdog()
@@ -164,7 +185,8 @@ class Daemon:
         _stop_all(runs)
         clean = self._jobs.stop(_STOP_S)
         self._state = "stopped"
-        self._write_status(force=True)
+        with suppress(StateError):  # a full or lost disk was said before; the end is not held up
+            self._write_status(force=True)
         for run in runs:
             run.close()
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),

@@ -184,10 +184,10 @@ class Pipeline:
         with self.lock:
             if self.halted is not None:
                 return Settled()
-            settled = self._files.take_settled()
+            self._units.touch(self._files.take_settled())
             self._intake.find_early()
             early = bool(self._intake.early) and self._guard.has_room() and self._intake.capture_early()
-            for unit in self._units.touched_by(settled, self._waiting_units()):
+            for unit in self._units.take_touched(self._waiting_units()):
                 self._units.judge(unit)
             self._units.abandon_late()
 
