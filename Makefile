@@ -1,5 +1,5 @@
 # Everything a person or CI runs. Each target sets up what it needs, once.
-.PHONY: setup demo test test-writers soak lint bench lock clean
+.PHONY: setup demo test test-writers soak lint bench bench-restore lock clean
 
 PY := .venv/bin/python
 DIR ?=
@@ -27,8 +27,10 @@ test-writers: setup .venv-writers/.ready  ## real torch, transformers, Lightning
 	  .venv-writers/bin/pip install --quiet --no-deps --target .venv-writers/safetensors-$$version safetensors==$$version; done
 	@touch $@
 
-soak: setup  ## many random histories, of saves and faults and of kills; HUBSYNC_SEEDS, HUBSYNC_KILLS say how many
-	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q tests/mirror/test_any_order.py
+soak: setup  ## every fault at every route; many random histories and any bytes; HUBSYNC_SEEDS, HUBSYNC_KILLS say how many
+	@HUBSYNC_MATRIX=whole $(PY) -m pytest -n 2 -q tests/mirror/test_fault_matrix.py tests/e2e/test_network_faults.py
+	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q tests/mirror/test_any_order.py tests/proof/test_any_state.py
+	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q --timeout 3600 tests/test_any_bytes.py
 	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-5} HUBSYNC_KILLS=$${HUBSYNC_KILLS:-200} $(PY) -m pytest -n 2 -q -rP tests/crash
 
 lint: setup  ## style, types, and which module may import what
@@ -39,6 +41,9 @@ lint: setup  ## style, types, and which module may import what
 
 bench: setup  ## hubsync beside what people use today, on the same data in the same run; BENCH=--quick takes three minutes
 	@$(PY) tests/bench/bench.py $(BENCH)
+
+bench-restore: setup  ## hubsync restore beside snapshot_download and git lfs clone, on the same Hub in the same run; BENCH=--quick
+	@$(PY) tests/bench/restore.py $(BENCH)
 
 lock:  ## pin the newest versions that pyproject.toml allows
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

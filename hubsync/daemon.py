@@ -1,12 +1,13 @@
 """Runs hubsync as a service: targets by schedule and by event, signals, the control socket, and what it says of itself."""
 
+import contextlib
 import os
 import platform
 import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -16,18 +17,22 @@ from hubsync.config.model import Config, Target
 from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
+from hubsync.health import Health, Part, WallClock
 from hubsync.jobs import Jobs, every
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
+from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.logger import get_logger
-from hubsync.monitor.status import DaemonState, DaemonStatus, Status, StatusFile
+from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected
 from hubsync.monitor.systemd import Notifier
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
 from hubsync.presence import is_same_file
-from hubsync.report import describe_rejected, describe_target, describe_unopened, log_heartbeat, summarize
+from hubsync.proof.prove import Means as ProofMeans
+from hubsync.prune.job import PruneJob, ended_by
+from hubsync.report import describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
 from hubsync.store.hashing import declare_costs
@@ -41,6 +46,8 @@ _STOP_S = 5.0
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
 _STATE_S = 5.0  # how often the state directory is looked at
 _POLL_S = 0.02
+_LOOK_S = 10.0  # how often the parts are looked at if no service manager says it
+_SCHEDULER_S = 60.0  # its patience then
 _OPEN_S = 300.0  # that systemd allows for one store, which may have to be mended first
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
@@ -58,13 +65,15 @@ class Daemon:
         self._limits = open_limits(config.service.state_dir)
         self._stop = threading.Event()
         self._bell = Bell()
+        self._health = Health(self._list_parts)
+        self._clock = WallClock()
         self._news = News()
         self._jobs = Jobs(_MOST_THREADS)
         self._pauses = Pauses(config.service.state_dir / "paused")
         self._runs: dict[str, TargetRun] = {}
-        self._unopened: dict[str, HubsyncError] = {}
+        self._unopened: dict[str, tuple[HubsyncError, datetime]] = {}  # why, and since when
         self._outputs = Outputs()
-        self._rejected: HubsyncError | None = None
+        self._rejected: LastError | None = None
         self._opening = threading.Lock()  # nothing is opened once the daemon is told to stop
         self._lock_fd = -1
         self._pulse = time.monotonic()  # when a job last began in time
@@ -73,6 +82,7 @@ class Daemon:
         self._reason = ""
         self._is_lost = False  # another file system was mounted over the state directory, or it was removed
         self._status_is_due = False
+        self._looks_at_tokens = False
         self._beaten: Status  # as it was at the last heartbeat
         self._status_file = StatusFile(config.service.state_dir / "status.json")
 
@@ -91,8 +101,8 @@ class Daemon:
             with state_errors():
                 control.start()
             stack.callback(control.stop)
-            if interval_s := self._notifier.watchdog_interval_s:
-                self._jobs.add("pulse", self._beat_pulse, every(interval_s / 4))
+            self._jobs.add("pulse", self._beat_pulse, every((self._notifier.watchdog_interval_s or _LOOK_S) / 4))
+            self._jobs.add("tokens", self._wake_mended, None)
             self._jobs.add("status", self._write_status, None)
             self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
             self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
@@ -103,7 +113,6 @@ class Daemon:
                 self._notifier.extend_timeout(_OPEN_S)
                 self._open(target)
             self._jobs.add("reload", self._reload, None)
-            self._jobs.add("tokens", self._wake_mended, every(_TOKENS_S))
             self._jobs.add("state", self._look_at_state, every(_STATE_S))
             self._state = "running"
             self._notifier.ready()
@@ -124,17 +133,18 @@ class Daemon:
         with self._opening:
             if self._stop.is_set():
                 return
-            before = self._unopened.pop(target.name, None)
+            before, since = self._unopened.pop(target.name, (None, datetime.now(UTC)))
             try:
                 work = open_target(target, Means(self._config, self._tokens, self._limits, stop), self._lock_fd)
             except HubsyncError as exc:
-                self._unopened[target.name] = exc
+                self._unopened[target.name] = exc, since
                 if str(exc) != str(before):
                     _tell_halted(target, exc)
                 return
-            run = TargetRun(work, stop, self._jobs, self._pauses, self._note_change)
-            self._runs[target.name] = run
+            prune = PruneJob(target, ProofMeans(self._config, self._tokens, stop, ended_by(stop)))
+            run = TargetRun(work, prune, stop, self._jobs, self._pauses, self._note_change)
             run.start()
+            self._runs[target.name] = run
 
     def _look_at_state(self) -> None:
         """Try again to open what could not be opened, such as for a full disk; end if the state is not ours any more."""
@@ -152,21 +162,22 @@ class Daemon:
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
         while not self._stop.is_set():
-            for number in self._bell.wait(self._notifier.watchdog_interval_s):
+            for number in self._bell.wait(min(_LOOK_S, self._notifier.watchdog_interval_s or _LOOK_S)):
                 if number == signal.SIGHUP:
                     self._jobs.wake("reload")
                 else:
                     self._reason = self._reason or signal.Signals(number).name
                     self._stop.set()
-            if self._is_healthy():
+            if jumped_s := self._clock.find_jump():
+                log.warning("clock.jumped", jumped_s=round(jumped_s, 1), hint=CATALOGUE["clock.jumped"].action)
+                self._jobs.follow_clock(jumped_s)
+            if self._health.is_well():
                 self._notifier.watchdog()
 
-    def _is_healthy(self) -> bool:
-        """Tell whether jobs begin when they should, and all sources are watched."""
-        interval_s = self._notifier.watchdog_interval_s
-        is_prompt = interval_s is None or time.monotonic() - self._pulse < interval_s
-
-        return is_prompt and self._jobs.is_alive() and all(run.is_well() for run in list(self._runs.values()))
+    def _list_parts(self) -> list[Part]:
+        patience_s = self._notifier.watchdog_interval_s or _SCHEDULER_S
+        scheduler = Part("scheduler", self._pulse if self._jobs.is_alive() else None, patience_s)
+        return [scheduler, *(part for run in list(self._runs.values()) for part in run.parts())]
 
     def _beat_pulse(self) -> None:
         self._pulse = time.monotonic()
@@ -185,7 +196,7 @@ class Daemon:
         _stop_all(runs)
         clean = self._jobs.stop(_STOP_S)
         self._state = "stopped"
-        with suppress(StateError):  # a full or lost disk was said before; the end is not held up
+        with contextlib.suppress(StateError):  # a full disk is no reason to end otherwise than well, and was said
             self._write_status(force=True)
         for run in runs:
             run.close()
@@ -233,9 +244,9 @@ class Daemon:
         return new
 
     def _reject(self, exc: HubsyncError) -> None:
-        self._rejected = exc
+        self._rejected = describe_rejected(exc, self._rejected.since if self._rejected else datetime.now(UTC))
         log.error("config.rejected", config=str(self._config.path), error=str(exc), error_kind=exc.error_kind,
-                  hint=exc.hint or "the old config stays in force")  # fmt: skip
+                  hint=self._rejected.hint)  # fmt: skip
         self._note_change()
 
     def _take_over(self, new: Config, began: float) -> None:
@@ -277,8 +288,13 @@ class Daemon:
             run.close()
 
     def _wake_mended(self) -> None:
-        for run in list(self._runs.values()):
+        """Look at the tokens of failed mirrors, and again soon while there are some."""
+        runs = list(self._runs.values())
+        for run in runs:
             run.wake_mended()
+        self._looks_at_tokens = any(worker.trouble for run in runs for worker in run.work.workers)
+        if self._looks_at_tokens:
+            self._jobs.wake("tokens", after_s=_TOKENS_S)
 
     def _obey(self, command: str, names: tuple[str, ...]) -> dict[str, object]:
         """Carry out what came over the control socket."""
@@ -349,15 +365,14 @@ class Daemon:
 
     def _describe(self) -> Status:
         now = datetime.now(UTC)
-        rejected = describe_rejected(self._rejected) if self._rejected else None
-        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, rejected, self._config.mark)
+        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, self._rejected, self._config.mark)
         targets = tuple(
             describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble)
             for run in list(self._runs.values())
         ) + tuple(
-            describe_unopened(target, exc)
+            describe_unopened(target, *why)
             for target in self._config.targets
-            if (exc := self._unopened.get(target.name)) is not None
+            if (why := self._unopened.get(target.name)) is not None
         )
         return Status(daemon, targets, sum(target.disk_held_bytes for target in targets))
 
@@ -367,15 +382,20 @@ class Daemon:
         if not self._status_file.write(status, force=force):
             self._note_change()  # it was too early; what changed since the last write is not lost
         self._notifier.status(summarize(status))
+        if not self._looks_at_tokens and any(mirror.last_error for target in status.targets for mirror in target.mirrors):
+            self._looks_at_tokens = True
+            self._jobs.wake("tokens", after_s=_TOKENS_S)
         if any(mirror.transfer for target in status.targets for mirror in target.mirrors):
             self._jobs.wake("status", after_s=_PROGRESS_S)
 
     def _beat(self) -> None:
         self._beaten = self._describe()
-        self._status_file.write(self._beaten, force=True)  # who reads the heartbeat and then asks gets no older answer
-        log_heartbeat(self._beaten)
-        self._jobs.wake("metrics_file")
-        self._jobs.wake("heartbeat_url")
+        try:
+            self._status_file.write(self._beaten, force=True)  # who reads the heartbeat and then asks gets no older answer
+        finally:  # also on a full disk
+            log_heartbeat(self._beaten)
+            self._jobs.wake("metrics_file")
+            self._jobs.wake("heartbeat_url")
 
 
 _COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {

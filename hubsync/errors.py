@@ -136,8 +136,8 @@ class MirrorError(HubsyncError):
         retry_after_s: the wait that the Hub asked for, in seconds; ``None`` if it asked for none.
         retry_at: until when it asked to wait, in seconds since the epoch; ``None`` as before.
         paths: the paths in the repository that the Hub refused, if it named any.
+        said: all the words of the tool or the Hub, which the message shortens.
         lacks_object: whether the Hub refused because it does not hold an object that it was thought to hold.
-        has_moved: whether the answer was a redirect to another address.
     """
 
     _EXIT_CODES: ClassVar[dict[str, int]] = {"auth": 77, "forbidden": 77, "network": 69, "timeout": 69, "server": 69}
@@ -158,8 +158,8 @@ class MirrorError(HubsyncError):
         self.retry_after_s = retry_after_s
         self.paths = paths
         self.retry_at: float | None = None
+        self.said = ""
         self.lacks_object = False
-        self.has_moved = False
 
     @property
     def status(self) -> int:

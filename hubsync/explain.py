@@ -22,12 +22,12 @@ from hubsync.store.git import Git, TreeEntry
 from hubsync.store.recovery import SNAPSHOTS
 from hubsync.store.route import RouteRules, choose_route
 from hubsync.store.snapshot import Store
-from hubsync.units import age_s, unit_of
+from hubsync.units import age_s, target_rules, unit_of
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import examine, take_inventory
 from hubsync.watch.layouts import judge
 from hubsync.watch.names import Skip
-from hubsync.watch.rules import PathRules, Ruling
+from hubsync.watch.rules import Ruling
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _files_below(target: Target, store: Store, path: str) -> list[str]:
     if path and not (target.source / path).is_dir():
         known = [each for each in store.ledger.tree_paths() if each.startswith(f"{path}/")]
         return sorted(known) or [path]
-    inventory = take_inventory(target.source, PathRules(target.include, target.exclude), path)
+    inventory = take_inventory(target.source, target_rules(target), path)
     found = {*inventory.entries, *inventory.skipped}
     found |= {each for each in store.ledger.tree_paths() if not path or each.startswith(f"{path}/")}
 
@@ -159,7 +159,7 @@ class _Explainer:
         self._target = target
         self._is_running = is_running
         self._store = rehearsal.store
-        self._rules = PathRules(target.include, target.exclude)
+        self._rules = target_rules(target)
         described = next((one for one in status.targets if one.name == target.name), None) if status else None
         self._mirrors: dict[str, MirrorStatus] = {one.name: one for one in described.mirrors} if described else {}
         self.paths = _files_below(target, self._store, path)

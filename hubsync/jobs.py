@@ -18,8 +18,7 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from hubsync.config.model import TargetSettings
-from hubsync.config.schedule import NICKNAMES, expand_cron
+from hubsync.config.schedule import NICKNAMES, Schedule, expand_cron
 from hubsync.errors import HubsyncError, read_os_error
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.streak import Streaks
@@ -94,6 +93,16 @@ class Jobs:
         except JobLookupError:
             return
 
+    def follow_clock(self, jumped_s: float) -> None:
+        """Keep the schedule when the system clock was set by *jumped_s*: APScheduler waits for times of that clock."""
+        for job in self._scheduler.get_jobs():
+            if isinstance(job.trigger, IntervalTrigger):
+                due = job.next_run_time + timedelta(seconds=jumped_s)
+            else:  # times of day are those of the clock as it is now
+                due = _first_time(job.trigger)
+            with contextlib.suppress(JobLookupError):
+                self._scheduler.modify_job(job.id, next_run_time=due)
+
     def running(self) -> dict[str, float]:
         """Return the jobs that run now → since when (monotonic seconds)."""
         with self._lock:
@@ -155,9 +164,8 @@ def _tell_failed(name: str, exc: HubsyncError, failures: int) -> None:
               hint=exc.hint, failures=failures)  # fmt: skip
 
 
-def make_trigger(settings: TargetSettings) -> BaseTrigger | None:
-    """Return the trigger of a target's schedule; ``None`` if it is manual."""
-    schedule = settings.schedule
+def make_trigger(schedule: Schedule) -> BaseTrigger | None:
+    """Return the trigger of a schedule; ``None`` if it is manual."""
     if schedule.kind == "interval":
         return IntervalTrigger(seconds=schedule.every_s)
     if schedule.kind == "cron":

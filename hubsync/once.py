@@ -14,6 +14,8 @@ from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.progress import Amount, Progress
 from hubsync.monitor.text import format_count
+from hubsync.proof.prove import Means as ProofMeans
+from hubsync.prune.storage import Freer
 from hubsync.service import TargetWork, hold_state, open_limits, open_target, tell_exposed_tokens
 from hubsync.store.hashing import declare_costs
 from hubsync.store.process import StoppedError
@@ -60,6 +62,8 @@ def run_once(  # noqa: PLR0913 - three of them say how
             stack.enter_context(Progress(look=lambda: [amount for work in works for amount in _look(work)]))
 
         outcomes = list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
+        for work in works:
+            _free_storage(work, ProofMeans(config, tokens, stop))
     if stop.is_set() and not all(outcome.is_done for outcome in outcomes):
         raise StoppedError("interrupted", hint="the next run goes on from here")
 
@@ -101,11 +105,20 @@ def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_de
         outcome.failed["source"] = exc
     _publish_all(work, stop, deadline, outcome.failed.__setitem__)
     work.release()
+    _make_receipts(work)
     if pipeline.halted is not None:
         outcome.failed["source"] = pipeline.halted
     outcome.held = dict.fromkeys(pipeline.waiting(), "still being written") | pipeline.held()
 
     return outcome
+
+
+def _free_storage(work: TargetWork, means: ProofMeans) -> None:
+    """Free what units take that went from a mirror, where the config says so."""
+    freer = Freer(work.target, means)
+    for worker in work.workers:
+        if worker.trouble is None and not means.stop.is_set():
+            freer.run(worker.publisher)
 
 
 def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float) -> None:
@@ -135,6 +148,14 @@ def _publish_all(
             elif refused := worker.publisher.refused():
                 note(worker.mirror.name, MirrorError("; ".join(f"{path}: {why}" for path, why in refused.items()),
                                                      error_kind="rejected", retryable=False))  # fmt: skip
+
+
+def _make_receipts(work: TargetWork) -> None:
+    """Have the mirrors that work confirm what they hold; what one does not confirm now is asked another time."""
+    well = [keeper for keeper, worker in zip(work.keepers, work.workers, strict=True) if worker.trouble is None]
+    if well:
+        with ThreadPoolExecutor(len(well)) as pool:
+            list(pool.map(lambda keeper: keeper.keep(), well))
 
 
 def _publish(worker: MirrorWorker, stop: threading.Event, deadline: float) -> MirrorWorker:

@@ -14,16 +14,17 @@ from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, 
 from hubsync.mirror.hub import Hub, Visibility
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens, find_exposed_tokens
+from hubsync.mirror.xet import describe_transfer
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.git import Git, git_executable
 from hubsync.store.objects import Objects
 from hubsync.store.private import expect_private, user_name
 from hubsync.store.process import read_command
+from hubsync.units import target_rules
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import Inventory, take_inventory
 from hubsync.watch.mounts import network_file_system
-from hubsync.watch.rules import PathRules
 
 _OLDEST = {"git": (2, 35), "git-lfs": (3, 0)}
 _WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
@@ -52,6 +53,8 @@ def check_online(config: Config, tokens: Tokens, environment: Mapping[str, str])
         for mirror in target.mirrors:
             name = f"{target.name} → {mirror.name}"
             yield from _guarded(name, lambda m=mirror, n=name: _check_mirror(config, m, tokens, n))
+            sent = f"{name}: large files"
+            yield from _guarded(sent, lambda m=mirror, n=sent: _check_transfer(config, m, n))
 
 
 def _guarded(what: str, work: object) -> Iterator[Finding]:
@@ -105,7 +108,7 @@ def _check_tokens(config: Config, tokens: Tokens) -> Iterator[Finding]:
 
 
 def _check_source(config: Config, target: Target) -> Iterator[Finding]:
-    inventory = take_inventory(target.source, PathRules(target.include, target.exclude))
+    inventory = take_inventory(target.source, target_rules(target))
     size = sum(entry.identity.size for entry in inventory.entries.values())
     what = f"{target.name}: source"
     yield Finding(what, f"{format_count(len(inventory.entries), 'file')}, {format_bytes(size)}")
@@ -182,6 +185,10 @@ def _check_pins(config: Config, target: Target) -> Iterator[Finding]:
                       hint="set store_dir to a directory on the file system of the source")  # fmt: skip
     else:
         yield Finding(what, f"by {kind}: queued files take no extra disk space")
+
+
+def _check_transfer(config: Config, mirror: Mirror, what: str) -> Iterator[Finding]:
+    yield Finding(what, f"sent {describe_transfer(mirror, config.endpoints[mirror.endpoint])}")
 
 
 def _check_mirror(config: Config, mirror: Mirror, tokens: Tokens, what: str) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from hubsync.store.git import CommitHeader, FastImport, TreeEntry
 from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import Pointer
+from hubsync.store.pruned import Pruned
 from hubsync.store.route import Routing
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.watch.entry import Entry, Identity
@@ -99,6 +100,7 @@ class RehearsedStore(Store):
     def __init__(self, directory: Path, source: Path, scratch: Path) -> None:
         super().__init__(directory, source)
         self.ledger = Ledger(scratch / "ledger.sqlite")
+        self.pruned = Pruned(directory / "pruned.json", read_only=True)
         self.changes: dict[str, TreeEntry | None] = {}
         self._scratch = scratch
 

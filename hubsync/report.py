@@ -1,6 +1,7 @@
 """Describes targets and mirrors as the status document has them, and says so in the log at each heartbeat."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from hubsync.config.model import Target
@@ -8,8 +9,17 @@ from hubsync.errors import HubsyncError
 from hubsync.mirror.publish import Publisher
 from hubsync.mirror.worker import MirrorWorker, Trouble
 from hubsync.monitor.logger import get_logger
-from hubsync.monitor.status import LastError, MirrorState, MirrorStatus, Status, TargetState, TargetStatus
-from hubsync.monitor.text import format_bytes
+from hubsync.monitor.status import (
+    LastError,
+    MirrorState,
+    MirrorStatus,
+    ProvenUnit,
+    Status,
+    TargetState,
+    TargetStatus,
+    Waiting,
+)
+from hubsync.monitor.text import format_bytes, format_duration
 from hubsync.service import TargetWork
 from hubsync.watch.layout_words import choose_newest
 
@@ -27,7 +37,10 @@ def describe_target(
     """Return the status of one target and its mirrors."""
     pipeline = work.pipeline
     settled_s = pipeline.oldest_settled_s()
-    mirrors = tuple(_describe_mirror(work, worker, settled_s) for worker in work.workers)
+    proven = {keeper.mirror.name: keeper.proven for keeper in work.keepers}
+    mirrors = tuple(
+        _describe_mirror(work, worker, settled_s, proven.get(worker.mirror.name, {})) for worker in work.workers
+    )
     held = pipeline.describe_held(_SHOWN)
     required = [mirror for mirror in mirrors if mirror.required] or mirrors
     trouble = pipeline.trouble or watch_trouble
@@ -56,26 +69,19 @@ def describe_target(
     )  # fmt: skip
 
 
-def describe_unopened(target: Target, error: HubsyncError) -> TargetStatus:
+def describe_unopened(target: Target, error: HubsyncError, since: datetime) -> TargetStatus:
     """Return the status of a target whose store could not be opened."""
-    return TargetStatus(
-        target.name, str(target.source), "halted", last_error=LastError(str(error), error.error_kind, error.hint)
-    )
-
-
-def describe_rejected(error: HubsyncError) -> LastError:
-    """Return how a config is shown that a running daemon does not take over."""
-    return LastError(
-        str(error), error.error_kind, error.hint or "correct it, then run `hubsync reload`; the former one is in force"
-    )
+    failure = LastError(str(error), error.error_kind, error.hint, since)
+    return TargetStatus(target.name, str(target.source), "halted", last_error=failure)
 
 
 def log_heartbeat(status: Status) -> None:
     """Say how every target is, and every mirror of it: a line each."""
     now = status.daemon.updated_at
+    rejected_s = None if status.daemon.config_error is None else _failing_s(status.daemon.config_error, now)
     uptime_s = round((now - status.daemon.started_at).total_seconds())
     for target in status.targets:
-        failure = target.last_error or _NO_ERROR
+        failure = _worst_of(target)
         log.info(
             "heartbeat", target=target.name, state=target.state,
             behind_s=target.behind_s, at_risk_s=target.at_risk_s,
@@ -85,11 +91,12 @@ def log_heartbeat(status: Status) -> None:
             backlog_bytes=max((mirror.backlog_bytes for mirror in target.mirrors), default=0),
             oldest_unpublished_s=max((mirror.behind_s for mirror in target.mirrors), default=0.0),
             disk_held_bytes=target.disk_held_bytes, settled=target.settled, held=target.held,
-            waiting=[f"{one.what}: {one.reason}" for one in target.waiting[:_LOGGED]],
+            waiting=[_describe_waiting(one, now) for one in target.waiting[:_LOGGED]],
+            held_s=max((_age_s(one.since, now) for one in target.waiting if one.since), default=None),
             mirrors_ok=sum(mirror.state in _WELL for mirror in target.mirrors),
             mirrors_failing=sum(mirror.state not in _WELL for mirror in target.mirrors),
             uptime_s=uptime_s, error_kind=failure.error_kind or None, failing_s=_failing_s(failure, now),
-            hint=failure.hint or None,
+            hint=failure.hint or None, config_rejected_s=rejected_s,
         )  # fmt: skip
         for mirror in target.mirrors:
             failure = mirror.last_error or _NO_ERROR
@@ -102,8 +109,24 @@ def log_heartbeat(status: Status) -> None:
             )  # fmt: skip
 
 
+def _worst_of(target: TargetStatus) -> LastError:
+    """Return what is wrong with the target itself: its own error, else what is held until a person acts."""
+    needy = (LastError(f"{one.what}: {one.reason}", "held", one.hint, one.since)
+             for one in target.waiting if one.needs_attention)  # fmt: skip
+    return target.last_error or next(needy, _NO_ERROR)
+
+
 def _failing_s(failure: LastError, now: datetime) -> int | None:
-    return None if failure.since is None else round((now - failure.since).total_seconds())
+    return None if failure.since is None else _age_s(failure.since, now)
+
+
+def _age_s(since: datetime, now: datetime) -> int:
+    return max(0, round((now - since).total_seconds()))
+
+
+def _describe_waiting(one: Waiting, now: datetime) -> str:
+    since = f" (for {format_duration(_age_s(one.since, now))})" if one.since else ""
+    return f"{one.what}: {one.reason}{since}"
 
 
 def summarize(status: Status) -> str:
@@ -115,7 +138,11 @@ def summarize(status: Status) -> str:
         for mirror in target.mirrors
         if mirror.last_error is not None
     ]
-    halted = [f"{target.name} halted" for target in status.targets if target.state == "halted"]
+    own = [
+        ": ".join(part for part in (f"{target.name} {target.state}", _worst_of(target).error_kind) if part)
+        for target in status.targets
+        if target.state in {"halted", "paused"} or _worst_of(target).error_kind
+    ]
 
     sending = [
         f"{target.name}/{mirror.name} {mirror.transfer.sent_bytes / max(1, mirror.transfer.bytes):.0%} of "
@@ -126,10 +153,10 @@ def summarize(status: Status) -> str:
     ]
     rejected = ["config rejected"] if status.daemon.config_error else []
 
-    return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *halted, *troubles, *sending])
+    return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *own, *troubles, *sending])
 
 
-def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -> MirrorStatus:
+def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float, proven: Mapping[str, float]) -> MirrorStatus:
     backlog = worker.publisher.measure_backlog()
     behind_s = 0.0 if backlog.since is None else time.time() - backlog.since
     waits_for = worker.waits_for()
@@ -154,6 +181,10 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float) -
         waits_for=waits_for,
         pull_request=None if pull is None else pull.url,
         last_error=_describe_trouble(worker.trouble),
+        proven=tuple(
+            ProvenUnit(unit, datetime.fromtimestamp(at, UTC))
+            for unit, at in sorted(proven.items(), key=lambda item: (item[1], item[0]), reverse=True)[:_SHOWN]
+        ),
     )
 
 

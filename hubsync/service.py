@@ -23,6 +23,7 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import get_logger
 from hubsync.pipeline import Pipeline, open_store
 from hubsync.presence import is_same_file
+from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.store.git import git_executable
 from hubsync.store.objects import state_errors
 from hubsync.store.private import make_private, private_files
@@ -36,11 +37,12 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class TargetWork:
-    """One target at work: its pipeline and one worker for each mirror."""
+    """One target at work: its pipeline, and for each mirror a worker and a keeper of its receipts."""
 
     target: Target
     pipeline: Pipeline
     workers: tuple[MirrorWorker, ...]
+    keepers: tuple[ReceiptKeeper, ...] = ()
 
     def release(self) -> None:
         """Drop the pins that no mirror needs any more."""
@@ -62,8 +64,12 @@ def open_target(target: Target, means: Means, lock_fd: int) -> TargetWork:
     store = open_store(target, service.state_dir, inherit=(lock_fd,))
     publishers = (Publisher(store, target, mirror, means) for mirror in target.mirrors)
     workers = tuple(MirrorWorker(target.name, store, publisher, means.limits) for publisher in publishers)
+    keepers = tuple(
+        ReceiptKeeper(target, worker.mirror, store, worker.publisher.published, means.config, means.tokens, means.stop)
+        for worker in workers
+    )
 
-    return TargetWork(target, Pipeline(target, store, service.min_free_bytes, means.stop), workers)
+    return TargetWork(target, Pipeline(target, store, service.min_free_bytes, means.stop), workers, keepers)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from hubsync.config.glance import Glance
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError
 from hubsync.monitor.screen import draw_status
-from hubsync.monitor.status import Status, choose_exit_code, encode_status, read_status
+from hubsync.monitor.status import Status, choose_exit_code, describe_rejected, encode_status, read_status
 from hubsync.presence import is_locked
 
 _REFRESH_S = 1.0
@@ -79,9 +79,9 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
             raise
         raise NotRunningError(f"no hubsync is running here, and {exc}", hint="start it: hubsync run") from exc
     if rejected is not None:
-        from hubsync.report import describe_rejected  # noqa: PLC0415 - it takes a second to import, and is rarely needed
-
-        status = replace(status, daemon=replace(status.daemon, config_error=describe_rejected(rejected)))
+        known = status.daemon.config_error
+        error = describe_rejected(rejected, known.since if known else None)
+        status = replace(status, daemon=replace(status.daemon, config_error=error))
     if target is not None:
         status = replace(status, targets=tuple(one for one in status.targets if one.name == target))
 

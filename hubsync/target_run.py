@@ -3,21 +3,29 @@
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from hubsync.config.model import Target
+from hubsync.config.model import Mirror, Target
+from hubsync.health import Part
 from hubsync.jobs import Jobs, every, make_trigger
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pauses import Pauses
+from hubsync.proof.job import verify_by_schedule
+from hubsync.proof.keeper import ReceiptKeeper
+from hubsync.prune.job import LOOK_S as LOOK_PRUNE_S
+from hubsync.prune.job import PruneJob
 from hubsync.service import TargetWork
 from hubsync.wait import Answer, Wait, Wish
 from hubsync.watcher import Watcher
 
 _PARKED_TRY_S = 3600.0
+_PROVE_S = 3600.0
+_TROUBLED_S = 60.0
 LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _LEAST_LOOK_S = 0.05
+_PATIENCE_S = 900.0  # the longest step that nothing tells the progress of: git packing a store that was left to grow
 _HUNG_S = 5.0  # a mirror that makes no progress for so long is not waited for at the end
 
 log = get_logger()
@@ -27,9 +35,11 @@ class TargetRun:
     """A target that runs: its watcher and its jobs."""
 
     def __init__(
-        self, work: TargetWork, stop: threading.Event, jobs: Jobs, pauses: Pauses, on_change: Callable[[], None]
-    ) -> None:
+        self, work: TargetWork, prune: PruneJob, stop: threading.Event, jobs: Jobs, pauses: Pauses,
+        on_change: Callable[[], None],
+    ) -> None:  # fmt: skip
         self.work = work
+        self._prune = prune
         self.interrupted = stop
         self.watcher = Watcher(work, self.wake_mirrors)
         self._pauses = pauses
@@ -48,25 +58,41 @@ class TargetRun:
         """Whether nothing is committed or published until ``resume``."""
         return self.target.name in self._pauses
 
-    def is_well(self) -> bool:
-        """Tell whether the watch goes on, or was told to stop."""
-        return self.watcher.is_alive() or self.interrupted.is_set()
+    def parts(self) -> Iterator[Part]:
+        """Yield what must get on: the watch, and each publication that runs; nothing once it was told to stop."""
+        if self.interrupted.is_set():
+            return
+        read = self.work.pipeline.reading.progressed
+        yield Part(f"watch:{self.target.name}", self.watcher.progressed(read), _PATIENCE_S)
+        for worker in self.work.workers:
+            if worker.is_running and worker.mirror.transport != "http":  # there each request has a deadline of its own
+                patience_s = max(_PATIENCE_S, 3 * worker.publisher.endpoint.stall_s)
+                yield Part(self._push_name(worker), worker.publisher.progressed, patience_s)
 
     def is_busy(self) -> bool:
         """Tell whether a commit or a publication runs."""
         name = self.target.name
-        return any(job == f"commit:{name}" or job.startswith(f"push:{name}/") for job in self._jobs.running())
+        return any(
+            job in {f"commit:{name}", f"prune:{name}"} or job.startswith(f"push:{name}/") for job in self._jobs.running()
+        )
 
     def start(self) -> None:
         """Watch, and run by schedule."""
         name = self.target.name
         if self.is_paused:
             self._tell_paused()
-        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target))
+        self._jobs.add(f"commit:{name}", self.commit, make_trigger(self.target.schedule))
         self._jobs.add(f"inventory:{name}", self.watcher.ask_inventory, every(self.target.inventory_every_s))
         for worker in self.work.workers:
             push = functools.partial(self._push, worker)
             self._jobs.add(self._push_name(worker), push, every(_PARKED_TRY_S), at_once=True)
+        for worker, keeper in zip(self.work.workers, self.work.keepers, strict=True):
+            prove = functools.partial(self._prove, worker, keeper)
+            self._jobs.add(self._prove_name(worker.mirror), prove, every(_PROVE_S), at_once=True)
+        if (when := make_trigger(self.target.verify)) is not None:
+            self._jobs.add(f"verify:{name}", self._verify, when)
+        if self._prune.is_wanted:
+            self._jobs.add(f"prune:{name}", self._run_prune, every(LOOK_PRUNE_S), at_once=True)
         self.watcher.start()
 
     def stop(self) -> None:
@@ -74,9 +100,12 @@ class TargetRun:
         self.interrupted.set()
         self._jobs.remove(f"commit:{self.target.name}")
         self._jobs.remove(f"inventory:{self.target.name}")
+        self._jobs.remove(f"prune:{self.target.name}")
         self._jobs.remove(f"finish:{self.target.name}")
         for worker in self.work.workers:
             self._jobs.remove(self._push_name(worker))
+            self._jobs.remove(self._prove_name(worker.mirror))
+        self._jobs.remove(f"verify:{self.target.name}")
         self.watcher.stop()
 
     def close(self) -> None:
@@ -205,11 +234,38 @@ class TargetRun:
     def _push(self, worker: MirrorWorker) -> None:
         if self.is_paused:
             return
-        worker.run()
+        published = worker.run()
+        if published is not None:
+            self._jobs.wake(self._prove_name(worker.mirror))
         self.work.release()
+        if worker.trouble is None:
+            self._prune.free_storage(worker.publisher)
+        if published is not None and self._prune.is_wanted:
+            self._prune.note_published()
+            self._jobs.wake(f"prune:{self.target.name}")
         if (due_s := worker.due_s()) is not None:
             self._jobs.wake(self._push_name(worker), after_s=max(0.1, due_s))
         self._on_change()
+
+    def _prove(self, worker: MirrorWorker, keeper: ReceiptKeeper) -> None:
+        """Bring a mirror's receipts up to date, unless the mirror is in trouble, or its Hub asked for a wait."""
+        wait_s = worker.wait_s() if worker.trouble is None else max(_TROUBLED_S, worker.wait_s())
+        again_s = wait_s if wait_s > 0 else keeper.keep()
+        if again_s is not None:
+            self._jobs.wake(self._prove_name(worker.mirror), after_s=max(0.1, again_s))
+        self._on_change()
+
+    def _verify(self) -> None:
+        """Compare all mirrors with what was published to them; the results are logged."""
+        verify_by_schedule(self.target, self.work.keepers)
+        self._on_change()
+
+    def _prove_name(self, mirror: Mirror) -> str:
+        return f"prove:{self.target.name}/{mirror.name}"
+
+    def _run_prune(self) -> None:
+        if not self.is_paused and self.work.pipeline.halted is None and self._prune.run():
+            self.wake_mirrors()  # what is gone here may go there
 
     def _push_name(self, worker: MirrorWorker) -> str:
         return f"push:{self.target.name}/{worker.mirror.name}"

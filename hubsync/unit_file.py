@@ -59,10 +59,10 @@ def _system(config: Config, installation: Installation) -> Iterator[str]:
         return
     yield f"User={installation.user}"
     yield "Group="  # the user's own
-    written = _outermost(written_paths(config))
+    written = _outermost([*written_paths(config), *(t.source for t in config.targets if t.retention.local is not None)])
     if installation.has_links:
         written = _outermost([*written, *(_shared_mount(config, target) for target in config.targets)])
-    writable = written if installation.has_links else []
+    writable = written if installation.has_links else [t.source for t in config.targets if t.retention.local is not None]
     read = [target.source for target in config.targets if not _is_beneath(target.source, writable)]
     if read:
         yield f"ReadOnlyPaths={_words(_outermost(read))}"

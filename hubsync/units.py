@@ -10,6 +10,7 @@ from pathspec import GitIgnoreSpec
 
 from hubsync.config.model import Target
 from hubsync.errors import FileError, SourceError
+from hubsync.store.provenance import own_patterns
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure, index_members
@@ -32,6 +33,12 @@ def unit_of(target: Target, path: str) -> str | None:
 def unit_among(patterns: tuple[str, ...], path: str) -> str | None:
     """Return the unit that *path* belongs to if *patterns* name the units."""
     return _unit_of_directory(patterns, path.rpartition("/")[0]) if patterns else None
+
+
+def target_rules(target: Target) -> PathRules:
+    """Return the rules that say what of a source is looked at."""
+    own = own_patterns(target.units) if target.provenance else ()
+    return PathRules(target.include, (*target.exclude, *own))
 
 
 def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, str]) -> UnitFacts:

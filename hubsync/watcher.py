@@ -47,6 +47,10 @@ class Watcher(threading.Thread):
         self._events.put(("stop", ""))
         self.join(_STOP_S)
 
+    def progressed(self, read: float) -> float | None:
+        """Return when it last got on, if something was *read* then; ``None`` if it has ended without being told."""
+        return max(self.ticked, read) if self.is_alive() or self._stopping.is_set() else None
+
     def ask_inventory(self) -> None:
         """Have the whole source compared soon."""
         self._events.put(("tree", ""))

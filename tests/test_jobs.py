@@ -11,7 +11,6 @@ from apscheduler.triggers.interval import IntervalTrigger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubsync.config.model import TargetSettings
 from hubsync.config.schedule import expand_cron, parse_schedule
 from hubsync.errors import SourceError
 from hubsync.jobs import Jobs, every, make_cron_trigger, make_trigger
@@ -120,9 +119,7 @@ def test_a_schedule_runs_when_its_declaration_says(hour: str, weekday: str) -> N
 
 def test_the_kinds_of_schedules() -> None:
     """An interval, a crontab line, and manual, which has no trigger."""
-    interval, cron, manual = (
-        make_trigger(TargetSettings(schedule=parse_schedule(text))) for text in ("15m", "0 3 * * 1", "manual")
-    )
+    interval, cron, manual = (make_trigger(parse_schedule(text)) for text in ("15m", "0 3 * * 1", "manual"))
 
     assert isinstance(interval, IntervalTrigger)
     assert timedelta(minutes=15) == interval.interval
@@ -257,3 +254,22 @@ def test_a_stop_waits_for_what_runs_and_says_if_it_does_not_end() -> None:
     go_on.set()
     assert jobs.stop(PATIENCE_S)
     assert not jobs.is_alive()
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_schedule(jobs: Jobs) -> None:
+    """All that was due is a day away by the new clock; then it is as near as it was, what was woken as well."""
+    ran = {name: threading.Event() for name in ("often", "woken")}
+    jobs.add("often", ran["often"].set, every(0.05))
+    jobs.add("woken", ran["woken"].set, None)
+    jobs.add("nightly", lambda: None, make_cron_trigger("0 3 * * *"))
+    jobs.wake("woken", after_s=0.2)
+    nightly = jobs._scheduler.get_job("nightly").next_run_time
+    for job in jobs._scheduler.get_jobs():
+        job.modify(next_run_time=job.next_run_time + timedelta(days=1))
+    for event in ran.values():
+        event.clear()
+
+    jobs.follow_clock(-86_400.0)
+
+    assert all(event.wait(PATIENCE_S) for event in ran.values())
+    assert nightly == jobs._scheduler.get_job("nightly").next_run_time

@@ -244,3 +244,39 @@ def check_as_somebody(config: Path) -> list[tuple[str, str, str]]:
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
     return [(one["what"], one["error_kind"], one["said"]) for one in json.loads(done.stdout)["findings"]]
+
+
+# --- what the service's sandbox leaves
+
+CLOSED = """set -e
+mount --make-rprivate /
+mount --bind "$1" "$1"
+mount -o remount,bind,ro /
+mount -t tmpfs tmpfs /var/tmp
+shift
+exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+"""
+may_mount = pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0, reason="needs to mount"
+)
+
+
+@may_mount
+def test_it_works_where_only_its_state_can_be_written(tmp_path: Path, hub: LocalHub) -> None:
+    """As under `ProtectSystem=strict` and without any capability: by git and by HTTP, home and source read-only."""
+    source = tmp_path / "run"
+    write_checkpoint(source / "checkpoint-1")
+    (tmp_path / "state").mkdir(0o700)
+    config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+    mirrors = '"m0:acme/x", { repo = "m0:acme/y", transport = "http" }'
+    config.write_text(config.read_text().replace('"m0:acme/x"', mirrors))
+
+    def closed(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = ["unshare", "-m", "sh", "-c", CLOSED, "sh", str(tmp_path / "state"), *argv]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert 0 != closed("touch", str(source / "x")).returncode
+    assert 0 == closed("touch", str(tmp_path / "state" / "x")).returncode
+    done = closed(sys.executable, "-m", "hubsync", "once", "-c", str(config), "--timeout", "60s")
+
+    assert 0 == done.returncode, done.stderr

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from support.plain_server import PlainServer
 from support.rig import Rig
 from support.running import write_checkpoint
 
-from hubsync.monitor.status import DaemonStatus, Status, TargetStatus
+from hubsync.monitor.status import DaemonStatus, LastError, Status, TargetStatus, Waiting
 from hubsync.report import describe_target, log_heartbeat
 
 HOUR = 3600
@@ -172,3 +172,32 @@ def test_the_heartbeat_says_both_for_each_target_and_each_mirror(two: Two) -> No
     assert {2 * HOUR} == {line["at_risk_s"] for line in lines}
     assert {"heartbeat"} == {line["event"] for line in lines}
     assert all(isinstance(line["behind_s"], float) for line in lines)
+
+
+def test_a_heartbeat_says_since_when() -> None:
+    """What is held, and a config that is not in force, have an age; what only a person can mend has its cure as well."""
+    now = datetime(2026, 11, 29, 3, tzinfo=UTC)
+    held = Waiting("checkpoint-2/", "it lacks a shard", now - timedelta(hours=3), "touch the mark", needs_attention=True)
+    rejected = LastError("no such key", "config", "correct it", now - timedelta(minutes=5))
+    daemon = DaemonStatus(1, "1", now - timedelta(days=1), now, config_error=rejected)
+    with capture_logs() as said:
+        log_heartbeat(Status(daemon, (TargetStatus("run", "/data", "degraded", held=1, waiting=(held,)),)))
+    (beat,) = said
+
+    assert ["checkpoint-2/: it lacks a shard (for 3h)"] == beat["waiting"]
+    assert (3 * HOUR, 300) == (beat["held_s"], beat["config_rejected_s"])
+    assert ("held", 3 * HOUR, "touch the mark") == (beat["error_kind"], beat["failing_s"], beat["hint"])
+
+
+def test_what_waited_before_a_restart_has_its_true_age(make_rig: Callable[..., Rig], server: PlainServer) -> None:
+    """It counts from the last change of what waits, not from the start of the daemon that holds it back."""
+    rig = make_rig(server)
+    (rig.source / "model.safetensors").write_bytes(b"half of a header")
+    rig.settle()
+    changed = (rig.source / "model.safetensors").stat().st_ctime
+    rig.restart()
+    rig.settle()
+    (held,) = describe(rig).waiting
+
+    assert held.since is not None
+    assert changed == pytest.approx(held.since.timestamp(), abs=0.001)

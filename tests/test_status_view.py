@@ -1,17 +1,20 @@
 """`hubsync status` answers at once."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from support.running import write_config
+from support.terminal import Terminal
 
 from hubsync.config.glance import glance_at
 from hubsync.config.load import load_config
-from hubsync.monitor.status import DaemonStatus, Status, write_status
+from hubsync.monitor.status import DaemonStatus, LastError, MirrorStatus, Status, TargetStatus, write_status
 
 
 def test_status_imports_nothing_that_takes_long(tmp_path: Path) -> None:
@@ -38,6 +41,26 @@ def test_status_imports_nothing_that_takes_long(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("argv", [["log"], ["report"], ["events"]])
+def test_what_reads_the_log_needs_no_checked_config(tmp_path: Path, argv: list[str]) -> None:
+    """Who looks at three in the morning waits for no schema, and a half-edited config keeps nobody from the log."""
+    config = tmp_path / "hubsync.toml"
+    config.write_text('[log]\nfile = "log.jsonl"\n[[target]]\nnaem = "x"\n')
+    (tmp_path / "log.jsonl").write_text(
+        '{"timestamp":"2026-11-29T03:00:00Z","level":"error","event":"thread.failed","message":"x"}\n'
+    )
+    option = [] if argv == ["events"] else ["-c", str(config), "--since", "2026-11-28"]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hubsync", *argv, *option],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+    assert (0, True) == (done.returncode, bool(done.stdout))
+    assert set() == imported & {"pydantic", "structlog", "git", "rich", "huggingface_hub", "apscheduler", "watchdog"}
+
+
 @pytest.mark.parametrize("edit", ["append", "include", "break"])
 def test_an_edited_config_is_checked_again(tmp_path: Path, edit: str) -> None:
     """Whether it is the file itself that was edited or one that it includes, its mark is another one."""
@@ -58,3 +81,25 @@ def test_an_edited_config_is_checked_again(tmp_path: Path, edit: str) -> None:
     assert before is not None
     assert (tmp_path / "state", mark) == (before.state_dir, before.mark)
     assert after is None or after.mark != mark
+
+
+def test_watching_a_dead_daemon_is_calm(tmp_path: Path) -> None:
+    """At 80 columns, without colour: what was, that it does not run, and how to start it; Ctrl-C ends it."""
+    config = write_config(tmp_path / "hubsync.toml", tmp_path / "source", {'url = "http://127.0.0.1:1"': "acme/x"})
+    now = datetime.now(UTC)
+    error = LastError("connection refused " * 10, "network", "check the address", now - timedelta(hours=3), 9)
+    mirror = MirrorStatus("m0:acme/x", "acme/x", "failing", behind_s=7000, last_error=error)
+    target = TargetStatus("run", "/data/run", "degraded", newest_unit_local="checkpoint-100000", mirrors=(mirror,))
+    (tmp_path / "state").mkdir()
+    daemon = DaemonStatus(1, "1", now, now, config_mark=load_config(config, {}).mark)
+    write_status(tmp_path / "state" / "status.json", Status(daemon, (target,)))
+    with Terminal(["-c", str(config), "status", "--watch"], NO_COLOR="1") as terminal:
+        shown = terminal.wait_for("check the address").split("check the address")[0]
+        terminal.process.send_signal(signal.SIGINT)
+        code, _ = terminal.wait()
+
+    assert 130 == code
+    assert "not running (was running" in shown
+    assert shown.index("start it: hubsync run") < shown.index("TARGET / MIRROR")
+    assert not re.search(r"\x1b\[\d+(;\d+)*m", shown)
+    assert 80 >= max(len(re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", line)) for line in shown.splitlines())

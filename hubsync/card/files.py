@@ -13,6 +13,7 @@ from hubsync.card.tfevents import Events, read_events
 from hubsync.card.weights import count_parameters, header_end
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError
+from hubsync.units import target_rules
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.inventory import take_inventory
 from hubsync.watch.rules import PathRules
@@ -54,7 +55,7 @@ class SourceFiles:
 
     def __init__(self, target: Target, shown: PathRules | None = None) -> None:
         self._source = target.source
-        self._entries = take_inventory(target.source, PathRules(target.include, target.exclude)).entries
+        self._entries = take_inventory(target.source, target_rules(target)).entries
         self.sources = self._entries.keys()
         got = {path: entry for path, entry in self._entries.items() if shown is None or shown.verdict(path).taken}
         self.sizes = {path: entry.identity.size for path, entry in got.items()}

@@ -4,12 +4,15 @@ Results go to standard output, messages and logs to standard error. Heavy import
 them, so that ``status`` and ``--help`` answer at once.
 """
 
+import gc
 import os
 
-from hubsync.cli import install, local, look, prepare, prove, publish, restore
+from hubsync.cli import install, local, look, prepare, prove, prune, publish, restore
 from hubsync.cli.app import cli
 
-__all__ = ["cli", "install", "local", "look", "main", "prepare", "prove", "publish", "restore"]
+__all__ = ["cli", "install", "local", "look", "main", "prepare", "prove", "prune", "publish", "restore"]
+
+_COLLECT_EVERY = 100_000  # new objects; an inventory makes as many, and none of them is garbage
 
 
 def main() -> None:
@@ -18,4 +21,5 @@ def main() -> None:
     from hubsync.store.process import close_environment  # noqa: PLC0415
 
     forbid_core_dumps()
+    gc.set_threshold(_COLLECT_EVERY)
     cli(obj=close_environment(os.environ))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubsync.errors import ConfigError, HubsyncError, UsageError
+from hubsync.monitor.text import escape_unsafe
 
 if TYPE_CHECKING:
     from hubsync.config.glance import Glance
@@ -66,6 +67,15 @@ class Session:
         seen = self.glance()
         return seen.state_dir if seen is not None else self.load().service.state_dir
 
+    def find_log_file(self) -> Path | None:
+        """Return the log file that the config names, whatever else is wrong in it; ``None``: there is only the journal.
+
+        Raises:
+            ConfigError: the config does not say it.
+        """
+        seen = self.glance()
+        return seen.log_file if seen is not None else self.load().log.file
+
     def has_colour(self) -> bool:
         """Tell whether what is printed may have colours."""
         return sys.stdout.isatty() and not self.environment.get("NO_COLOR")
@@ -99,9 +109,11 @@ class _Group(click.Group):
             if session is not None and session.as_json:
                 problems = getattr(exc, "problems", ()) or [{"message": str(exc)}]
                 print_json(ok=False, **error_document(exc), problems=problems)
-            click.echo(str(exc) if isinstance(exc, ConfigError) else f"error: {exc}", err=True)
+            lines = [escape_unsafe(line) for line in str(exc).splitlines()]
+            is_list = isinstance(exc, ConfigError)  # of problems; elsewhere a name may hold a line's end
+            click.echo("\n".join(lines) if is_list else "error: " + "\n  ".join(lines), err=True)
             if exc.hint:
-                click.echo(f"  → {exc.hint}", err=True)
+                click.echo(f"  → {escape_unsafe(exc.hint)}", err=True)
             ctx.exit(getattr(exc, "status", exc.exit_code))
         except KeyboardInterrupt:
             ctx.exit(130)

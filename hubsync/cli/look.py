@@ -196,7 +196,7 @@ def card(session: Session, target: str, mirror_name: str | None, *, preview: boo
 def _log_place(session: Session, file: Path | None) -> "Place":
     from hubsync.views.log import Place
 
-    return Place(file) if file is not None else Place(configured=session.load().log.file)
+    return Place(file) if file is not None else Place(configured=session.find_log_file())
 
 
 def _write_page(path: Path, story: "Story") -> None:

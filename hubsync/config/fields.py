@@ -18,7 +18,7 @@ from hubsync.config.context import FileContext
 from hubsync.config.rates import RATE_PATTERN, ROW_PATTERN, Rate, parse_rate
 from hubsync.config.repo import NAME_PATTERN, RepoSpec, parse_name, parse_path_in_repo, parse_repo
 from hubsync.config.schedule import Schedule, parse_schedule
-from hubsync.config.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
+from hubsync.config.units import DURATION_PATTERN, SHARE_PATTERN, SIZE_PATTERN, parse_duration, parse_share, parse_size
 from hubsync.config.urls import URL_PATTERN
 from hubsync.monitor.events import CATALOGUE
 
@@ -168,6 +168,11 @@ Seconds = Annotated[float, BeforeValidator(_in_file(parse_duration)), WithJsonSc
 PositiveSeconds = Annotated[Seconds, AfterValidator(_at_least(0.001, "1ms")), WithJsonSchema(_DURATION_SCHEMA)]
 Period = Annotated[Seconds, AfterValidator(_at_least(1, "1s")), WithJsonSchema(_DURATION_SCHEMA)]
 Bytes = Annotated[int, BeforeValidator(_in_file(parse_size)), WithJsonSchema(_SIZE_SCHEMA)]
+Share = Annotated[
+    float,
+    BeforeValidator(_in_file(parse_share)),
+    WithJsonSchema({"type": "string", "pattern": SHARE_PATTERN, "examples": ["0%", "5%", "100%"]}),
+]
 UploadRate = Annotated[InstanceOf[Rate], BeforeValidator(_parse_unless(Rate, parse_rate)), WithJsonSchema(_RATE_SCHEMA)]
 When = Annotated[
     InstanceOf[Schedule],

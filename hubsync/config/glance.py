@@ -1,4 +1,4 @@
-"""What can be said of a config at a glance, without checking it: where its state lies, and whether it was edited.
+"""What can be said of a config at a glance, without checking it: where its state and log lie, and whether it was edited.
 
 A full check takes longer to import than ``status`` takes to answer.
 """
@@ -12,10 +12,11 @@ from hubsync.config.documents import Document, find_config, find_included, mark_
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """The state directory of a config, and the mark that ``Config.mark`` is if it was loaded as it stands now."""
+    """A config's state directory, its log file, and the mark that ``Config.mark`` is if it was loaded as it stands now."""
 
     state_dir: Path
     mark: str
+    log_file: Path | None = None
 
 
 def glance_at(path: Path | None, environment: Mapping[str, str]) -> Glance | None:
@@ -27,9 +28,13 @@ def glance_at(path: Path | None, environment: Mapping[str, str]) -> Glance | Non
     main = read_document(find_config(path, environment), environment.get("HOME"))
     if not isinstance(main, Document):
         return None
-    declared = main.table("service").get("state_dir", default_state_dir(environment))
+    state_dir = main.table("service").get("state_dir", default_state_dir(environment))
+    log_file = main.table("log").get("file")
+    if not isinstance(state_dir, str) or not isinstance(log_file, (str, type(None))):
+        return None
     try:
-        return Glance(main.context.locate(declared), _mark_all(main)) if isinstance(declared, str) else None
+        located = None if log_file is None else main.context.locate(log_file)
+        return Glance(main.context.locate(state_dir), _mark_all(main), located)
     except ValueError:
         return None
 

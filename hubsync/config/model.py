@@ -27,6 +27,7 @@ from hubsync.config.fields import (
     Policy,
     PositiveSeconds,
     Seconds,
+    Share,
     Strings,
     Text,
     UploadRate,
@@ -180,7 +181,7 @@ class Mirror(Frozen):
     max_commits_per_hour: int = 60
     pull_request: bool = False
     transport: Literal["git", "http"] = "git"
-    transfer: Literal["hubsync", "git-lfs"] = "hubsync"
+    transfer: Literal["hubsync", "git-lfs", "xet"] = "hubsync"
     on_foreign_edit: Policies = Field(default_factory=FOREIGN_EDIT_DEFAULTS.copy)
 
 
@@ -259,6 +260,16 @@ class TargetSettings(Frozen):
     retention: Retention = Field(Retention(), description="Which units stay when there are more; proven ones only go.")
     provenance: bool = Field(
         default=False, description="Publish hubsync.json and SHA256SUMS with each unit: hashes, times, host, writer."
+    )
+    verify: When = Field(
+        parse_schedule("manual"),
+        description="When whole mirrors are compared with what was published: as `schedule`.",
+        json_schema_extra={"default": "manual"},
+    )
+    verify_sample: Share = Field(
+        0.0,
+        description="With `verify`: which part of the contents is downloaded and hashed each time.",
+        json_schema_extra={"default": "0%"},
     )
     deletes: Literal["keep", "propagate"] = Field("keep", description="Whether a local deletion reaches the mirrors.")
     capture: Literal["auto", "reflink", "link", "copy"] = Field("auto", description="How content is kept until sent.")

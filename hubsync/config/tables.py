@@ -38,10 +38,11 @@ class MirrorTable(Frozen):
         default=False, description="Publish as a pull request, for a main branch that takes nothing else."
     )
     transport: Literal["git", "http"] = Field(
-        "git", description="http: through the Hub's API alone, for networks that let nothing else through, and for Xet."
+        "git", description="http: through the Hub's API alone, for networks that let nothing else through."
     )
-    transfer: Literal["hubsync", "git-lfs"] = Field(
-        "hubsync", description="Who sends large files: hubsync's agent for git-lfs, or git-lfs itself, without upload_rate."
+    transfer: Literal["hubsync", "git-lfs", "xet"] = Field(
+        "hubsync",
+        description="Who sends large files: hubsync, git-lfs itself, or Xet; the last two without upload_rate.",
     )
     on_foreign_edit: Policies = Field(default_factory=dict, description="Wins over the target's, path by path.")
 

@@ -22,6 +22,9 @@ _DURATION = re.compile(DURATION_PATTERN.replace(_NUMBER, f"({_NUMBER})"))
 _DURATION_SCALES = (*map(Decimal, SECONDS_PER_UNIT.values()), Decimal("0.001"))
 _SIZE = re.compile(rf"({_NUMBER}) ?({'|'.join(BYTES_PER_UNIT)})")
 
+SHARE_PATTERN = f"^{_NUMBER} ?%$"
+_SHARE = re.compile(rf"({_NUMBER}) ?%")
+
 _LONGEST_S = 3650 * SECONDS_PER_UNIT["d"]  # far below what threading accepts as a timeout, far above any use
 _LARGEST_BYTES = 2**63 - 1  # SQLite's integer
 _LARGEST_ECHOED = 10**15
@@ -54,6 +57,15 @@ def parse_size(value: object) -> int:
         raise ValueError('is larger than any disk; write at most "9000PB"')
 
     return size
+
+
+def parse_share(value: object) -> float:
+    """Return the part, from 0 to 1, that *value*, such as ``"5%"``, stands for; raise ValueError with the cure."""
+    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) > 100:  # noqa: PLR2004 - percent
+        raise ValueError('must be a percentage in quotes; write "0%" to "100%"')
+
+    return float(match[1]) / 100
 
 
 def spell_duration(seconds: float) -> str:

@@ -21,8 +21,8 @@ from hubsync.demo.show import Screen
 from hubsync.demo.story import DAEMON, DEMO, WRITER, Line, Story
 from hubsync.errors import HubsyncError
 from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, format_duration
+from hubsync.units import target_rules
 from hubsync.watch.inventory import Kind, take_inventory
-from hubsync.watch.rules import PathRules
 
 HUBS = ("first", "second")
 _TICK_S = 0.2
@@ -93,7 +93,7 @@ class Demo:
 
     def _read_own(self, target: Target) -> dict[str, Record]:
         """Digest what hubsync's rules take of the reader's directory."""
-        inventory = take_inventory(target.source, PathRules(target.include, target.exclude))
+        inventory = take_inventory(target.source, target_rules(target))
         self._left_out = {path: skip.reason for path, skip in inventory.skipped.items() if skip.kind is not Kind.IGNORED}
         if not inventory.entries:
             reasons = [f"\n  {escape_unsafe(path)}: {why}" for path, why in sorted(self._left_out.items())[:5]]

@@ -31,11 +31,13 @@ _TELL_S = 0.5
 class _Progress:
     """Counts bytes for all threads, and says how far they are."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, client: Client) -> None:
         self._reporter = reporter
+        self._client = client
         self._lock = threading.Lock()
         self._by_oid: dict[str, int] = {}
-        self._figures = self._told = (0, 0)
+        self._figures = (0, 0)
+        self._told = (0, 0, 0)
 
     def sent(self, oid: str, count: int) -> None:
         with self._lock:
@@ -51,10 +53,10 @@ class _Progress:
 
     def tell(self) -> None:
         """Report, if anything moved."""
-        figures = self._figures
+        figures = (*self._figures, self._client.moved)
         if figures != self._told:
             self._told = figures
-            self._reporter.write(sent=figures[0], checked=figures[1])
+            self._reporter.write(sent=figures[0], checked=figures[1], moved=figures[2])
 
 
 class Agent:
@@ -63,9 +65,9 @@ class Agent:
     def __init__(self, order: Order) -> None:
         self._things = {thing.oid: thing for thing in read_things(order.things_fd)}
         self._reporter = Reporter(order.report_fd)
-        self._progress = _Progress(self._reporter)
         authorization = _read_authorization(order.credential_fd)
         client = Client(order.lfs_url, authorization, stall_s=order.stall_s, connect_s=order.connect_s)
+        self._progress = _Progress(self._reporter, client)
         batch = Batch(client, order.lfs_url, tuple(self._things.values()))
         costs = Costs(Throttle(order.throttle_fd), Hashing(fd=order.hashing_fd), self._progress)
         self._uploader = Uploader(client, batch, costs, Path(order.uploads_dir))

@@ -95,8 +95,8 @@ class Batch:
             return {each["oid"]: self._read(each) for each in answer["objects"]}
         except TransferError as exc:
             self._failure = TransferError(str(exc), status=exc.status, retry_after=exc.retry_after, is_general=True)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            self._failure = TransferError("not found: no LFS Batch API answers there", status=404, is_general=True)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            self._failure = TransferError("server error: an answer that no LFS Batch API gives", is_general=True)
         raise self._failure
 
     def _read(self, answer: Mapping[str, Any]) -> Actions | TransferError:
@@ -111,7 +111,7 @@ class Batch:
     def _action(self, action: Mapping[str, Any] | None, answer: Mapping[str, Any]) -> Action | None:
         if action is None:
             return None
-        plain = Action(action["href"], {name: str(value) for name, value in (action.get("header") or {}).items()})
+        plain = Action(str(action["href"]), {name: str(value) for name, value in (action.get("header") or {}).items()})
         return plain if answer.get("authenticated") else self._client.signed_in(plain)
 
 

@@ -21,8 +21,9 @@ from hubsync.errors import HubsyncError
 LFS_TYPE = "application/vnd.git-lfs+json"
 _REDIRECTS = frozenset({301, 302, 307, 308})  # 303 asks for a GET, which stores nothing
 _MOST_REDIRECTS = 5
-_SAID_CHARS = 400  # of a body; a captive portal's page is no news
-_ANSWER_BYTES = 64 << 20  # of a hostile server; a hundred objects in parts take a few megabytes
+_SAID_CHARS = 400  # of what a server says; a captive portal's page is no news
+_ANSWER_BYTES = 32 << 20  # of a hostile server; a hundred objects in parts take a few megabytes
+_REFUSED = 422  # by us, as a server would
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _URL_SAFE = "%/:;=&?@+,$!*'()~[]"  # what an address may hold as it is (RFC 3986), so that signed ones stay as they are
 
@@ -66,7 +67,7 @@ class _Answer:
         try:
             content = json.loads(self.content)
             return str(content.get("message") or content.get("error") or content)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return self.content.decode("utf-8", "replace")
 
 
@@ -82,6 +83,7 @@ class Client:
         self._authorization = authorization
         self._stall_s = stall_s
         self._connect_s = connect_s
+        self.moved = 0  # bytes that any server took, requests and all; a figure that grows while anything gets on
         self._lock = threading.Lock()
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
         self._tls: ssl.SSLContext | None = None
@@ -112,7 +114,7 @@ class Client:
         answer = self._request("POST", Action(action.href, headers), lambda: iter((body,)), len(body))
         try:
             return json.loads(answer.content) if answer.content else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
 
     def put(self, action: Action, body: Body, size: int) -> str:
@@ -138,7 +140,7 @@ class Client:
         except TimeoutError as exc:
             raise TransferError(f"stalled: no progress for {self._stall_s:.0f} s") from exc
         except (OSError, http.client.HTTPException, ValueError) as exc:
-            raise TransferError(f"connection error: {exc or type(exc).__name__}") from exc
+            raise TransferError(f"connection error: {str(exc)[:_SAID_CHARS] or type(exc).__name__}") from exc
         if answer.is_success or answer.status in allow:
             return answer
 
@@ -146,6 +148,10 @@ class Client:
 
     def _exchange(self, method: str, action: Action, body: Body, size: int) -> _Answer:
         url = urlsplit(action.href)
+        if self._origin[0] == "https" and url.scheme == "http":
+            raise TransferError(
+                "without encryption: the server names a plain http address", status=_REFUSED, is_general=True
+            )
         path = quote(f"{url.path or '/'}{'?' if url.query else ''}{url.query}", safe=_URL_SAFE)
         headers = {**_sign_in(url), **action.headers, "Content-Length": str(size)}
         connection = self._connect(url)
@@ -189,11 +195,11 @@ class Client:
         if not url.hostname or url.scheme not in {"http", "https"}:
             raise http.client.InvalidURL(f"no address of a server: {url.scheme}://{url.hostname or ''}")
         if url.scheme == "http":
-            return _Connection(url.hostname, url.port, timeout=self._connect_s)
+            return _Connection(url.hostname, url.port, timeout=self._connect_s, client=self)
         with self._lock:  # the system's certificates, as git and git-lfs use them; they take a while to read
             self._tls = self._tls or ssl.create_default_context()
 
-        return _TlsConnection(url.hostname, url.port, timeout=self._connect_s, context=self._tls)
+        return _TlsConnection(url.hostname, url.port, timeout=self._connect_s, client=self, context=self._tls)
 
     def _keep(self, url: SplitResult, connection: http.client.HTTPConnection) -> None:
         if connection.sock is not None:  # the server did not close it
@@ -204,14 +210,20 @@ class Client:
 class _Connection(http.client.HTTPConnection):
     """Sends piece by piece: ``sendall`` would take the deadline for progress as one for the whole piece."""
 
+    def __init__(self, *args: Any, client: Client, **options: Any) -> None:  # noqa: ANN401 - http.client's
+        super().__init__(*args, **options)
+        self._client = client
+
     def send(self, data: Any) -> None:  # noqa: ANN401 - bytes or a view
         """Send *data*."""
         left = memoryview(data)
         while left:
-            left = left[self.sock.send(left) :]
+            count = self.sock.send(left)
+            self._client.moved += count
+            left = left[count:]
 
 
-class _TlsConnection(http.client.HTTPSConnection, _Connection):
+class _TlsConnection(_Connection, http.client.HTTPSConnection):
     """The same, encrypted."""
 
 
@@ -228,7 +240,7 @@ def _read_answer(connection: http.client.HTTPConnection) -> _Answer:
         headers = {name.lower(): value for name, value in response.getheaders()}
         content = response.read(_ANSWER_BYTES)
         if not response.isclosed() and response.read(1):
-            raise http.client.HTTPException("the answer is too long")
+            raise TransferError("server error: an answer without end")
         return _Answer(response.status, headers, content)
 
 

@@ -97,7 +97,7 @@ class Report:
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("hubsync-report", 0)
-        self.moved = (0, 0)  # bytes sent, bytes checked
+        self.moved = (0, 0, 0)  # bytes of blocks sent, bytes checked, bytes that servers took
         self.done: set[str] = set()
         self.refused: dict[str, Refusal] = {}
         self._at = 0
@@ -118,7 +118,7 @@ class Report:
 
     def _take(self, line: dict[str, Any]) -> None:
         if "sent" in line:
-            self.moved = (line["sent"], line["checked"])
+            self.moved = (line["sent"], line["checked"], line["moved"])
         elif "error" in line:
             self.refused[line["oid"]] = Refusal(line["error"], line["is_general"])
         else:

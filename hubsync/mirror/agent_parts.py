@@ -52,7 +52,8 @@ def read_multipart(action: Action, size: int) -> Multipart | None:
     # By number, not by text: servers that do not pad the numbers with zeros are understood too.
     urls = {int(name): value for name, value in headers.items() if name.isdecimal()}
     part_size = int(headers["chunk_size"]) if headers["chunk_size"].isdecimal() else 0
-    if part_size < 1 or sorted(urls) != list(range(1, -(-size // part_size) + 1)):
+    count = -(-size // part_size) if part_size > 0 else 0
+    if not count or len(urls) != count or sorted(urls) != list(range(1, count + 1)):
         raise TransferError(f"the server's {len(urls)} parts of {part_size} bytes do not make {size} bytes", status=422)
     rest = {name: value for name, value in action.headers.items() if name.lower() != "chunk_size" and not name.isdecimal()}
 

@@ -76,7 +76,7 @@ class Announcer:
         for policy in sorted({edit.policy for edit in grafted.foreign}):
             paths = [edit.path for edit in grafted.foreign if edit.policy == policy]
             log.warning("mirror.foreign_edit", repo=self._mirror.repo_id, paths=paths, files=len(paths),
-                        commit=grafted.commit, policy=policy, branch=branch)  # fmt: skip
+                        commit=self.remote.public_id(grafted.commit), policy=policy, branch=branch)  # fmt: skip
 
     def _written(self, grafted: Mapping[str, Grafted]) -> list[str]:
         """Return the blobs that were written; those of a unit are not counted again on the main branch."""

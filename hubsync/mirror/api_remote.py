@@ -5,16 +5,21 @@ as one commit there, on condition that the branch is where we saw it. The Hub gi
 each one is, is remembered by a ref. All ids that come and go here are ours, but those of heads that were never fetched.
 """
 
+import time
 from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+from threading import Event
 
 from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.hub import Hub, HubCommit
+from hubsync.mirror.paced import PacedReader
 from hubsync.mirror.remote import HeadMovedError
-from hubsync.mirror.uploads import Upload
+from hubsync.mirror.uploads import Gauge, Told, declare_limit, find_limit
 from hubsync.store.git import REGULAR, Git, TreeEntry
 from hubsync.store.objects import Objects
 from hubsync.store.pointer import Pointer, decode_pointer
+from hubsync.store.process import StoppedError
 
 _KNOWN = "refs/hub/"  # then the Hub's id; points to ours
 _UNSURE = {"network", "timeout", "server", "stalled"}
@@ -25,16 +30,19 @@ _WHEN = {f"GIT_{who}_DATE": "@0 +0000" for who in ("AUTHOR", "COMMITTER")}
 class ApiRemote:
     """One mirror's repository, spoken to through *hub*."""
 
-    def __init__(self, git: Git, objects: Objects, mirror: Mirror, hub: Hub) -> None:
+    def __init__(self, git: Git, objects: Objects, mirror: Mirror, hub: Hub, stop: Event) -> None:
         self._git = git
         self._objects = objects
         self._mirror = mirror
         self._hub = hub
         self._ours = {ref.removeprefix(_KNOWN): commit for ref, commit in git.list_refs(_KNOWN.rstrip("/")).items()}
-        self.progressed = 0.0  # each request has its own deadline
-        self.sending: Upload | None = None  # the library does not say how far it is
+        self._stop = stop
+        self.progressed = 0.0  # when an upload last got on, in monotonic seconds; each request has its own deadline
+        self.sending: Gauge | None = None
+        self._told = Told()
         self.refs: dict[str, str] = {}  # branch → the ref of a pull request that stands for it
         self._shown: dict[str, str] = {}  # branch → the Hub's id, as last seen
+        declare_limit(hub.endpoint)
 
     def public_id(self, commit: str | None) -> str | None:
         """Return the Hub's id of a commit of ours."""
@@ -54,8 +62,39 @@ class ApiRemote:
         return made
 
     def upload_objects(self, oids: Iterable[str], *, immutable: Container[str] = frozenset()) -> None:  # noqa: ARG002 - as Remote's
-        """Upload the pinned objects *oids*."""
-        self._hub.upload(self._mirror, {oid: self._objects.path(oid) for oid in oids})
+        """Upload the pinned objects *oids*: through Xet if the mirror says so, else as fast as the endpoint's rate."""
+        paths = {oid: self._objects.path(oid) for oid in oids}
+        if self._mirror.transfer == "xet":
+            self._hub.upload(self._mirror, paths)
+            return
+        self.sending = gauge = Gauge(len(paths), sum(path.stat().st_size for path in paths.values()), self._told)
+        limit = find_limit(self._hub.endpoint)
+        sent = 0
+
+        def move(count: int) -> None:
+            nonlocal sent
+            sent += count
+            limit.keep()
+            gauge.note(sent)
+            self.progressed = time.monotonic()
+
+        def read(path: Path) -> PacedReader:
+            return PacedReader(path, limit.throttle, move, self._expect_no_stop)
+
+        try:
+            self._hub.upload(self._mirror, paths, read)
+            self._told.forget()
+        finally:
+            self.sending = None
+
+    def delete_branch(self, branch: str, head: str) -> None:  # noqa: ARG002 - the API knows no expected head
+        """Delete *branch*."""
+        self._hub.delete_branch(self._mirror, branch)
+        self._shown.pop(branch, None)
+
+    def _expect_no_stop(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError("interrupted: hubsync is stopping")
 
     def push(self, heads: Mapping[str, str]) -> None:
         """Make *heads* (branch → commit) what the mirror shows, one after the other.
@@ -68,7 +107,7 @@ class ApiRemote:
                 self._replay(branch, commit)
             except MirrorError as exc:
                 if exc.error_kind == "conflict":
-                    raise HeadMovedError(str(exc)) from exc
+                    raise HeadMovedError(str(exc), exc.hint) from exc
                 raise
 
     def _list_heads(self) -> dict[str, str]:

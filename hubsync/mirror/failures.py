@@ -4,10 +4,12 @@ No I/O, no clock. Unknown failures keep the tool's own words and are retried. gi
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from hubsync.errors import MirrorError
+from hubsync.monitor.text import escape_unsafe
 
 _SAID_CHARS = 600  # of a tool's words in a message; a captive portal's page is no news
 
@@ -33,6 +35,9 @@ _WRITE_HINT = "give the token write access to this repository, or ask its owner"
 _NAME_HINT = "check the repository's name, and that the token may see it"
 _MOVED_HINT = "the repository or the Hub moved; change its address in the config"
 _STORAGE_HINT = "free storage on the Hub or raise its limit"
+_TROUBLE_HINT = "the Hub is in trouble or not yet ready; hubsync tries again by itself"
+_PATIENCE_HINT = "hubsync waits as long as the Hub asks, and tries again by itself"
+_RACE_HINT = "others publish at the same time; hubsync tries again by itself"
 _PULL_HINT = "set pull_request = true on this mirror, or allow the token to push to this branch"
 
 _LACKS_OBJECT = "LFS pointer pointed to a file that does not exist"
@@ -41,11 +46,12 @@ _LACKS_OBJECT = "LFS pointer pointed to a file that does not exist"
 # (https://github.com/huggingface/huggingface_hub/issues/138, /937, /1404 and /3049), git's transport.c and receive-pack.c.
 WORDS: tuple[FailureRow, ...] = (
     _row(r"\bspoiled: the bytes of", "spoiled", "the next state of the file is published instead", retryable=True),
+    _row(r"\bwithout encryption: ", "tls", "the Hub's LFS API must name https addresses; ask whoever runs the Hub"),
     _row(r"\bstalled: no progress", "stalled", _REACH_HINT, retryable=True),
     _row(r"files larger than \d+ ?Mi?B?", "rejected", _SPLIT_HINT),
     _row(r"contains binary files", "rejected", "add the file's pattern to lfs.patterns"),
     _row(r"YAML metadata verification", "rejected", "mend the metadata at the top of README.md"),
-    _row(_LACKS_OBJECT, "rejected", retryable=True),
+    _row(_LACKS_OBJECT, "rejected", "the Hub lost an object; hubsync sends it again", retryable=True),
     _row(r"pack exceeds maximum|\bGH001\b|file size limit|enable upload of files > ?5 ?GB", "too_large",
          "the server refuses a file of this size"),
     _row(r"exceeded the rate limit for repository commits", "commit_quota",
@@ -56,7 +62,7 @@ WORDS: tuple[FailureRow, ...] = (
     _row(r"unpacker error|remote unpack failed|remote:[^\n]*No space left", "server",
          "the server cannot store what it is sent; ask whoever runs it", retryable=True),
     _row(r"\[rejected\]|fetch first|non-fast-forward|cannot lock ref|failed to update ref|incorrect old value"
-         r"|shallow update not allowed", "conflict", retryable=True),
+         r"|shallow update not allowed", "conflict", _RACE_HINT, retryable=True),
     _row(r"pre-receive hook declined|\[remote rejected\]", "rejected", "see what the Hub says of it"),
     _row(r"No space left on device|disk quota exceeded", "disk_full", "free space on the state directory", retryable=True),
     _row(r"^this machine: ", "local_io", "see what is wrong with the state directory and its file system", retryable=True),
@@ -64,25 +70,26 @@ WORDS: tuple[FailureRow, ...] = (
 
 # What a status means where nothing above is said: RFC 9110, RFC 4918 (423, 507), RFC 6585 (429), RFC 8470 (425).
 STATUSES: dict[int, FailureRow] = {
+    400: _row("", "rejected", "see what the Hub says of it", retryable=True),
     **dict.fromkeys((301, 302, 303, 307, 308), _row("", "not_found", _MOVED_HINT)),
     401: _row("", "auth", _SIGN_IN_HINT),
     402: _row("", "quota", "see the account's billing on the Hub"),
     403: _row("", "forbidden", _WRITE_HINT),
     **dict.fromkeys((404, 410), _row("", "not_found", _NAME_HINT)),
     407: _row("", "network", "a proxy on the way wants a login of its own", retryable=True),
-    408: _row("", "timeout", retryable=True),
-    **dict.fromkeys((409, 412), _row("", "conflict", retryable=True)),
+    408: _row("", "timeout", _REACH_HINT, retryable=True),
+    **dict.fromkeys((409, 412), _row("", "conflict", _RACE_HINT, retryable=True)),
     413: _row("", "too_large", "the server refuses a file of this size"),
     422: _row("", "rejected", "see what the Hub says of this file"),
     423: _row("", "forbidden", "the repository is locked; ask its owner", retryable=True),
-    429: _row("", "rate_limited", retryable=True),
+    429: _row("", "rate_limited", _PATIENCE_HINT, retryable=True),
     451: _row("", "forbidden", "the Hub withholds this repository; ask its operator"),
     **dict.fromkeys((507, 509), _row("", "quota", _STORAGE_HINT)),
 }
 
 # What is said without a status: git's http.c and connect.c, curl's strerror.c, git-lfs's lfshttp errors.
 OTHER_WORDS: tuple[FailureRow, ...] = (
-    _row(r"too many requests|rate limit", "rate_limited", retryable=True),
+    _row(r"too many requests|rate limit", "rate_limited", _PATIENCE_HINT, retryable=True),
     _row(r"Authentication failed|could not read (Username|Password)|Unauthorized|Invalid (user token|username or password)"
          r"|Authentication required|bad credentials", "auth", _SIGN_IN_HINT),
     _row(r"Forbidden|not authorized|Authorization error|access denied", "forbidden", _WRITE_HINT),
@@ -90,25 +97,29 @@ OTHER_WORDS: tuple[FailureRow, ...] = (
     _row(r"not found|does not (appear to be a git repository|exist)", "not_found", _NAME_HINT),
     _row(r"certificate|x509|self.signed", "tls", "check the endpoint's certificate and the clock of this machine"),
     _row(r"redirect", "not_found", _MOVED_HINT),
-    _row(r"server error|internal error", "server", retryable=True),
-    _row(r"timed? ?out|too slow|Operation too slow", "timeout", retryable=True),
+    _row(r"server error|internal error", "server", _TROUBLE_HINT, retryable=True),
+    _row(r"timed? ?out|too slow|Operation too slow", "timeout", _REACH_HINT, retryable=True),
     _row(r"Could not resolve|Connection refused|Couldn't connect|Failed to connect|Connection reset|Network is unreachable"
          r"|No route to host|unexpected EOF|early EOF|hung up|connection error|RPC failed|broken pipe|EOF\b|curl \d+"
          r"|SSL|TLS", "network", _REACH_HINT, retryable=True),
 )  # fmt: skip
 
-_UNKNOWN = _row("", "server", retryable=True)
+_UNKNOWN = _row("", "server", _TROUBLE_HINT, retryable=True)
 
 # As git ("The requested URL returned error: 403", "RPC failed; HTTP 500"), git-lfs ("from HTTP 413") and hubsync say it.
 _STATUS = re.compile(r"(?:\bHTTP |\breturned error: )([1-5]\d\d)\b")
 # A repository may be called run-404, and a transfer may end with 503 bytes to go.
 _SAYS_NOTHING = re.compile(r"https?://[^\s'\"]+|\d+ bytes|stream \d+")
 # git's frame around what the server said.
-_SAYS_LITTLE = re.compile(r"To https?://|error: failed to push some refs|!\t|Done$|hint: |fatal: the remote end hung up")
+_SAYS_LITTLE = re.compile(
+    r"To https?://|error: failed to push some refs|!\t|Done$|hint: |fatal: the remote end hung up"
+    r"|(?:(?:Enumerating|Counting|Compressing|Writing|Receiving|Resolving|Unpacking) [a-z]+|Delta compression|Total)\b"
+)
 _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API has them
     re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?\s*$", re.MULTILINE),
     re.compile(r"- (?P<path>.+?) \(ref: [^)]*\)"),
 )
+_BETWEEN_REASONS = re.compile(r"^remote:\s+-{20,}\s*$", re.MULTILINE)
 _BODY_WAIT = re.compile(r"retry(?: after| this action in about)\D{0,3}(\d+) ?(hour|minute|second|s\b)?", re.IGNORECASE)
 _HEADER_WAIT = re.compile(r"Retry-After: ?([^;\n]+)", re.IGNORECASE)
 _LIMIT_WAIT = re.compile(r"RateLimit: ?\"[^\"]*\";r=0;t=(\d+)", re.IGNORECASE)
@@ -125,8 +136,9 @@ class AskedWait:
 
 def read_failure(doing: str, said: str) -> MirrorError:
     """Turn what a tool *said* while *doing* something into an error with kind, hint and the paths that it named."""
-    row = _find_row(said)
     asked = read_asked_wait(said)
+    said = _first_reason(said)
+    row = _find_row(said)
     failure = MirrorError(
         f"{doing}: {_shorten(said)}",
         error_kind=row.error_kind,
@@ -136,8 +148,8 @@ def read_failure(doing: str, said: str) -> MirrorError:
         paths=_read_paths(said),
     )
     failure.retry_at = asked.until
+    failure.said = said
     failure.lacks_object = row.pattern.pattern == _LACKS_OBJECT
-    failure.has_moved = row.hint == _MOVED_HINT
 
     return failure
 
@@ -168,6 +180,12 @@ def read_retry_after(value: str) -> AskedWait:
         return AskedWait()
 
 
+def _first_reason(said: str) -> str:
+    """Return the first of several reasons that a Hub gives for one refusal; else all that was *said*."""
+    reasons = _BETWEEN_REASONS.split(said)
+    return next((reason for reason in reasons if any(row.pattern.search(reason) for row in WORDS)), said)
+
+
 def _find_row(said: str) -> FailureRow:
     telling = _SAYS_NOTHING.sub("", said)
     if row := next((row for row in WORDS if row.pattern.search(telling)), None):
@@ -187,9 +205,24 @@ def _read_paths(said: str) -> tuple[str, ...]:
     return next(filter(None, listed), ())
 
 
+def find_named(said: str, paths: Iterable[str]) -> tuple[str, ...]:
+    """Return those of *paths* that are named in what was *said*: each Hub words a refusal of its own hooks as it likes.
+
+    A name that may be a mere word counts in quotes only.
+    """
+    return tuple(path for path in paths if path in said and _naming(path).search(said))
+
+
+def _naming(path: str) -> re.Pattern[str]:
+    name = re.escape(path)
+    if not set("./") & set(path):
+        return re.compile(rf"(['\"`]){name}\1")
+    return re.compile(rf"(?<![\w./-]){name}(?![\w/-]|\.\w)")
+
+
 def _shorten(said: str) -> str:
     said = said.partition("\ngoroutine ")[0]  # git-lfs panics with the stack of every thread
     lines = [words for line in said.splitlines() if (words := line.removeprefix("remote:").strip(" -"))]
     telling = [line for line in lines if not _SAYS_LITTLE.match(line)]
-    words = "; ".join(telling or lines)
+    words = escape_unsafe("; ".join(telling or lines))
     return words if len(words) <= _SAID_CHARS else words[:_SAID_CHARS] + " …"

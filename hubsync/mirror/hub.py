@@ -6,12 +6,13 @@ A server without the Hub's API (plain git and LFS) is no error here: then nothin
 import contextlib
 import errno
 import functools
-import json
+import re
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,15 +21,25 @@ from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.failures import AskedWait, read_failure, read_retry_after
 from hubsync.mirror.token import Tokens
+from hubsync.mirror.xet import hf_xet
 from hubsync.store.pointer import Pointer
 
 if TYPE_CHECKING:
+    from io import BufferedIOBase
+
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
+
+    from hubsync.mirror.patient import Patience
 
 _CLIENT_LOCK = threading.Lock()
 _ANSWER_BYTES = 200  # of a body that is not the Hub's
 _UPLOAD_THREADS = 2
+# What comes of JSON that is none, is nested without end, or says something else than a Hub does.
+_NO_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
+_API_PATH = re.compile(r"/api/|/info/lfs/objects/batch$|/resolve/")
+_STALE = frozenset({400, 401, 403, 404, 410})
+_STALE_HINT = "the Hub's storage refused an address that the Hub gave; hubsync asks for a new one by itself"
 _LOOKED_UP = 200  # paths in one request
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
@@ -109,11 +120,13 @@ class Hub:
         try:
             # Without a timeout of its own this call waits for ever, whatever the client's is.
             info = api.repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s)
-        except RepositoryNotFoundError:
+        except RepositoryNotFoundError as exc:
+            if exc.response is not None and exc.response.status_code == HTTPStatus.UNAUTHORIZED:
+                raise _translated("look at the repository", exc) from exc  # the client takes each 401 for a missing one
             return RepoState(Visibility.MISSING)
         except HfHubHTTPError as exc:
             return RepoState(self._read_refusal(exc))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        except _NO_ANSWERS:
             return RepoState(Visibility.UNKNOWN)  # something answered, but not as a Hub does
         except Exception as exc:
             raise _translated("look at the repository", exc) from exc
@@ -158,6 +171,31 @@ class Hub:
         with _translating("create the branch"):
             self._api().create_branch(mirror.repo_id, repo_type=mirror.repo_type, branch=branch, exist_ok=True)
 
+    def delete_branch(self, mirror: Mirror, branch: str) -> None:
+        """Delete a branch."""
+        with _translating("delete the branch"):
+            self._api().delete_branch(mirror.repo_id, repo_type=mirror.repo_type, branch=branch)
+
+    def squash(self, mirror: Mirror) -> None:
+        """Replace the history of the mirror's branch by one commit; it cannot be undone."""
+        with _translating("squash the history"):
+            self._api().super_squash_history(mirror.repo_id, repo_type=mirror.repo_type, branch=mirror.branch)
+
+    def destroy_objects(self, mirror: Mirror, oids: Collection[str]) -> dict[str, int]:
+        """Delete those of the objects *oids* for good that the Hub has; return them, and their sizes by its account."""
+        with _translating("delete objects"):
+            api = self._api()
+            listed = api.list_lfs_files(mirror.repo_id, repo_type=mirror.repo_type)
+            found = [file for file in listed if file.file_oid in oids]
+            api.permanently_delete_lfs_files(
+                mirror.repo_id,
+                found,
+                rewrite_history=False,
+                repo_type=mirror.repo_type,  # nothing shows them any more
+            )
+
+        return {file.file_oid: file.size for file in found}
+
     def list_files(self, mirror: Mirror, revision: str) -> dict[str, HubFile]:
         """Return all files of a revision, by path."""
         with _translating("list the files"):
@@ -186,13 +224,25 @@ class Hub:
             )
             return Path(got).read_bytes()
 
-    def upload(self, mirror: Mirror, objects: Mapping[str, Path]) -> None:
-        """Upload *objects* (oid → file) that no commit names yet; those that the Hub has are not sent again."""
+    def upload(
+        self, mirror: Mirror, objects: Mapping[str, Path], read: "Callable[[Path], BufferedIOBase] | None" = None
+    ) -> None:
+        """Upload *objects* (oid → file) that no commit names yet; those that the Hub has are not sent again.
+
+        What *read* gives is sent instead of the file; without it, Xet is used.
+
+        Raises:
+            ToolMissingError: hf_xet is not installed.
+        """
+        if read is None:
+            _allow_xet()
         from huggingface_hub import CommitOperationAdd  # noqa: PLC0415 - 200 ms
 
-        with _translating("upload"):
+        with _translating("upload"), contextlib.ExitStack() as stack:
             additions = [CommitOperationAdd(oid, path) for oid, path in objects.items()]
-            for oid, addition in zip(objects, additions, strict=True):
+            for (oid, path), addition in zip(objects.items(), additions, strict=True):
+                if read is not None:  # not at once: a reader would be read to hash it
+                    addition.path_or_fileobj = stack.enter_context(read(path))  # type: ignore[assignment]
                 addition.upload_info.sha256 = bytes.fromhex(oid)  # known, so that the file is not read to hash it
                 addition._upload_mode = "lfs"  # noqa: SLF001 - routed by us, and .gitattributes agrees
             self._api().preupload_lfs_files(
@@ -264,7 +314,9 @@ class Hub:
     def _api(self) -> "HfApi":
         # An empty string would make huggingface_hub look for a token itself; False sends none.
         token = self.tokens.read(self.endpoint)
-        return _api(self.endpoint.url, self.endpoint.timeout_s, token or False)
+        with _CLIENT_LOCK:
+            _patience().set(self.endpoint.url, self.endpoint.timeout_s)
+        return _api(self.endpoint.url, token or False)
 
     def _read_refusal(self, exc: "HfHubHTTPError") -> Visibility:
         status = exc.response.status_code if exc.response is not None else 0
@@ -301,6 +353,14 @@ def _large(pointer: Pointer, addition: "CommitOperationAdd") -> "CommitOperation
     return addition
 
 
+def _allow_xet() -> None:
+    """Let the library use Xet for what is sent from a file; what a reader gives it sends without."""
+    from huggingface_hub import constants  # noqa: PLC0415 - 200 ms
+
+    hf_xet()
+    constants.HF_HUB_DISABLE_XET = False
+
+
 @contextlib.contextmanager
 def _translating(doing: str) -> Iterator[None]:
     try:
@@ -308,7 +368,18 @@ def _translating(doing: str) -> Iterator[None]:
     except HubsyncError:  # the token cannot be read
         raise
     except Exception as exc:
-        raise _translated(doing, exc) from exc
+        cause = _cause_of(exc)
+        if isinstance(cause, HubsyncError):
+            raise cause from exc
+        raise _translated(doing, cause) from exc
+
+
+def _cause_of(exc: Exception) -> Exception:
+    """Return what went wrong with an upload: the library says which one it was, around what was raised."""
+    while type(exc) is RuntimeError and isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
+
+    return exc
 
 
 def _is_hub(exc: Exception) -> bool:
@@ -323,6 +394,9 @@ def _translated(doing: str, exc: Exception) -> MirrorError:
         return read_failure(doing, _words_of(exc))
     said = getattr(exc, "server_message", None) or response.text[:_ANSWER_BYTES]
     failure = read_failure(doing, f"HTTP {response.status_code} {said}")
+    if response.status_code in _STALE and not _API_PATH.search(response.request.url.path):
+        # An address that the Hub gave for an upload: with the next try comes a new one.
+        failure.retryable, failure.error_kind, failure.hint = True, "server", _STALE_HINT
     if failure.retry_after_s is None and failure.retry_at is None:
         _note_asked_wait(failure, response.headers)
 
@@ -335,9 +409,9 @@ def _words_of(exc: Exception) -> str:
         return f"YAML metadata verification: {exc}"
     if isinstance(exc, OSError) and exc.errno in _LOCAL_ERRNOS:
         return f"this machine: {exc.strerror}: {exc.filename}"
-    if "timeout" in type(exc).__name__.lower():
+    if "timeout" in type(exc).__name__.lower() or type(exc).__name__ == "TimedOutError":
         return f"timed out: {exc}"
-    if isinstance(exc, (json.JSONDecodeError, KeyError, TypeError, ValueError)):
+    if isinstance(exc, _NO_ANSWERS) or type(exc).__name__ == "DecodingError":
         return f"server error: an answer that no Hub gives: {type(exc).__name__}: {exc}"
 
     return f"connection error: {exc}"
@@ -355,25 +429,26 @@ def _note_asked_wait(failure: MirrorError, headers: Mapping[str, str]) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _set_patience(timeout_s: float) -> None:
-    """Make the client wait *timeout_s* at most: its own default waits for ever.
+def _patience() -> "Patience":
+    """Return how long each Hub is waited for, which the client of this process keeps to: its own default is for ever.
 
-    There is one for the process, and the newest endpoint sets its patience. A client that is replaced is closed, with
-    the requests of other mirrors in it, so that one which suits is kept. On a redirect to another host it drops the
-    token by itself.
+    There is one for all Hubs. One that is replaced is closed, with the requests of other mirrors in it.
     """
-    import httpx2  # noqa: PLC0415 - 200 ms
     import huggingface_hub  # noqa: PLC0415 - 200 ms
+    from huggingface_hub.utils._http import hf_raise_for_status  # noqa: PLC0415 - 200 ms
 
-    huggingface_hub.set_client_factory(lambda: httpx2.Client(timeout=timeout_s, follow_redirects=True))
+    from hubsync.mirror.patient import Patience, make_client  # noqa: PLC0415 - 100 ms
+
+    patience = Patience()
+    huggingface_hub.set_client_factory(lambda: make_client(patience, hf_raise_for_status))
+
+    return patience
 
 
 @functools.lru_cache(maxsize=64)
-def _api(url: str, timeout_s: float, token: str | Literal[False]) -> "HfApi":
+def _api(url: str, token: str | Literal[False]) -> "HfApi":
     import huggingface_hub  # noqa: PLC0415 - 200 ms
     from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - 200 ms
 
-    with _CLIENT_LOCK:
-        _set_patience(timeout_s)
     disable_progress_bars()
     return huggingface_hub.HfApi(endpoint=url, token=token, library_name="hubsync", library_version=__version__)

@@ -26,12 +26,14 @@ from hubsync.mirror.record import Record
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.repository import Repository
+from hubsync.mirror.retain import Retainer
 from hubsync.mirror.supply import Supply
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Step, View, fold
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
+from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.watch.entry import Identity
 
@@ -77,7 +79,7 @@ class Publisher:
         self._record = Record(self._git, store, mirror.name, self._view)
         self._refusals = Refusals(target, store, self._view, cards, self._record)
         self._remote = (
-            ApiRemote(self._git, store.objects, mirror, self._hub)
+            ApiRemote(self._git, store.objects, mirror, self._hub, stop)
             if mirror.transport == "http"
             else Remote(self._git, store.objects, mirror, endpoint, tokens, stop)
         )
@@ -89,9 +91,10 @@ class Publisher:
         uploader = Uploader(store, mirror.name, self._remote, others, means.config.service.min_free_bytes)
         place = Place(target, mirror, store, self._git)
         self._pulls = Pulls(place, self._hub, self._remote, self._record) if mirror.pull_request else None
-        self._repository = Repository(mirror, self._hub, self._remote)
+        self._repository = Repository(mirror, self._hub, self._remote, self._record)
         self._supply = Supply(store, uploader, self._refusals)
         self._pusher = Pusher(place, self._remote, self._record, cards, self._pulls)
+        self._retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
@@ -143,9 +146,15 @@ class Publisher:
         """Return what the backlog waits for although nothing is wrong, for people to read; else nothing."""
         return self._budget.waits_for()
 
-    def repository_state(self) -> object:
-        """Return what changes when the repository does, or what became of the pull request."""
-        return self._repository.state(), self._pulls.state() if self._pulls is not None else None
+    def state(self, error_kind: str) -> object:
+        """Return what changes when the cause of such an error is mended: the token, the repository, the pull request.
+
+        A token that was refused is not sent again for that.
+        """
+        token = self._hub.tokens.mark(self._hub.endpoint)
+        if error_kind == "auth":
+            return token
+        return token, self._repository.state(), self._pulls.state() if self._pulls is not None else None
 
     def token_identity(self) -> Identity | None:
         """Return what changes when the mirror's token is replaced or mended."""
@@ -214,11 +223,14 @@ class Publisher:
         with self._git.remember_trees(), self._store.git.remember_trees():
             while True:
                 try:
-                    return self._publish()
+                    done = self._publish()
+                    self._retain()
                 except MirrorError as exc:
                     if not self._hold_back(exc):
                         self._note_failure(exc)
                         raise
+                else:
+                    return done
 
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
@@ -241,22 +253,27 @@ class Publisher:
         """Forget what the mirror refused: it may take it now."""
         self._refusals.try_again()
 
-    def open_pull_again(self) -> None:
-        """Let a pull request be opened although the last one was closed without being merged."""
+    def make_again(self) -> None:
+        """Let a repository be made again that is gone, and a pull request that was closed without being merged."""
+        self._repository.make_again()
         if self._pulls is not None:
             self._pulls.open_again()
 
     def _hold_back(self, exc: MirrorError) -> bool:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
-        if not self._refusals.names_files(exc):
+        if not self._refusals.is_of_content(exc):
+            return False
+        base = None if self._record.is_new_view() else self.published()
+        steps = self._lacking(base, self.backlog(), Ahead())
+        if not self._refusals.name_files(exc, steps):
             return False
         if self._refusals.refuse_card(exc):
             return True
         if not self._refusals.folds:  # a version that is not the newest one any more may be what was refused
             self._refusals.folds = True
             return True
-        base = None if self._record.is_new_view() else self.published()
-        return self._refusals.refuse_places(exc, self._lacking(base, self.backlog(), Ahead()))
+
+        return self._refusals.refuse_places(exc, steps)
 
     # --- the backlog
 
@@ -264,8 +281,9 @@ class Publisher:
         try:
             return self._publish_backlog()
         except MadeAnewError:
-            log.info("mirror.adopted", repo=self.mirror.repo_id, commit=self._record.seen(self.mirror.branch),
-                     previous=self.head(), reason="nothing published is there as it was: all is compared")  # fmt: skip
+            seen = self._remote.public_id(self._record.seen(self.mirror.branch))
+            log.info("mirror.adopted", repo=self.mirror.repo_id, commit=seen, previous=self.head(),
+                     reason="nothing published is there as it was: all is compared")  # fmt: skip
             self._store.ledger.forget_uploads(self.mirror.name)
             self._record.forget()
 
@@ -301,6 +319,42 @@ class Publisher:
         self._git.repack()
 
         return sum_up(done)
+
+    # --- retention
+
+    @property
+    def retainer(self) -> Retainer:
+        """What lets units go from the mirror that its rules do not keep."""
+        return self._retainer
+
+    def unit_files(self, unit: str) -> dict[str, tuple[str, Pointer | None]]:
+        """Return what the newest snapshot has of *unit*, dropped or not: path → (blob, the pointer that it is)."""
+        listed = self._store.ledger.tree_below(unit)
+        pointers = self._store.pointers({entry.blob for entry in listed.values()})
+        return {path: (e.blob, pointers.get(e.blob)) for path, e in listed.items() if self._view.shows(path)}
+
+    def needed_objects(self) -> set[str]:
+        """Return the objects that the mirror shows, or that are on their way to it."""
+        head = self._store.head()
+        blobs = {entry.blob for entry in self._view.files(head).values()} if head else set()
+        return {pointer.oid for pointer in self._store.pointers(blobs).values()} | set(
+            self._store.ledger.uncommitted_objects()
+        )
+
+    def forget_uploads(self) -> None:
+        """Forget which objects the mirror has; it is asked again."""
+        self._store.ledger.forget_uploads(self.mirror.name)
+
+    def _retain(self) -> None:
+        if self.mirror.retention.remote is None or self.backlog():
+            return
+        chosen = self._retainer.choose()
+        if not chosen and not self._retainer.dropped.pending:
+            return
+        if self._budget.is_spent():
+            self._budget.is_awaited = True
+            return
+        self._budget.count(self._retainer.drop(chosen))
 
     # --- the newest unit first
 

@@ -94,8 +94,8 @@ class Pusher:
             fetched = self._remote.fetch({branch: self._record.seen_ref(branch) for branch in news})
             self._record.note_seen(fetched)
             for branch, commit in fetched.items():
-                log.info("mirror.adopted", repo=self._place.mirror.repo_id, commit=commit, previous=heads[branch].left,
-                         branch=branch)  # fmt: skip
+                log.info("mirror.adopted", repo=self._place.mirror.repo_id, commit=self._remote.public_id(commit),
+                         previous=self._remote.public_id(heads[branch].left), branch=branch)  # fmt: skip
                 heads[branch] = Head(commit, heads[branch].left)
 
         return heads

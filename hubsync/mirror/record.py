@@ -91,6 +91,10 @@ class Record:
         self._move({**moved, _PUBLISHED: published})
         self.note_view()
 
+    def forget_branch(self, branch: str) -> None:
+        """Forget how *branch* was left: it was deleted."""
+        self._move({ref: None for ref in (LEFT + branch, _SEEN + branch) if ref in self._refs})
+
     def forget(self) -> None:
         """Forget what the mirror showed: it was made anew."""
         self._move({ref: None for ref in self._refs if ref == _PUBLISHED or ref.startswith((LEFT, _AHEAD))})

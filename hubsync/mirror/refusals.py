@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from hubsync.config.model import Target
 from hubsync.errors import MirrorError
 from hubsync.mirror.cards import Cards
+from hubsync.mirror.failures import find_named
 from hubsync.mirror.record import Record
 from hubsync.mirror.view import Refusal, Step, View
 from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 
-_REFUSALS = {"rejected", "too_large"}
+_REFUSALS = {"rejected", "too_large", "forbidden"}  # the last if a file is named: some scanners answer 403
 
 log = get_logger()
 
@@ -55,9 +56,16 @@ class Refusals:
         }
 
     @staticmethod
-    def names_files(exc: MirrorError) -> bool:
-        """Tell whether *exc* is about single files."""
-        return exc.error_kind in _REFUSALS and bool(exc.paths)
+    def is_of_content(exc: MirrorError) -> bool:
+        """Tell whether *exc* may be about single files."""
+        return exc.error_kind in _REFUSALS
+
+    def name_files(self, exc: MirrorError, steps: Sequence[Step]) -> bool:
+        """Have *exc* say which files of *steps* it is about; tell whether there are such."""
+        if not exc.paths and (named := find_named(exc.said, [*self._view.places(steps), self._cards.path])):
+            exc.paths, exc.error_kind, exc.hint = named, "rejected", "mend the file, or leave it out with exclude"
+
+        return bool(exc.paths)
 
     def refuse_card(self, exc: MirrorError) -> bool:
         """Leave the card out if *exc* is about it; tell whether that changes anything."""
@@ -65,7 +73,8 @@ class Refusals:
 
     def refuse_places(self, exc: MirrorError, steps: Sequence[Step]) -> bool:
         """Hold back the files that *steps* put where *exc* names; tell whether that changes anything."""
-        return self.refuse(self._view.sources(exc.paths, steps), exc)
+        placed = self._view.places(steps)
+        return self.refuse(sorted(path for place in exc.paths for path in placed.get(place, ())), exc)
 
     def refuse(self, paths: Sequence[str], why: MirrorError) -> bool:
         """Leave *paths*, as they are now, out of what is published; tell whether that changes anything."""

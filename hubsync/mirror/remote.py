@@ -7,31 +7,36 @@ here; above, a failure is a ``MirrorError``.
 import contextlib
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Event
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
+from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.token import Tokens, credential_config
-from hubsync.mirror.uploads import Upload, agent_config, declare_limit
+from hubsync.mirror.uploads import Gauge, Told, Upload, agent_config, declare_limit
+from hubsync.mirror.xet import git_xet_config
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.objects import Objects
 from hubsync.store.pointer import Pointer
-from hubsync.store.process import ChildStalledError, Finished, Watch, counted_file
+from hubsync.store.process import ChildStalledError, Finished, OutputTooLongError, Watch, counted_file
 
 _PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _CONNECT_S = 30
 _WANTED = "refs/mirror/wanted"
 _SLOWEST_BYTES_PER_S = 100
+_GIT_BYTES = 2 << 30  # git keeps a list of refs in memory, however long a hostile server makes it
+_FETCH = ("fetch", "--progress", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc")
+_PUSH = ("push", "--progress", "--porcelain")
 
 
 class HeadMovedError(MirrorError):
     """Somebody else pushed first; fetch, graft again, push again."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, error_kind="conflict", retryable=True)
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, error_kind="conflict", retryable=True, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,11 @@ class _Addresses:
 class _Options:
     """What a network command needs beside its arguments."""
 
-    feed: tuple[bytes, ...]
-    environment: Mapping[str, str]
-    progress: Callable[[], object] | None
-    pass_fds: tuple[int, ...]
+    feed: tuple[bytes, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+    progress: Callable[[], object] | None = None
+    pass_fds: tuple[int, ...] = ()
     upload: Upload | None = None
 
 
@@ -64,7 +70,8 @@ class Remote:
         self._tokens = tokens
         self._stop = stop
         self.progressed = 0.0  # when a command last got on, in monotonic seconds
-        self.sending: Upload | None = None
+        self.sending: Gauge | None = None
+        self._told = Told()
         self.refs: dict[str, str] = {}  # branch → the ref of a pull request that stands for it
         base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
@@ -109,8 +116,7 @@ class Remote:
     def fetch_commits(self, wanted: Mapping[str, str]) -> None:
         """Fetch each of *wanted* (a ref of the mirror or a commit's id → local ref), without history."""
         specs = [f"+{theirs}:{ours}" for theirs, ours in wanted.items()]
-        self._network("fetch", "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
-                      "{url}", *specs)  # fmt: skip
+        self._network("fetch", *_FETCH, "{url}", *specs)
 
     @property
     def lfs_url(self) -> str:
@@ -120,8 +126,7 @@ class Remote:
     def fetch(self, branches: Mapping[str, str]) -> dict[str, str]:
         """Fetch the newest commit of *branches* (branch → local ref), without history; return the commits."""
         specs = [f"+{self._ref(branch)}:{ref}" for branch, ref in branches.items()]
-        self._network("fetch", "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
-                      "{url}", *specs)  # fmt: skip
+        self._network("fetch", *_FETCH, "{url}", *specs)
         commits = self._git.text("rev-parse", *branches.values()).split()
         return dict(zip(branches, commits, strict=True))
 
@@ -134,28 +139,24 @@ class Remote:
             UploadError: not all arrived; it says which did, and which failed by themselves.
         """
         oids = list(oids)
-        if self._mirror.transfer == "git-lfs":
-            self._lfs("upload", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids))
+        if self._mirror.transfer != "hubsync":
+            config = git_xet_config() if self._mirror.transfer == "xet" else {}
+            self._lfs("upload", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids), config=config)
             return
         things = [Thing(oid, self._objects.path(oid).stat().st_size, oid not in immutable) for oid in oids]
-        upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S)
-        self.sending = upload
+        upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S, self._told)
+        self.sending = upload.gauge
         try:
-            self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids),
-                          progress=upload.progress, upload=upload)  # fmt: skip
+            options = _Options(_lines(oids), progress=upload.progress, upload=upload)
+            self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", options=options)
         finally:
             self.sending = None
 
-    def _lfs(self, doing: str, *args: str, feed: Iterable[bytes] = ()) -> None:
+    def _lfs(self, doing: str, *args: str, feed: tuple[bytes, ...] = (), config: Mapping[str, str] | None = None) -> None:
         """Run git-lfs by its own means."""
         with counted_file() as (fd, count):
-            self._network(
-                doing, "lfs", *args,
-                feed=feed,
-                environment={"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"},
-                progress=count,
-                pass_fds=(fd,),
-            )  # fmt: skip
+            environment = {"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"}
+            self._network(doing, "lfs", *args, options=_Options(feed, environment, config or {}, count, (fd,)))
 
     def download_objects(self, pointers: Iterable[Pointer]) -> None:
         """Download the objects of *pointers* to where their pins lie; git-lfs checks their oids."""
@@ -185,18 +186,23 @@ class Remote:
             if exc.error_kind in {"conflict", "network", "timeout", "server", "stalled"} and self._shows(heads):
                 return
             if exc.error_kind == "conflict":
-                raise HeadMovedError(str(exc)) from exc
+                raise HeadMovedError(str(exc), exc.hint) from exc
             raise
 
     def _push(self, specs: list[str]) -> None:
         try:
-            self._network("push", "push", "--porcelain", *(["--atomic"] if len(specs) > 1 else []), "{url}", *specs)
+            self._network("push", *_PUSH, *(["--atomic"] if len(specs) > 1 else []), "{url}", *specs)
         except MirrorError as exc:
             if "does not support --atomic" not in str(exc):
                 raise
             # In their order: the main branch stands last, so that nothing it shows is missing elsewhere.
             for spec in specs:
-                self._network("push", "push", "--porcelain", "{url}", spec)
+                self._network("push", *_PUSH, "{url}", spec)
+
+    def delete_branch(self, branch: str, head: str) -> None:
+        """Delete *branch*, whose head is *head*: the server refuses it if somebody else has moved that meanwhile."""
+        ref = self._ref(branch)
+        self._network("push", *_PUSH, f"--force-with-lease={ref}:{head}", "{url}", f":{ref}")  # it only narrows a deletion
 
     def _shows(self, heads: Mapping[str, str]) -> bool:
         try:
@@ -204,18 +210,9 @@ class Remote:
         except MirrorError:
             return False
 
-    def _network(
-        self,
-        doing: str,
-        *args: str,
-        feed: Iterable[bytes] = (),
-        environment: Mapping[str, str] | None = None,
-        progress: Callable[[], object] | None = None,
-        pass_fds: tuple[int, ...] = (),
-        upload: Upload | None = None,
-    ) -> Finished:
+    def _network(self, doing: str, *args: str, options: _Options | None = None) -> Finished:
         """Run a git command that talks to the mirror; ``{url}`` stands for its address."""
-        options = _Options(tuple(feed), environment or {}, progress, pass_fds, upload)
+        options = options or _Options()
         last: MirrorError | None = None
         for addresses in (self._found,) if self._found else self._candidates:
             try:
@@ -238,23 +235,34 @@ class Remote:
         options: "_Options",
     ) -> Finished:
         token = self._tokens.read(self._endpoint)
-        watch = Watch(self._stop, self._endpoint.stall_s + _CONNECT_S, options.progress, self._note_progress)
-        with credential_config(addresses.git, token) as (credential, fds), _ordered(options, addresses.lfs, fds) as full:
+        stall_s = self._endpoint.stall_s + _CONNECT_S
+        watch = Watch(
+            self._stop, stall_s, options.progress, b"remote: ", self._note_progress,
+            memory=None if args[0] == "lfs" else _GIT_BYTES,
+        )  # fmt: skip
+        with (
+            credential_config(addresses.git, token) as (credential, fds),
+            _ordered(options, addresses.lfs, fds) as full,
+            kept_headers() as headers,
+        ):
             try:
                 finished = self._git.run(
                     *(arg.replace("{url}", addresses.git) for arg in args),
                     feed=full.feed,
                     config={**self._config(addresses, signed_in=token is not None), **credential,
-                            **(agent_config() if full.upload else {})},
-                    environment=full.environment,
+                            **full.config},
+                    environment={**full.environment, **headers.environment},
                     watch=watch,
-                    pass_fds=(*fds, *full.pass_fds),
+                    pass_fds=(*fds, *full.pass_fds, headers.fd),
                     check=False,
                 )  # fmt: skip
             except ChildStalledError as exc:
-                raise MirrorError(f"{doing}: {exc}", error_kind="stalled", retryable=True) from exc
+                raise read_failure(doing, f"stalled: {exc}") from exc
+            except OutputTooLongError as exc:
+                raise read_failure(doing, f"server error: an answer without end: {exc}") from exc
+            waits = headers.waits()
         if finished.returncode != 0:
-            said = finished.stderr + finished.stdout.decode("utf-8", "replace")
+            said = finished.stderr + finished.stdout.decode("utf-8", "replace") + waits
             raise full.upload.read_failure(doing, said) if full.upload else read_failure(doing, said)
 
         return finished
@@ -289,8 +297,8 @@ def _ordered(options: _Options, lfs_url: str, credential_fds: tuple[int, ...]) -
         yield options
         return
     with options.upload.order(lfs_url, next(iter(credential_fds), None)) as (environment, fds):
-        yield replace(options, environment={**options.environment, **environment}, pass_fds=(*options.pass_fds, *fds))
+        yield replace(options, environment=environment, config=agent_config(), pass_fds=fds)
 
 
-def _lines(oids: Iterable[str]) -> list[bytes]:
-    return [f"{oid}\n".encode() for oid in oids]
+def _lines(oids: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(f"{oid}\n".encode() for oid in oids)

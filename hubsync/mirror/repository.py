@@ -4,6 +4,7 @@ from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.hub import Hub, RepoState, Visibility
+from hubsync.mirror.record import Record
 from hubsync.mirror.remote import Remote
 from hubsync.monitor.logger import get_logger
 
@@ -13,14 +14,19 @@ log = get_logger()
 class Repository:
     """The repository of *mirror*."""
 
-    def __init__(self, mirror: Mirror, hub: Hub, remote: Remote | ApiRemote) -> None:
+    def __init__(self, mirror: Mirror, hub: Hub, remote: Remote | ApiRemote, record: Record) -> None:
         self._mirror = mirror
         self._hub = hub
         self._remote = remote
+        self._record = record
         self._is_checked = False
+        self._makes_again = False
 
     def check(self) -> None:
         """Make sure that the repository exists and is as private as declared; done once, and again after a failure.
+
+        One that was published to and is gone is not made again unasked: somebody deleted it. Through the API it is looked
+        at each time: its client follows a repository that was renamed without a word.
 
         Raises:
             MirrorError: it is public although it is declared private, or cannot be seen or made, or has another name.
@@ -30,6 +36,7 @@ class Repository:
         mirror = self._mirror
         state = self._hub.look(mirror)
         self._expect_same_name(state)
+        self._expect_there(state)
         if state.visibility is Visibility.MISSING and self._hub.create(mirror):
             log.info("mirror.created", repo=mirror.repo_id, repo_type=mirror.repo_type, endpoint=mirror.endpoint,
                      branch=mirror.branch, private=mirror.private)  # fmt: skip
@@ -40,17 +47,24 @@ class Repository:
                 retryable=False,
                 hint="make the repository private on the Hub, or set private = false on this mirror",
             )
-        self._is_checked = True
+        self._makes_again = False
+        self._is_checked = self._mirror.transport != "http"
+
+    def make_again(self) -> None:
+        """Let the repository be made again if it is gone: a person wishes it."""
+        self._is_checked, self._makes_again = False, True
 
     def note_failure(self, exc: MirrorError) -> None:
-        """Check again before the next try; a redirect says that there is another name, but git does not say which.
+        """Check again before the next try; git says neither which name a repository has now nor that it is gone.
 
         Raises:
-            MirrorError: the repository has another name, which it says.
+            MirrorError: it says that.
         """
         self._is_checked = False
-        if exc.has_moved:
-            self._expect_same_name(self._hub.look(self._mirror))
+        if exc.error_kind == "not_found":
+            state = self._hub.look(self._mirror)
+            self._expect_same_name(state)
+            self._expect_there(state)
 
     def state(self) -> object:
         """Return what changes when the repository does: its name, who may see it, and its head."""
@@ -59,6 +73,15 @@ class Repository:
             return self._remote.read_heads([self._mirror.branch]) if state.visibility is Visibility.UNKNOWN else state
         except MirrorError as exc:
             return exc.error_kind
+
+    def _expect_there(self, state: RepoState) -> None:
+        if state.visibility is Visibility.MISSING and self._record.published is not None and not self._makes_again:
+            raise MirrorError(
+                f"{self._mirror.repo_id} is gone from the Hub, or the token may not see it any more",
+                error_kind="not_found",
+                retryable=False,
+                hint="have it restored, or let hubsync make it anew",
+            )
 
     def _expect_same_name(self, state: RepoState) -> None:
         # Reported, not followed: what is written in the config is where its owner wants to find it.

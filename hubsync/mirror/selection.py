@@ -37,10 +37,31 @@ def choose_best(states: Mapping[str, str], times: UnitTimes, best: Best | None) 
     for unit in sorted(read, key=lambda unit: times[unit], reverse=True):
         named = read[unit].get("best_model_checkpoint")
         if isinstance(named, str) and named:
-            beside = str(PurePosixPath(unit).parent / PurePosixPath(named).name)
+            beside = _beside(unit, named)
             return beside if beside in times else None
 
     return None
+
+
+def rank_best(states: Mapping[str, str], times: UnitTimes, best: Best | None) -> list[str]:
+    """Return those of the units in *times* of which something tells how good they are, the best first; see above.
+
+    Without a metric, it is the Trainer's own best checkpoint, then the one that was it before, and so on.
+    """
+    read = {unit: state for unit in times if (state := _read_state(states.get(unit, "")))}
+    if best is not None:
+        scores = {unit: score for unit, state in read.items() if (score := _last_score(state, best.metric)) is not None}
+        sign = -1 if best.direction == "max" else 1
+        return sorted(scores, key=lambda unit: (sign * scores[unit], unit))
+    newest_first = sorted(read, key=lambda unit: times[unit], reverse=True)
+    named = (_beside(unit, read[unit].get("best_model_checkpoint")) for unit in newest_first)
+
+    return [unit for unit in dict.fromkeys(named) if unit in times]
+
+
+def _beside(unit: str, named: object) -> str:
+    """Return the unit that the state of *unit* calls the best one; the path there is that of the training machine."""
+    return str(PurePosixPath(unit).parent / PurePosixPath(named).name) if isinstance(named, str) and named else ""
 
 
 def _read_state(text: str) -> dict[str, Any]:

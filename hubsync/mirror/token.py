@@ -50,6 +50,13 @@ class Tokens:
         except OSError:
             return None
 
+    def mark(self, endpoint: Endpoint) -> int:
+        """Return what changes, within this process, when the endpoint's token does; a declared command is run for it."""
+        try:
+            return hash(self.read(endpoint))
+        except MirrorError:  # it cannot be read
+            return 0
+
     def find_exposed(self, endpoint: Endpoint) -> Path | None:
         """Return the file that holds the endpoint's token if any user of this machine can read it."""
         path = self._default_path() if endpoint.token is None else self._path(endpoint.token)

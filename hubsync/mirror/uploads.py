@@ -21,6 +21,7 @@ from hubsync.monitor.status import Transfer
 from hubsync.store.hashing import shared
 from hubsync.store.throttle import Throttle, open_allowance
 
+_STEPS = 20  # at most so many lines for one upload, however often it is tried again
 _SAY_AFTER_S, _SAY_EVERY_S = 30.0, 900.0  # each wait is twice the one before: a slow mirror must not fill the log
 _AGENT = "hubsync"
 
@@ -57,6 +58,11 @@ class Limit:
         self.fd = open_allowance()
         self._throttle = Throttle(self.fd)
 
+    @property
+    def throttle(self) -> Throttle:
+        """What makes those wait who upload from this process."""
+        return self._throttle
+
     def keep(self) -> None:
         """Put in force what the timetable says of this minute."""
         now = time.localtime()
@@ -67,7 +73,8 @@ _LIMITS: dict[tuple[str, str], Limit] = {}
 _LIMITS_LOCK = threading.Lock()
 
 
-def _limit(endpoint: Endpoint) -> Limit:
+def find_limit(endpoint: Endpoint) -> Limit:
+    """Return the limit of *endpoint*, which all who upload to it share."""
     key = (endpoint.name, endpoint.url)
     with _LIMITS_LOCK:
         if key not in _LIMITS:
@@ -77,25 +84,69 @@ def _limit(endpoint: Endpoint) -> Limit:
 
 def declare_limit(endpoint: Endpoint) -> None:
     """Set how fast *endpoint* may be uploaded to; uploads that are under way follow."""
-    limit = _limit(endpoint)
+    limit = find_limit(endpoint)
     limit.rate = endpoint.upload_rate
     limit.keep()
+
+
+class Told:
+    """How far the uploads to one mirror were said to be: a try that gets no further than those before it is not news."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def is_news(self, there: int, total: int) -> bool:
+        """Tell whether *there* of *total* bytes is worth a line, and note that it is said."""
+        if there < self._bytes + total / _STEPS:
+            return False
+        self._bytes = there
+
+        return True
+
+    def forget(self) -> None:
+        """Begin anew: something arrived."""
+        self._bytes = 0
+
+
+class Gauge:
+    """How far the upload of *files* with *total* bytes is; says so now and then, unless that was *told* before."""
+
+    def __init__(self, files: int, total: int, told: Told) -> None:
+        self._told = told
+        self._files = files
+        self._total = total
+        self._began = time.monotonic()
+        self._say_at = self._began + _SAY_AFTER_S
+        self.seen: Transfer | None = None
+        """How far it was when it was looked at last."""
+
+    def note(self, sent: int, there: int = 0) -> None:
+        """Note that *sent* bytes were sent so far, and that the mirror has *there* of all."""
+        now = time.monotonic()
+        there = min(max(sent, there), self._total)
+        bytes_per_s = sent / max(0.001, now - self._began)
+        left_s = round((self._total - there) / bytes_per_s) if bytes_per_s else None
+        self.seen = Transfer(self._files, self._total, there, round(bytes_per_s), left_s)
+        if now >= self._say_at and self._told.is_news(there, self._total):
+            self._say_at = now + min(now - self._began, _SAY_EVERY_S)
+            log.info("upload.progressed", sent_bytes=there, bytes=self._total, files=self._files,
+                     bytes_per_s=self.seen.bytes_per_s, left_s=left_s)  # fmt: skip
 
 
 class Upload:
     """The upload of *things* to one mirror by one run of git-lfs."""
 
-    def __init__(self, endpoint: Endpoint, things: Sequence[Thing], uploads_dir: Path, connect_s: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, things: Sequence[Thing], uploads_dir: Path, connect_s: float, told: Told
+    ) -> None:
         self._endpoint = endpoint
         self._things = things
         self._uploads_dir = uploads_dir
         self._connect_s = connect_s
-        self._limit = _limit(endpoint)
+        self._limit = find_limit(endpoint)
         self._report: Report
-        self._began = time.monotonic()
-        self._say_at = self._began + _SAY_AFTER_S
-        self.seen: Transfer | None = None
-        """How far it was when it was looked at last."""
+        self._told = told
+        self.gauge = Gauge(len(things), sum(thing.size for thing in things), told)
 
     @contextlib.contextmanager
     def order(self, lfs_url: str, credential_fd: int | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
@@ -108,6 +159,8 @@ class Upload:
             yield {VARIABLE: order.encode()}, fds
             self._report.read()
         finally:
+            if self._report.done:
+                self._told.forget()
             os.close(things_fd)
             self._report.close()
 
@@ -116,22 +169,10 @@ class Upload:
         self._limit.keep()
         shared().keep()
         figure = self._report.read()
-        self.seen = self._measure()
-        now = time.monotonic()
-        if now >= self._say_at:
-            self._say_at = now + min(now - self._began, _SAY_EVERY_S)
-            log.info("upload.progressed", sent_bytes=self.seen.sent_bytes, bytes=self.seen.bytes, files=self.seen.files,
-                     bytes_per_s=self.seen.bytes_per_s, left_s=self.seen.left_s)  # fmt: skip
+        sent, _, _ = self._report.moved
+        self.gauge.note(sent, sum(thing.size for thing in self._things if thing.oid in self._report.done))
 
         return figure
-
-    def _measure(self) -> Transfer:
-        total, (sent, _) = sum(thing.size for thing in self._things), self._report.moved
-        done = self._report.done
-        there = max(sent, sum(thing.size for thing in self._things if thing.oid in done))
-        bytes_per_s = sent / max(0.001, time.monotonic() - self._began)
-        left_s = round(max(0.0, (total - there) / bytes_per_s)) if bytes_per_s else None
-        return Transfer(len(self._things), total, min(there, total), round(bytes_per_s), left_s)
 
     def read_failure(self, doing: str, said: str) -> MirrorError:
         """Return what went wrong, from the agent's report, else from what git-lfs *said*."""

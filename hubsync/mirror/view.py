@@ -87,6 +87,7 @@ class View:
 
     Attributes:
         refused: files that the mirror refuses as they are; they, and whole their units, stay as they are there.
+        dropped: units that go from it, and when those that went had been written; saved again, a unit is another one.
     """
 
     def __init__(self, target: Target, mirror: Mirror, store: Store) -> None:
@@ -97,6 +98,7 @@ class View:
         self._is_whole = mirror.include == ("**",) and not mirror.exclude
         self._listed = functools.lru_cache(3)(self._list_shown)
         self.refused: Mapping[str, Refusal] = {}
+        self.dropped: Mapping[str, int] = {}
 
     @property
     def signature(self) -> str:
@@ -131,6 +133,8 @@ class View:
                 return False
             if unit is not None and ((kept is not None and unit not in kept) or ahead.shown_at(unit, commit)):
                 return False
+            if self._hides(unit, commit):
+                return False
             return self.shows(path)
 
         filtered = []
@@ -140,7 +144,39 @@ class View:
             changes = tuple(change for change in step.changes if is_lacking(commit, change.path))
             filtered.append(Step(replace(step.snapshot, units=units), changes))
 
+        if self.dropped:
+            filtered = self._revive(base, filtered)
+
         return filtered if kept is None else self._complete(base, filtered, kept, ahead)
+
+    def _hides(self, unit: str | None, commit: str | None) -> bool:
+        """Tell whether *unit*, as it is at *commit*, was dropped."""
+        if unit is None or unit not in self.dropped:
+            return False
+        return self._store.unit_times(commit).get(unit, 0) <= self.dropped[unit]
+
+    def _revive(self, base: str | None, steps: Sequence[Step]) -> list[Step]:
+        """Return *steps* with all files of the units that were dropped, and are saved again."""
+        revived = []
+        before = base
+        for step in steps:
+            commit = step.snapshot.commit
+            units = {unit for unit in self.dropped if self._hides(unit, before) and not self._hides(unit, commit)}
+            files = self._listed(commit) if units else {}
+            changed = {change.path for change in step.changes}
+            rest = {p: entry for p, entry in files.items() if p not in changed and unit_of(self._target, p) in units}
+            revived.append(Step(step.snapshot, (*step.changes, *diff({}, rest))))
+            before = commit
+
+        return revived
+
+    def files(self, commit: str) -> Tree:
+        """Return what the mirror gets of a snapshot, by path in the source."""
+        return self._files(commit, Ahead())
+
+    def chosen(self, commit: str) -> str | None:
+        """Return the unit that the main branch shows at its root."""
+        return self._choose(commit, Ahead(), self._unit_times(commit, Ahead()))
 
     def _complete(self, base: str | None, steps: Sequence[Step], kept: Collection[str], ahead: Ahead) -> list[Step]:
         """Return *steps* with all files of the units that were skipped before and now count among those *kept*."""
@@ -156,11 +192,13 @@ class View:
 
         return completed
 
-    def sources(self, places: Iterable[str], steps: Sequence[Step]) -> list[str]:
-        """Return the paths of the source that *steps* put at *places* in the repository."""
-        wanted = set(places)
-        changed = {change.path for step in steps for change in step.changes if change.after}
-        return sorted(path for path in changed if self._place_inside(path) in wanted)
+    def places(self, steps: Sequence[Step]) -> dict[str, set[str]]:
+        """Return where in the repository *steps* put files, and which paths of the source are put there."""
+        placed: dict[str, set[str]] = {}
+        for path in {change.path for step in steps for change in step.changes if change.after}:
+            placed.setdefault(self._place_inside(path), set()).add(path)
+
+        return placed
 
     def _place_inside(self, path: str) -> str:
         """Return where a branch that shows *path* has it: with revisions, the files of a unit are at the top."""
@@ -251,13 +289,13 @@ class View:
         units = {unit_of(self._target, path) for path in self._files(commit, ahead)} - self._frozen()
         there = {unit: written_at for unit, written_at in times.items() if unit in units}
         if self._target.main == "best" and (
-            best := choose_best(self._states(commit, ahead, there), there, self._target.best)
+            best := choose_best(self.states(commit, ahead, there), there, self._target.best)
         ):
             return best
 
         return choose_latest(there)
 
-    def _states(self, commit: str | None, ahead: Ahead, units: Iterable[str]) -> dict[str, str]:
+    def states(self, commit: str | None, ahead: Ahead, units: Iterable[str]) -> dict[str, str]:
         """Return the text of each unit's trainer_state.json, whether the mirror gets that file or not."""
         paths: dict[str, list[str]] = {}
         for unit in units:
@@ -350,7 +388,7 @@ class View:
 
     def _files(self, commit: str | None, ahead: Ahead) -> Tree:
         """Return what the mirror gets of a snapshot, the units that are *ahead* as they are there."""
-        own = self._listed(commit) if commit else {}
+        own = self._without_dropped(commit, self._listed(commit)) if commit else {}
         later: dict[str, set[str]] = {}
         for unit in ahead.units:
             if (shown := ahead.shown_at(unit, commit or "")) is not None and shown != commit:
@@ -360,9 +398,14 @@ class View:
         hidden = {unit for units in later.values() for unit in units}
         files = {path: entry for path, entry in own.items() if unit_of(self._target, path) not in hidden}
         for shown, units in later.items():
-            files |= {p: entry for p, entry in self._listed(shown).items() if unit_of(self._target, p) in units}
+            listed = self._without_dropped(shown, self._listed(shown))
+            files |= {p: entry for p, entry in listed.items() if unit_of(self._target, p) in units}
 
         return files
+
+    def _without_dropped(self, commit: str, files: dict[str, TreeEntry]) -> dict[str, TreeEntry]:
+        hidden = {unit for unit in self.dropped if self._hides(unit, commit)}
+        return files if not hidden else {p: e for p, e in files.items() if unit_of(self._target, p) not in hidden}
 
     def _list_shown(self, commit: str) -> dict[str, TreeEntry]:
         return {path: entry for path, entry in self._store.git.list_tree(commit).items() if self.shows(path)}

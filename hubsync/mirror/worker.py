@@ -16,10 +16,13 @@ from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.streak import is_said
 from hubsync.monitor.text import format_duration
 from hubsync.store.process import StoppedError
+from hubsync.store.proof_rows import Publication
 from hubsync.store.snapshot import Store
 from hubsync.watch.entry import Identity
 
 _LIMITED = frozenset({"rate_limited", "commit_quota"})
+_LOCAL = frozenset({"disk_full", "local_io"})
+_OF_TOKENS = frozenset({"auth", "forbidden", "not_found"})  # another token may be the cure
 
 log = get_logger()
 
@@ -37,6 +40,7 @@ class Trouble:
     next_try: float = 0.0
     is_news: bool = True  # nothing was logged of it since hubsync started
     next_look: float | None = None  # when to see whether the repository has changed, monotonic
+    looks: int = 0
     seen: object = None  # the repository as it was when it failed
 
     @property
@@ -55,7 +59,8 @@ class Trouble:
         place = f" ({self.place})" if self.place and self.error.hint else ""
         if not self.is_parked:
             return f"{self.error.hint}{place}"
-        return f"{self.error.hint or 'mend it'}{place}, then run `hubsync flush`; a replaced token file is noticed without"
+        noticed = "; a replaced token file is noticed without" if self.error.error_kind in _OF_TOKENS else ""
+        return f"{self.error.hint or 'mend it'}{place}, then run `hubsync flush`{noticed}"
 
 
 class MirrorWorker:
@@ -71,6 +76,7 @@ class MirrorWorker:
         self._refused_tries = 0
         self._refused_next = 0.0  # when what was refused is sent again, monotonic
         self._limits = limits
+        self._store = store
         self._endpoint = endpoint_name(publisher.endpoint)
         self._repo = repo_name(publisher.endpoint, publisher.mirror)
         self._log = log.bind(target=target, mirror=self.mirror.name)
@@ -89,14 +95,15 @@ class MirrorWorker:
             StoppedError: hubsync is stopping.
         """
         is_asked = now or self._is_asked_again
-        if not is_asked and self.wait_s() > 0 and not self._has_changed_repository():
+        if not is_asked and self.wait_s() > 0 and not self._has_changed():
             return None
         self.is_running = True
         self._is_asked_again = False
         if is_asked or self._sends_refused_again():
             self.publisher.try_refused_again()
         if is_asked:
-            self.publisher.open_pull_again()
+            self.publisher.make_again()
+        head = self.publisher.head()
         token = self.publisher.token_identity()  # before it is read: what is replaced later is new
         try:
             with bound(target=self.target, mirror=self.mirror.name):
@@ -116,6 +123,8 @@ class MirrorWorker:
         finally:
             self.is_running = False
         self._note_success(is_asked=is_asked)
+        if published is not None:
+            self._note_published(published, head, is_asked=is_asked)
 
         return published
 
@@ -158,13 +167,14 @@ class MirrorWorker:
         """Tell whether the token's file was replaced or mended since the last failure."""
         return self.trouble is not None and self.trouble.token != self.publisher.token_identity()
 
-    def _has_changed_repository(self) -> bool:
-        """Tell whether the repository of a parked mirror is another one than when it failed; looks now and then."""
+    def _has_changed(self) -> bool:
+        """Tell whether a parked mirror's repository or token is another one than when it failed; looks now and then."""
         trouble = self.trouble
         if trouble is None or trouble.next_look is None or time.monotonic() < trouble.next_look:
             return False
-        trouble.next_look = time.monotonic() + (next_look_s(trouble.error.error_kind) or 0.0)
-        before, trouble.seen = trouble.seen, self.publisher.repository_state()
+        trouble.looks += 1
+        trouble.next_look = time.monotonic() + (next_look_s(trouble.error.error_kind, trouble.looks) or 0.0)
+        before, trouble.seen = trouble.seen, self.publisher.state(trouble.error.error_kind)
 
         return before is not None and before != trouble.seen
 
@@ -194,13 +204,14 @@ class MirrorWorker:
         trouble.error, trouble.token, trouble.place = exc, token, self.publisher.place_of(exc.error_kind)
         trouble.failures += 1
         asked_s = _asked_s(exc)
-        wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random())  # noqa: S311 - jitter
+        wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random(),  # noqa: S311 - jitter
+                            is_local=exc.error_kind in _LOCAL)  # fmt: skip
         trouble.next_try = time.monotonic() + wait_s
         if exc.error_kind in _LIMITED:
             self._limits.defer(self._endpoint if exc.error_kind == "rate_limited" else self._repo, wait_s)
-        look_s = next_look_s(exc.error_kind) if trouble.is_parked else None
+        look_s = next_look_s(exc.error_kind, trouble.looks) if trouble.is_parked else None
         trouble.next_look = None if look_s is None else time.monotonic() + look_s
-        trouble.seen = None if look_s is None else self.publisher.repository_state()
+        trouble.seen = None if look_s is None else self.publisher.state(exc.error_kind)
         is_news, trouble.is_news = trouble.is_news, False
         self._notes.write(TroubleNote(
             str(exc), exc.error_kind, exc.hint, trouble.failures, trouble.since_utc.timestamp(), time.time() + wait_s,
@@ -215,6 +226,15 @@ class MirrorWorker:
             self._log.error("mirror.parked", repo=self.mirror.repo_id, error=str(exc), error_kind=exc.error_kind,
                             retryable=False, hint=trouble.hint, attempt=trouble.failures, down_s=trouble.down_s,
                             next_try_s=round(wait_s, 1))  # fmt: skip
+
+    def _note_published(self, published: Published, since: str | None, *, is_asked: bool) -> None:
+        """Remember it for `hubsync history`."""
+        units = tuple(dict.fromkeys(unit for snapshot in published.snapshots for unit in snapshot.units))
+        trigger = "asked" if is_asked else "unit" if units else "schedule"
+        self._store.ledger.record_publication(Publication(
+            self.mirror.name, time.time(), published.commit or "", units, published.files, published.bytes,
+            published.took_s, trigger, since,
+        ))  # fmt: skip
 
     def _note_success(self, *, is_asked: bool) -> None:
         self.last_success = datetime.now(UTC)

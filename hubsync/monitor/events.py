@@ -141,6 +141,31 @@ _EVENTS = (
         "Report it with this line. The service manager restarts a daemon that no longer answers.",
     ),
     Event(
+        "thread.stalled",
+        "error",
+        ("thread", "stalled_s"),
+        "{thread} has not got on[ for {stalled_s}]",
+        "A part of the daemon (the scheduler, a watch, a publication) hangs, or its thread is gone. Under systemd the "
+        "watchdog is not fed any more, and restarts the daemon; nothing is lost by that.",
+        "See whether the source's file system answers (`ls`, `dmesg`); without systemd, restart hubsync.",
+    ),
+    Event(
+        "thread.recovered",
+        "info",
+        ("thread",),
+        "{thread} gets on again",
+        "The part of `thread.stalled` got on again, or its target was closed.",
+    ),
+    Event(
+        "clock.jumped",
+        "warning",
+        ("jumped_s", "hint"),
+        "the system clock was set, by {jumped_s}",
+        "Somebody or something set the clock (back, if `jumped_s` is negative). The schedule goes on as it was; ages such "
+        "as `behind_s`, and spans that reach over this line, are wrong by as much.",
+        "See what sets the clock: `timedatectl`, `chronyc tracking`, the host of a virtual machine.",
+    ),
+    Event(
         "state.recovered",
         "warning",
         ("what", "path", "reason", "files"),
@@ -246,8 +271,8 @@ _EVENTS = (
     Event(
         "capture.paused",
         "warning",
-        ("path", "free_bytes", "min_free_bytes", "reason"),
-        "capture paused[: {free_bytes} free][, {min_free_bytes} wanted]",
+        ("path", "free_bytes", "min_free_bytes", "reason", "hint"),
+        "capture paused[: {free_bytes} free on the disk of {path}][, min_free is {min_free_bytes}]",
         "There is less free space than `min_free`. Publishing goes on and frees pins; new files wait in the source.",
         "Free some space, or see which mirror keeps the backlog: `hubsync status`.",
     ),
@@ -269,10 +294,10 @@ _EVENTS = (
     Event(
         "unit.abandoned",
         "warning",
-        ("layout", "reason", "missing", "age_s"),
+        ("layout", "reason", "missing", "age_s", "hint"),
         "{unit} was left incomplete[ for {age_s}][: {reason}][; missing {missing}]",
         "The unit got no completion signal within `unit_timeout`, or vanished before it had one. It is not published.",
-        "If it is complete, write the marker that `complete_when` names; if not, it can be removed.",
+        "If it is complete all the same, put an empty file .hubsync-complete into it; if its writer died, remove it.",
     ),
     Event(
         "snapshot.committed",
@@ -416,11 +441,139 @@ _EVENTS = (
         "The mirror holds the whole unit.",
     ),
     Event(
+        "verify.passed",
+        "info",
+        ("repo", "commit", "files", "bytes", "read_files", "read_bytes", "took_s"),
+        "{mirror} shows all {files:file} as published ({bytes})[; {read_files:content} read, {read_bytes}]",
+        "A whole mirror was compared with what was published to it, each object asked for, and `read_files` contents "
+        "were downloaded and hashed.",
+    ),
+    Event(
+        "verify.failed",
+        "error",
+        (
+            "repo",
+            "commit",
+            "files",
+            "bytes",
+            "read_files",
+            "read_bytes",
+            "took_s",
+            "missing",
+            "different",
+            "dangling",
+            "damaged",
+            "error",
+            "error_kind",
+            "hint",
+        ),
+        "{mirror} is not as it should be: {error}",
+        "A mirror lacks files, shows others' content in their place, has pointers without their objects, or gives bytes "
+        "with a wrong hash; or it could not be asked. The first of the paths are listed.",
+        "`hubsync verify TARGET` lists all. The next publication puts back what others removed or changed; what is lost "
+        "has to come from another mirror: `hubsync restore`.",
+    ),
+    Event(
+        "receipt.made",
+        "debug",
+        ("repo", "files", "commit", "took_s"),
+        "{mirror} holds {files:file}, by its own answer[ at {commit}]",
+        "After a publication the mirror was asked what it shows and whether each object can be had; that is remembered as "
+        "the last proof, see `hubsync safe --cached`.",
+    ),
+    Event(
+        "receipt.failed",
+        "debug",
+        ("error", "error_kind", "took_s"),
+        "{mirror} was not asked for receipts: {error}",
+        "The mirror could not be asked what it holds. It is asked again later; nothing waits for it.",
+    ),
+    Event(
+        "receipt.stale",
+        "info",
+        ("repo", "files", "paths", "reason"),
+        "{mirror} does not show {files:file} any more that it was proved to hold: {reason}",
+        "Somebody changed or removed files on the mirror, or its rules did; `hubsync safe` says no to them.",
+        "`hubsync verify` compares the whole mirror.",
+    ),
+    Event(
         "unit.skipped",
         "info",
         ("repo", "reason"),
         "{unit} is not published to {mirror}[: {reason}]",
         "The mirror keeps fewer units than were waiting for it; this one would have been dropped at once.",
+    ),
+    # --- retention
+    Event(
+        "unit.dropped",
+        "info",
+        ("repo", "reason"),
+        "{unit} goes from {mirror}[: {reason}]",
+        "No rule of the mirror's `retention.remote` keeps the unit: its paths went in a commit, or its revision was "
+        "deleted. It is not published there again unless it is saved again.",
+    ),
+    Event(
+        "unit.pruned",
+        "info",
+        ("files", "bytes", "reason", "mirrors", "took_s"),
+        "{unit} is removed here: {files:file}[ ({bytes})][, held by {mirrors}][: {reason}]",
+        "No rule of `retention.local` keeps the unit, and every required mirror has just proved that it holds all of it.",
+    ),
+    Event(
+        "unit.kept",
+        "info",
+        ("reason",),
+        "{unit} stays here: {reason}",
+        "A rule of `retention.local` keeps the unit. Said when the reason is news.",
+    ),
+    Event(
+        "prune.held",
+        "warning",
+        ("reason", "hint"),
+        "{unit} must not go yet: {reason}",
+        "No rule keeps the unit, but a mirror does not prove that it holds it, or somebody is at work in it. Said when the "
+        "reason is news.",
+        "Do what `hint` says; it is tried again.",
+    ),
+    Event(
+        "storage.freed",
+        "info",
+        ("repo", "units", "files", "bytes", "took_s"),
+        "{bytes} freed on {mirror}: {files:object} of {units}; the Hub's own figures follow within 36 hours",
+        "The objects of dropped units and the branch's history are destroyed (`free_storage = true`), after every other "
+        "required mirror proved that it holds them. `bytes` is what the Hub listed for them; what it shows as used lags.",
+    ),
+    Event(
+        "storage.held",
+        "warning",
+        ("repo", "reason", "hint"),
+        "storage on {mirror} is not freed[ of {unit}]: {reason}",
+        "`free_storage = true` would destroy what is not proved to be elsewhere, or the Hub refused. It is tried again.",
+        "Do what `hint` says, or set `free_storage = false`.",
+    ),
+    Event(
+        "prune.recovered",
+        "warning",
+        ("reason",),
+        "an interrupted removal: {reason}",
+        "hubsync was killed while it removed a unit. What was proved was removed to its end, all else has its name again.",
+        "Nothing for the unit. See why hubsync was killed, and whether its disk and memory are well.",
+    ),
+    Event(
+        "prune.short",
+        "warning",
+        ("free_bytes", "min_free_bytes", "reason"),
+        "{free_bytes} free, and min_free is {min_free_bytes}[: {reason}]",
+        "Less is free on the source's disk than `retention.local` asks for, and no other unit may go.",
+        "Free space by hand, let the rules keep less, or see in `prune.held` what must not go yet, and why.",
+    ),
+    Event(
+        "prune.best_unknown",
+        "warning",
+        ("reason",),
+        "nothing tells which unit is the best: {reason}",
+        "The rules have `keep_best`, and no unit's trainer_state.json names the best one or has the metric of `best`.",
+        "Set `best = { metric = ..., direction = ... }` to a metric that the trainer logs.",
     ),
     # --- targets
     Event(
@@ -463,6 +616,7 @@ _EVENTS = (
             "disk_held_bytes",
             "settled",
             "held",
+            "held_s",
             "waiting",
             "mirrors_ok",
             "mirrors_failing",
@@ -471,12 +625,14 @@ _EVENTS = (
             "error_kind",
             "failing_s",
             "hint",
+            "config_rejected_s",
         ),
         "[{mirror} is ]{state}[ ({error_kind} for {failing_s})][; {backlog_files:file} to publish][ ({backlog_bytes})]"
-        "[, {behind_s} behind][; held: {waiting}]",
+        "[, {behind_s} behind][; held: {waiting}][; config rejected {config_rejected_s} ago]",
         "Said at each `heartbeat` for each target (its worst required mirror), and with `mirror` for each of its mirrors. "
         "`behind_s`: age of the oldest settled byte that is not published, 0 if none waits. `at_risk_s`: training time "
-        "between the newest unit that is safe there and the newest write.",
+        "between the newest unit that is safe there and the newest write. `held_s`: how long the oldest of what is held "
+        "waits. `config_rejected_s`: for how long a changed config has not been in force.",
         "Alert on its absence, on `behind_s` and on `at_risk_s`; `hubsync status` then says which mirror and why.",
     ),
     # --- the log itself

@@ -36,7 +36,10 @@ def clear_below() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much of one thing, mostly a mirror, is done; a total that is ``None`` is not known."""
+    """How much of one thing, mostly a mirror, is done; a total that is ``None`` is not known.
+
+    *moved* is what the rate is measured of, where it is not ``bytes``: some may have been there before.
+    """
 
     name: str
     files: int = 0
@@ -44,6 +47,7 @@ class Amount:
     bytes: int = 0
     all_bytes: int | None = None
     doing: str = ""
+    moved: int | None = None
 
     @property
     def share(self) -> float | None:
@@ -190,10 +194,10 @@ class Progress:
 
     def _measure_rate(self, amount: Amount, now: float) -> float | None:
         """Return the bytes per second of the last while; ``None`` until two drawings tell."""
-        seen = self._seen.setdefault(amount.name, deque())
-        if seen and amount.bytes < seen[-1][1]:  # it began anew
+        seen, moved = self._seen.setdefault(amount.name, deque()), amount.bytes if amount.moved is None else amount.moved
+        if seen and moved < seen[-1][1]:  # it began anew
             seen.clear()
-        seen.append((now, amount.bytes))
+        seen.append((now, moved))
         while len(seen) > 2 and now - seen[1][0] >= _RATE_OVER_S:  # noqa: PLR2004 - the two ends of the while
             seen.popleft()
         (began, first), (ended, last) = seen[0], seen[-1]

@@ -4,7 +4,7 @@ Drawn by hand: a library for tables takes longer to import than ``hubsync status
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import zip_longest
 from textwrap import wrap
 
@@ -24,6 +24,7 @@ _STATE, _RIGHT = 1, frozenset((2, 3, 4))
 _NARROWEST_NAME = len(_HEAD[0])
 _BAR_CELLS = 20
 _SHOWN = 3  # of what is held, for each target
+_HOUR_S, _DAY_S = 3_600, 86_400
 _FRESH_S = 1.0  # the document is written at most once a second
 
 _STYLES = {
@@ -45,12 +46,18 @@ Paint = Callable[[str, str], str]
 def draw_status(status: Status, now: datetime, *, running: bool, width: int = 80, colour: bool = False) -> str:
     """Return *status*: the daemon, a row for each target and mirror with what goes up, then errors with their cures."""
     paint = _paint if colour else _plain
-    lines = [*_headline(status, now, running=running, width=width, paint=paint), ""]
+    lines = [*_headline(status, now, running=running, width=width, paint=paint)]
+    if not running:
+        lines += _fold("→ start it: hubsync run; under systemd: journalctl -u hubsync says why it ended", width)
+    lines.append("")
     lines += _table(status, now, width, paint)
+    told: dict[str, str] = {}  # hint → whose it was: one cause may stop many
     for name, error in find_troubles(status):
         lines += ["", *_error(name, error, now, width, paint)]
-    if not running:
-        lines += ["", *_fold("→ start it: hubsync run; under systemd: journalctl -u hubsync says why it ended", width)]
+        if error.hint:
+            cure = f"as for {told[error.hint]}" if error.hint in told else error.hint
+            told.setdefault(error.hint, name)
+            lines += _fold(escape_unsafe(f"→ {cure}"), width, "    ", "      ")
 
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -93,7 +100,7 @@ def _table(status: Status, now: datetime, width: int, paint: Paint) -> Iterator[
             yield from _draw_row(row, widths, paint)
             if mirror.transfer is not None:
                 yield from (paint(line, _STYLES["publishing"]) for line in _fold(_bar(mirror.transfer), width, "    "))
-            yield from (paint(line, _DIM) for one in _notes(mirror) for line in _fold(one, width, "    ", "      "))
+            yield from (paint(line, _DIM) for one in _notes(mirror, now) for line in _fold(one, width, "    ", "      "))
 
 
 def _target_row(target: TargetStatus) -> Row:
@@ -120,12 +127,20 @@ def _mirror_row(mirror: MirrorStatus) -> Row:
     return _row(name, mirror.state, (mirror.behind_s, mirror.at_risk_s), backlog, mirror.newest_unit_published)
 
 
-def _notes(mirror: MirrorStatus) -> Iterator[str]:
+def _notes(mirror: MirrorStatus, now: datetime) -> Iterator[str]:
     """Yield what is to be known of a mirror that nothing is wrong with."""
     if mirror.waits_for:
         yield escape_unsafe(f"waits for {mirror.waits_for}")
     if mirror.pull_request:
         yield escape_unsafe(f"in a pull request that is not merged yet: {mirror.pull_request}")
+    if mirror.proven:
+        shown = (f"{one.unit} {_ago(now - one.at)}" for one in mirror.proven[:_SHOWN])
+        more = f" and {len(mirror.proven) - _SHOWN} more" if len(mirror.proven) > _SHOWN else ""
+        yield escape_unsafe(f"last proved restorable: {', '.join(shown)}{more}")
+
+
+def _ago(age: timedelta) -> str:
+    return f"{format_duration(round(max(0.0, age.total_seconds())))} ago"
 
 
 def _row(name: str, state: str, figures: tuple[float, float], backlog: str, unit: str | None) -> Row:
@@ -175,7 +190,7 @@ def _bar(transfer: Transfer) -> str:
 
 
 def _error(name: str, error: LastError, now: datetime, width: int, paint: Paint) -> Iterator[str]:
-    since = f" for {format_duration((now - error.since).total_seconds())}" if error.since else ""
+    since = f" for {_describe_age(error.since, now)}" if error.since else ""
     attempts = f", attempt {error.attempt}" if error.attempt > 1 else ""
     retry = ""
     if error.next_try_at:
@@ -184,8 +199,13 @@ def _error(name: str, error: LastError, now: datetime, width: int, paint: Paint)
     for line in error.error.splitlines() or [""]:
         yield from (paint(part, _RED) for part in _fold(escape_unsafe(f"{name}: {line}"), width, rest="    "))
     yield from (paint(part, _DIM) for part in _fold(f"{error.error_kind}{since}{attempts}{retry}", width, "    "))
-    if error.hint:
-        yield from _fold(escape_unsafe(f"→ {error.hint}"), width, "    ", "      ")
+
+
+def _describe_age(since: datetime, now: datetime) -> str:
+    """Return how long ago *since* was and, in the reader's zone, when."""
+    age_s = (now - since).total_seconds()
+    form = "%H:%M:%S" if age_s < _HOUR_S else "%H:%M" if age_s < _DAY_S / 2 else "%Y-%m-%d %H:%M"
+    return f"{format_duration(age_s)} (since {since.astimezone().strftime(form)})"
 
 
 def _fold(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:

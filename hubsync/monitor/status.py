@@ -10,12 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from hubsync.errors import DiskFullError, NotRunningError, StateError
+from hubsync.errors import DiskFullError, HubsyncError, NotRunningError, StateError
 from hubsync.monitor.decode import decode
 from hubsync.monitor.lines import clean_value
 from hubsync.monitor.redact import redact
@@ -67,6 +67,14 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvenUnit:
+    """When all of a *unit* was last proved to be on a mirror, and so could be restored from it."""
+
+    unit: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """How far one mirror is.
 
@@ -75,6 +83,7 @@ class MirrorStatus:
         at_risk_s: the training time that would be lost with this machine if only this mirror were left.
         waits_for: what it waits for although nothing is wrong: the Hub's patience, or its next commit.
         pull_request: the address of the open pull request that what was published is in.
+        proven: the units that were proved last, the newest proof first.
     """
 
     name: str
@@ -92,6 +101,7 @@ class MirrorStatus:
     waits_for: str = ""
     pull_request: str | None = None
     last_error: LastError | None = None
+    proven: tuple[ProvenUnit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +157,13 @@ class Status:
 
 
 class StatusFile:
-    """Replaces the status file, at most once a second."""
+    """Replaces the status file, at most once a second; while nothing but the time changes, only the file's time moves."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
         self._written_at: float | None = None
+        self._written: tuple[Status, os.stat_result] | None = None
         self._lock = threading.Lock()  # a heartbeat and a change may come at once
 
     def write(self, status: Status, *, force: bool = False) -> bool:
@@ -162,18 +173,52 @@ class StatusFile:
             if not force and self._written_at is not None and now - self._written_at < _WRITE_EVERY_S:
                 return False
 
-            write_status(self._path, status)
+            timeless = _without_times(status)
+            if not self._touch(timeless, status.daemon.updated_at):
+                write_status(self._path, status)
+                self._written = timeless, self._path.stat()
             self._written_at = now
             return True
+
+    def _touch(self, timeless: Status, updated_at: datetime) -> bool:
+        """Say that the document still holds, if it does and is as it was written; nothing is written to a disk for that."""
+        if self._written is None or self._written[0] != timeless:
+            return False
+        try:
+            is_ours = _state_of(self._path.stat()) == _state_of(self._written[1])
+            if is_ours:
+                _set_time(self._path, updated_at)
+        except OSError:
+            return False
+
+        return is_ours
+
+
+def _state_of(file: os.stat_result) -> tuple[int, int, int]:
+    return file.st_ino, file.st_size, file.st_mode
+
+
+def _set_time(path: Path, updated_at: datetime) -> None:
+    ns = round(updated_at.timestamp() * 1e6) * 1000
+    os.utime(path, ns=(ns, ns))
+
+
+def _without_times(status: Status) -> Status:
+    """Return *status* without what changes as time goes by although nothing happens."""
+    targets = tuple(
+        replace(target, mirrors=tuple(replace(mirror, last_success=None) for mirror in target.mirrors))
+        for target in status.targets
+    )
+    return replace(status, daemon=replace(status.daemon, updated_at=status.daemon.started_at), targets=targets)
 
 
 def write_status(path: Path, status: Status) -> None:
     """Replace the file at *path*, so that a reader sees the former document or this one. Raises StateError."""
-    replace_file(path, encode_status(status), 0o600)
+    replace_file(path, encode_status(status), 0o600, status.daemon.updated_at)
 
 
-def replace_file(path: Path, text: str, mode: int) -> None:
-    """Replace the file at *path* as a whole by *text*. Raises StateError."""
+def replace_file(path: Path, text: str, mode: int, at: datetime | None = None) -> None:
+    """Replace the file at *path* as a whole by *text*, written *at* some time (else now). Raises StateError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         beside.unlink(missing_ok=True)
@@ -181,6 +226,8 @@ def replace_file(path: Path, text: str, mode: int) -> None:
         with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, for its mode
             os.fchmod(descriptor, mode)  # whatever the umask is
             file.write(text)
+        if at is not None:
+            _set_time(beside, at)
         beside.replace(path)
     except OSError as error:
         kind = DiskFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StateError
@@ -188,9 +235,16 @@ def replace_file(path: Path, text: str, mode: int) -> None:
 
 
 def read_status(path: Path) -> Status:
-    """Return the document at *path*. Raises NotRunningError if there is none, StateError if it cannot be read."""
+    """Return the document at *path*. Raises NotRunningError if there is none, StateError if it cannot be read.
+
+    It holds at least until the file's own time, see ``StatusFile``.
+    """
     try:
-        return decode(Status, json.loads(path.read_bytes()))
+        with path.open("rb") as file:
+            status = decode(Status, json.loads(file.read()))
+            held_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime_ns / 1e9, UTC)
+        daemon = replace(status.daemon, updated_at=max(status.daemon.updated_at, held_at))
+        return replace(status, daemon=daemon)
     except FileNotFoundError as error:
         raise NotRunningError(f"no daemon has run here: {path} is missing", hint="start it: hubsync run") from error
     except OSError as error:
@@ -205,6 +259,12 @@ def read_status(path: Path) -> Status:
 def encode_status(status: Status) -> str:
     """Return *status* as one JSON document, without credentials."""
     return redact(json.dumps(clean_value(asdict(status)), ensure_ascii=False, indent=2)) + "\n"
+
+
+def describe_rejected(error: HubsyncError, since: datetime | None = None) -> LastError:
+    """Return how a config is shown that a running daemon does not take over."""
+    hint = error.hint or "correct it, then run `hubsync reload`; the former one is in force"
+    return LastError(str(error), error.error_kind, hint, since)
 
 
 def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:

@@ -78,6 +78,8 @@ def format_field(name: str, value: object) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if name == "bytes" or name.endswith("_bytes"):
             return format_bytes(value)
+        if name == "bytes_per_s":
+            return f"{format_bytes(value)}/s"
         if name.endswith("_s"):
             return format_duration(value)
 

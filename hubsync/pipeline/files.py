@@ -4,9 +4,10 @@ All times are monotonic seconds unless they are named otherwise.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from hubsync.config.model import Target
+from hubsync.pipeline.provenance import Provenance
 from hubsync.store.capture import has_same_content
 from hubsync.store.git import TreeEntry
 from hubsync.store.snapshot import Store
@@ -14,7 +15,7 @@ from hubsync.units import age_s as age_of
 from hubsync.units import unit_of
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look
-from hubsync.watch.logs import is_event_log, is_text_log
+from hubsync.watch.logs import is_event_log, is_text_log, may_be_log
 from hubsync.watch.settle import Settler
 
 
@@ -30,7 +31,7 @@ class Files:
         last_write: when the newest of them was written (seconds since the epoch).
     """
 
-    def __init__(self, target: Target, store: Store) -> None:
+    def __init__(self, target: Target, store: Store, provenance: Provenance) -> None:
         self.settled: dict[str, Identity] = {}
         self.refused: dict[str, Identity] = {}
         self.removed: set[str] = set()
@@ -39,6 +40,8 @@ class Files:
         self.settler = Settler(target.quiet_s)
         self._target = target
         self._ledger = store.ledger
+        self._pruned = store.pruned
+        self._provenance = provenance
         self._settled_at: dict[str, float] = {}
         self._logs: set[str] = set()
 
@@ -90,34 +93,41 @@ class Files:
 
     # --- what happens to them
 
-    def note_writes(self, entries: Iterable[Entry]) -> None:
+    def note_writes(self, entries: Collection[Entry]) -> None:
         """Follow when the first file came (its ctime: a copy may keep an old mtime) and when the newest was written."""
+        if not entries:
+            return
         now = time.time()  # a clock that is ahead of ours is not believed
-        for entry in entries:
-            self.first_write = min(self.first_write or now, entry.identity.ctime_ns / 1e9)
-            self.last_write = max(self.last_write, min(now, entry.identity.mtime_ns / 1e9))
+        self.first_write = min(self.first_write or now, min(entry.identity.ctime_ns for entry in entries) / 1e9)
+        self.last_write = max(self.last_write, min(now, max(entry.identity.mtime_ns for entry in entries) / 1e9))
 
-    def find_changed(self, inventory: Inventory, under: str) -> list[Entry]:
-        """Return the entries that are not what was captured."""
-        self._logs.update(path for path in inventory.entries if self.grows(path))
-        changed = dict(inventory.entries)
-        for path, identity in self._ledger.all_known(under):
-            entry = changed.get(path)
-            if entry is not None and entry.identity == identity:
-                del changed[path]
+    def compare(self, inventory: Inventory, under: str) -> tuple[list[Entry], set[str]]:
+        """Return the entries that are not what was captured, and the paths below *under* that were known and are gone."""
+        entries = inventory.entries
+        self._logs.update(path for path in entries if may_be_log(path) and self.grows(path))
+        self._pruned.discard(entries.keys())
+        same: set[str] = set()
+        gone: list[str] = []
+        for row in self._ledger.states(under):
+            entry = entries.get(row[0])
+            if entry is None:
+                gone.append(row[0])
+            elif row[-1] and entry.identity == row[1:-1]:
+                same.add(row[0])
+        changed = [entry for path, entry in entries.items() if path not in same] if len(same) < len(entries) else []
+        gone += [path for path in self._others(under) if path not in entries]
 
-        return list(changed.values())
+        return changed, {path for path in gone if not inventory.hides(path) and not self._provenance.is_own(path)}
 
-    def find_gone(self, inventory: Inventory, under: str) -> set[str]:
-        """Return the paths below *under* that were known and are not there any more."""
+    def _others(self, under: str) -> list[str]:
+        """Return paths below *under* that no captured file has: on their way, or committed and gone before a restart."""
         prefix = f"{under}/" if under else ""
-        seen = [*self.settled, *self.refused, *self.settler.waiting(float("-inf"))]
-        pending = [path for path in seen if path.startswith(prefix)]
-        known = [path for path, _ in self._ledger.all_files(under)]
-        if self._target.deletes == "propagate":  # also what was seen to be gone before a restart
-            known += [path for path in self._ledger.tree_paths() if path.startswith(prefix)]
+        pending = [*self.settled, *self.refused, *self.settler.waiting(float("-inf"))]
+        committed: set[str] = set()
+        if self._target.deletes == "propagate":
+            committed = self._ledger.uncaptured_paths() - self._pruned.paths()
 
-        return {path for path in [*pending, *known] if path not in inventory.entries and not inventory.hides(path)}
+        return [path for path in (*pending, *committed) if path.startswith(prefix)]
 
     def feed(self, entry: Entry, age_s: float | None = None) -> bool:
         """Let *entry* settle; tell whether it has to.
@@ -129,6 +139,7 @@ class Files:
             return False
         self.refused.pop(path, None)
         self.removed.discard(path)
+        self._pruned.discard([path])
         grows = self.grows(path)
         if grows:
             self._logs.add(path)
@@ -183,5 +194,5 @@ class Files:
         self._logs.discard(path)
         if self._ledger.known(path) is not None:
             self._ledger.forget_files([path])
-        if self._ledger.in_tree(path) is not None:
+        if self._ledger.in_tree(path) is not None and path not in self._pruned.paths():
             self.removed.add(path)

@@ -11,6 +11,7 @@ from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.snapshot import Store
 from hubsync.watch.inventory import Inventory
 
+_ROOM_HINT = "free some space there, or see which mirror keeps the backlog; publishing goes on and frees what it has sent"
 _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
 
 
@@ -40,7 +41,7 @@ class Guard:
                 hint="see whether its disk is mounted; nothing is deleted on the mirrors",
             )
         if self._target.deletes == "propagate" and self.halted is not None:
-            gone = sum(1 for path in self._store.ledger.tree_paths() if path not in inventory.entries)
+            gone = len(self._store.ledger.tree_paths() - inventory.entries.keys() - self._store.pruned.paths())
             if gone > _MOST_LOST * count:
                 raise self.halted
 
@@ -77,8 +78,9 @@ class Guard:
         free = self._store.free_bytes()
         if free < self._min_free_bytes and not self.is_paused:
             self._since = datetime.now(UTC)
+            reason = f"too little free space: {format_bytes(free)}, min_free is {format_bytes(self._min_free_bytes)}"
             self._log.warning("capture.paused", path=str(self._store.directory), free_bytes=free,
-                              min_free_bytes=self._min_free_bytes, reason="too little free space")  # fmt: skip
+                              min_free_bytes=self._min_free_bytes, reason=reason, hint=_ROOM_HINT)  # fmt: skip
         elif free >= self._min_free_bytes and self.is_paused:
             self._log.info("capture.resumed", path=str(self._store.directory), free_bytes=free)
         self.is_paused = free < self._min_free_bytes
@@ -94,6 +96,6 @@ class Guard:
         free, wanted = format_bytes(self._store.free_bytes()), format_bytes(self._min_free_bytes)
         return LastError(
             f"capture is paused: {free} free on the disk of {self._store.directory}, min_free is {wanted}", "disk_full",
-            "free some space there, or see which mirror keeps the backlog; publishing goes on and frees what it has sent",
+            _ROOM_HINT,
             self._since,
         )  # fmt: skip

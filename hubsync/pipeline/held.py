@@ -2,11 +2,23 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.store.secrets import Secret
 
 _MOST_TOLD = 50  # between two inventories
+
+
+def since_change(path: Path, seen: datetime | None) -> datetime | None:
+    """Return since when what is at *path* waits: since *seen*, or since its last change if a restart was between."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return seen
+    changed = datetime.fromtimestamp(max(status.st_mtime, status.st_ctime), UTC)
+
+    return changed if seen is None else min(seen, changed)
 
 
 class Held:

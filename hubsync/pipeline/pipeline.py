@@ -14,26 +14,26 @@ from datetime import UTC, datetime, timedelta
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
-from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import LastError, Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
-from hubsync.pipeline.held import Held
+from hubsync.pipeline.held import Held, since_change
 from hubsync.pipeline.intake import Intake
 from hubsync.pipeline.opening import make_capturer
+from hubsync.pipeline.provenance import Provenance
 from hubsync.pipeline.reading import Reading
 from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
-from hubsync.pipeline.unit import Units
+from hubsync.pipeline.unit import Units, unit_hint
 from hubsync.store.batch import BatchLimits, split_batches
 from hubsync.store.capture import HELD_HINT, Capturer, FileRefusedError
 from hubsync.store.snapshot import Store
+from hubsync.units import target_rules
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind, find_collisions
-from hubsync.watch.rules import PathRules
 from hubsync.watch.unit_facts import UnitFacts
 
 _NO_ROOM = "capture is paused: there is too little free space"
@@ -68,8 +68,9 @@ class Pipeline:
         self.store = store
         self.lock = threading.RLock()
         self._log = log.bind(target=target.name)
-        self._rules = PathRules(target.include, target.exclude)
-        self._files = Files(target, store)
+        self._rules = target_rules(target)
+        self._provenance = Provenance(target, store)
+        self._files = Files(target, store, self._provenance)
         self._held = Held(self._log, self.unit_of)
         self._units = Units(target, self._rules, self._files, self._held, store.ledger, self._log)
         self._guard = Guard(target, store, min_free_bytes, self._log)
@@ -119,13 +120,12 @@ class Pipeline:
                 return False
             self._looks += 1
             self._files.note_writes(inventory.entries.values())
-            changed = self._files.find_changed(inventory, under)
+            changed, removed = self._files.compare(inventory, under)
             if not under:
                 self.reading.expect([entry.identity.size for entry in changed])
-                self._held.tell_collisions(find_collisions(sorted(inventory.entries)))
+                self._held.tell_collisions(find_collisions(inventory.entries))
             for entry in changed:
                 self._feed(entry)
-            removed = self._files.find_gone(inventory, under)
             for path in removed:
                 self._forget(path)
             self._report_skipped(inventory)
@@ -144,7 +144,7 @@ class Pipeline:
 
     def _list(self, under: str) -> Inventory | None:
         try:
-            inventory = take_inventory(self.target.source, self._rules, under)
+            inventory = take_inventory(self.target.source, self._rules, under, self.reading.note_directory)
             if not under:
                 self._guard.check(inventory)
         except SourceError as exc:
@@ -256,8 +256,11 @@ class Pipeline:
     def held(self) -> dict[str, str]:
         """Return what is held back and why: files, and units (with a trailing slash)."""
         with self.lock:
-            paused = dict.fromkeys(self._files.settled, _NO_ROOM) if self._guard.is_paused else {}
-            return {**paused, **self._held.reasons, **self._units.reasons()}
+            held = {**self._held.reasons, **self._units.reasons()}
+            if self._guard.is_paused:
+                complete = (f"{name}/" for name, unit in self._units.by_name.items() if unit.completion.complete)
+                held = dict.fromkeys(self._files.settled, _NO_ROOM) | held | dict.fromkeys(complete, _NO_ROOM)
+            return held
 
     def describe_held(self, most: int) -> list[Waiting]:
         """Return the first *most* of what is held back, with reasons: what needs a person, then units, then files."""
@@ -268,13 +271,12 @@ class Pipeline:
 
     def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
         hint, unit = self._held.hints.get(path, ""), self._units.by_name.get(path.removesuffix("/"))
-        if unit is None:
-            return Waiting(path, reason, self._held.since.get(path), hint, needs_attention)
-        since = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
-        if unit.abandoned:
-            hint = hint or CATALOGUE["unit.abandoned"].action
+        seen = self._held.since.get(path)
+        if unit is not None:
+            seen = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
+            hint = hint or (unit_hint(self.target, path.rstrip("/")) if unit.abandoned else "")
 
-        return Waiting(path, reason, since, hint, needs_attention)
+        return Waiting(path, reason, since_change(self.target.source / path, seen), hint, needs_attention)
 
     def hints(self) -> dict[str, str]:
         """Return what the operator can do about what is held back."""
@@ -377,7 +379,10 @@ class Pipeline:
         written_ns = max((entry.identity.mtime_ns for entry in own), default=0)
         subject = unit_subject(unit, inventory.entries.values())
         with self.store.write() as writer:
-            written = write_snapshot(writer, captured, subject=subject, units=(unit,), written_ns=written_ns)
+            written = write_snapshot(
+                writer, captured, subject=subject, units=(unit,), written_ns=written_ns,
+                describe=self._provenance.describer(unit, state.completion.layout),
+            )  # fmt: skip
         commits = tell_written(written, self._log)
         del self._units.by_name[unit]  # not before: a commit that failed is tried again
         self._drop_settled({entry.path for entry in own} | {one.path for one in captured})
@@ -413,7 +418,7 @@ class Pipeline:
             for batch in split_batches(loose, limits):
                 captured = self._intake.capture_settled(batch)
                 done += [c.path for c in captured]
-                written += write_snapshot(writer, captured)
+                written += write_snapshot(writer, captured, describe=self._provenance.describe_again)
         self._drop_settled(done)
 
         return tell_written(written, self._log)
@@ -431,7 +436,7 @@ class Pipeline:
             self._files.removed.update(gone)
             return []
 
-        return [write_removal(self.store, gone, self._log)]
+        return [write_removal(self.store, gone, self._provenance, self._log)]
 
     def _drop_settled(self, paths: Iterable[str]) -> None:
         for path in paths:

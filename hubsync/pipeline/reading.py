@@ -12,7 +12,7 @@ class Reading:
         bytes: bytes that were read.
         all_files: ``files``, and those that are known and were not read.
         all_bytes: as ``all_files``.
-        progressed: when the last piece was read, in monotonic seconds.
+        progressed: when the last piece, or directory, was read, in monotonic seconds.
     """
 
     def __init__(self) -> None:
@@ -24,6 +24,10 @@ class Reading:
         """Note that files of these *sizes* are still to be read."""
         with self._lock:
             self.all_files, self.all_bytes = self.files + len(sizes), self.bytes + sum(sizes)
+
+    def note_directory(self) -> None:
+        """Note that a directory was listed."""
+        self.progressed = time.monotonic()
 
     def add_bytes(self, count: int) -> None:
         """Count a piece that was read."""

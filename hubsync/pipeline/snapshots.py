@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.text import format_bytes, format_count
+from hubsync.pipeline.provenance import Describe, Provenance
 from hubsync.store.capture import Captured
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.watch.entry import Entry
@@ -25,12 +26,16 @@ class Written:
 
 def write_snapshot(
     writer: SnapshotWriter, captured: Sequence[Captured], *, subject: str = "", units: tuple[str, ...] = (),
-    written_ns: int | None = None,
+    written_ns: int | None = None, describe: Describe | None = None,
 ) -> list[Written]:  # fmt: skip
-    """Write one snapshot of *captured* and return it; none if nothing differs from the newest one."""
+    """Write one snapshot of *captured* and return it; none if nothing differs from the newest one.
+
+    *describe* adds what is published beside it.
+    """
     changes = {c.path: entry for c in captured if (entry := writer.add(c)) is not None}
     if not changes:
         return []
+    described = describe(writer, captured) if describe is not None else {}
     size = sum(c.identity.size for c in captured if c.path in changes)
     if not subject:
         named = next(iter(changes)) if len(changes) == 1 else format_count(len(changes), "file")
@@ -38,7 +43,7 @@ def write_snapshot(
     if written_ns is None:
         written_ns = max(c.identity.mtime_ns for c in captured)
     commit = writer.commit(
-        dict(changes), subject, units=units, written_at=written_ns // 1_000_000_000, now=int(time.time())
+        {**changes, **described}, subject, units=units, written_at=written_ns // 1_000_000_000, now=int(time.time())
     )
     lfs_files = sum(1 for c in captured if c.pointer is not None and c.path in changes)
 
@@ -57,12 +62,13 @@ def tell_written(written: Sequence[Written], log: FilteringBoundLogger) -> list[
     return [one.commit for one in written]
 
 
-def write_removal(store: Store, gone: Collection[str], log: FilteringBoundLogger) -> str:
+def write_removal(store: Store, gone: Collection[str], provenance: Provenance, log: FilteringBoundLogger) -> str:
     """Write a snapshot without the paths *gone* and return its commit."""
     now = int(time.time())
     with store.write() as writer:
         subject = f"Remove {format_count(len(gone), 'file')}"
-        commit = writer.commit(dict.fromkeys(gone), subject, units=(), written_at=now, now=now)
+        changes = {**dict.fromkeys(gone), **provenance.without(writer, gone)}
+        commit = writer.commit(changes, subject, units=(), written_at=now, now=now)
     log.info("snapshot.committed", commit=commit, files=0, bytes=0, removed=len(gone))
 
     return commit

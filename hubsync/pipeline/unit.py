@@ -49,6 +49,12 @@ class Unit:
         self.completion = Completion(False, reason, self.completion.layout)
 
 
+def unit_hint(target: Target, name: str) -> str:
+    """Return what to do about a unit that was left incomplete."""
+    mark = target.source / name / MARK
+    return f"if it is complete all the same, touch {mark}; if its writer died, remove it or exclude it"
+
+
 class Units:
     """The units of one target that are not committed as they stand; ``by_name`` has them."""
 
@@ -181,7 +187,7 @@ class Units:
             unit.abandoned = True
             self._log.warning(
                 "unit.abandoned", unit=name, layout=unit.completion.layout, reason=unit.completion.reason,
-                missing=list(unit.completion.missing), age_s=round(now - unit.since),
+                missing=list(unit.completion.missing), age_s=round(now - unit.since), hint=unit_hint(self._target, name),
             )  # fmt: skip
 
 

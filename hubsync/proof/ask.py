@@ -55,6 +55,16 @@ class Asker:
         self._source.lfs.close()
         self._stack.close()
 
+    @property
+    def source(self) -> ApiSource | GitSource:
+        """The way to the mirror that answered."""
+        return self._source
+
+    @property
+    def reads_blobs(self) -> bool:
+        """Whether contents that lie in git can be fetched one by one; else git has fetched and checked them."""
+        return isinstance(self._source, ApiSource)
+
     def read_heads(self) -> dict[str, str]:
         """Return the mirror's branches and their commits.
 
@@ -97,6 +107,8 @@ class Asker:
         for place in places:
             if place.branch in heads:
                 by_branch.setdefault(place.branch, []).append(place.path)
+        if not by_branch:
+            return {}
         if isinstance(self._source, GitSource):
             refs = {f"refs/heads/{branch}": commit for branch, commit in heads.items()}
             listed = self._source.fetch(by_branch, refs)
@@ -111,7 +123,8 @@ class Asker:
     def show_all(self, heads: Mapping[str, str], branches: Iterable[str]) -> dict[str, Files]:
         """Return all that the mirror shows of the target on each of *branches* that is there."""
         refs = {f"refs/heads/{branch}": commit for branch, commit in heads.items()}
-        return self._source.fetch([branch for branch in branches if branch in heads], refs)
+        wanted = [branch for branch in branches if branch in heads]
+        return self._source.fetch(wanted, refs) if wanted else {}
 
     def _look_up(self, commit: str, paths: Sequence[str]) -> Files:
         if len(paths) > _FEW_PLACES:
@@ -172,13 +185,17 @@ class Asker:
             if not next(read, b""):
                 raise TransferError("an object without its bytes", status=404)
 
-    def prove(self, claims: Sequence[Claim], proven: Collection[str] = ()) -> list[Holding]:
+    def prove(
+        self, claims: Sequence[Claim], proven: Collection[str] = (), heads: Mapping[str, str] | None = None
+    ) -> list[Holding]:
         """Ask whether the mirror holds each of *claims*; objects that are *proven* already are not asked for again.
+
+        *heads* are the mirror's, if they were read just now.
 
         A failure is an answer like any other: it is the reason why nothing is proved.
         """
         try:
-            heads = self.read_heads()
+            heads = self.read_heads() if heads is None else heads
             shown = self.show(heads, {claim.place for claim in claims})
             seen = {claim: shown.get(claim.place) for claim in claims}
             lost = self.find_lost({oid: size for oid, size in objects_of(seen).items() if oid not in proven})

@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,14 @@ from pathlib import Path
 from hubsync.errors import FileError
 from hubsync.proof.claims import Content
 from hubsync.proof.writers import find_writers
+from hubsync.store.hashing import shared
 from hubsync.watch.beneath import open_entry, words
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import examine
 from hubsync.watch.names import Skip
 from hubsync.watch.rules import PathRules
+from hubsync.watch.unit_facts import MARK
 
-_CHUNK = 1 << 20
 _GIT_BYTES = 64 << 20  # larger files are never git's own
 _TRIES = 3  # a pin that comes or goes meanwhile moves the ctime
 _READERS = min(4, os.cpu_count() or 1)
@@ -64,42 +65,51 @@ class Surveyor:
         self._quiet_s = quiet_s
         self._on_bytes = on_bytes
 
-    def survey(self, path: str) -> Survey:
-        """Return what is at *path* (a file or directory; empty is the source itself), read to the last byte."""
-        found = Survey()
-        entries = self._list(path, found)
-        writers = find_writers({entry.identity[:2] for entry in entries.values()})
-        for name, entry in entries.items():
-            if (who := writers.get(entry.identity[:2])) is not None:
-                found.object_to(name, OPEN, f"process {who}; {_QUIET_HINT}")
-        self._expect_quiet(entries, found)
-        wanted = [entry for name, entry in entries.items() if name not in found.against]
+    def survey(self, paths: Iterable[str]) -> dict[str, Survey]:
+        """Return what is at each of *paths* (a file or directory; empty is the source itself), read to the last byte."""
+        found = {path: Survey() for path in paths}
+        entries = {path: self._list(path, survey) for path, survey in found.items()}
+        writers = find_writers({entry.identity[:2] for some in entries.values() for entry in some.values()})
+        for path, survey in found.items():
+            for name, entry in entries[path].items():
+                if (who := writers.get(entry.identity[:2])) is not None:
+                    survey.object_to(name, OPEN, f"process {who}; {_QUIET_HINT}")
+            self._expect_quiet(entries[path], survey)
+        wanted = {
+            name: entry
+            for path, survey in found.items()
+            for name, entry in entries[path].items()
+            if name not in survey.against
+        }
         with ThreadPoolExecutor(_READERS) as pool:
-            for entry, read in zip(wanted, pool.map(self._read, wanted), strict=True):
+            contents = dict(zip(wanted, pool.map(self._read, wanted.values()), strict=True))
+        for path, survey in found.items():
+            for name in [name for name in entries[path] if name not in survey.against]:
+                read = contents[name]
                 if isinstance(read, str):
-                    found.object_to(entry.path, read)
+                    survey.object_to(name, read)
                 else:
-                    found.files[entry.path] = (read, entry.identity)
+                    survey.files[name] = (read, wanted[name].identity)
 
         return found
 
-    def look_again(self, path: str, before: Survey) -> None:
-        """Object to whatever is not as it was in *before*."""
-        now = Survey()
-        entries = self._list(path, now)
-        for name, (content, identity) in before.files.items():
-            if name not in entries or not self._is_same(entries[name], content, identity):
+    def look_again(self, surveys: Mapping[str, Survey]) -> None:
+        """Object to whatever is not as it was in *surveys*."""
+        for path, before in surveys.items():
+            now = Survey()
+            entries = self._list(path, now)
+            for name, (content, identity) in before.files.items():
+                if name not in entries or not self._is_same(entries[name], content, identity):
+                    before.object_to(name, CHANGED, _QUIET_HINT)
+            for name in (entries.keys() | now.against.keys()) - before.files.keys():
+                before.object_to(name, now.against.get(name) or "it came while the rest was looked at", _QUIET_HINT)
+            for name in before.directories.keys() ^ now.directories.keys():
                 before.object_to(name, CHANGED, _QUIET_HINT)
-        for name in (entries.keys() | now.against.keys()) - before.files.keys():
-            before.object_to(name, now.against.get(name) or "it came while the rest was looked at", _QUIET_HINT)
-        for name in before.directories.keys() ^ now.directories.keys():
-            before.object_to(name, CHANGED, _QUIET_HINT)
-        for name, who in self._open_now(before).items():
-            before.object_to(name, OPEN, f"process {who}; {_QUIET_HINT}")
-
-    def _open_now(self, survey: Survey) -> dict[str, int]:
-        writers = find_writers({identity[:2] for _, identity in survey.files.values()})
-        return {name: writers[identity[:2]] for name, (_, identity) in survey.files.items() if identity[:2] in writers}
+        writers = find_writers({each[1][:2] for before in surveys.values() for each in before.files.values()})
+        for before in surveys.values():
+            for name, (_, identity) in before.files.items():
+                if (who := writers.get(identity[:2])) is not None:
+                    before.object_to(name, OPEN, f"process {who}; {_QUIET_HINT}")
 
     def _is_same(self, now: Entry, content: Content, before: Identity) -> bool:
         """Tell whether it is the file that it was; where only the ctime moved, as our pins do it, its bytes tell."""
@@ -116,6 +126,8 @@ class Surveyor:
             if stat.S_ISDIR(status.st_mode):
                 found.directories[name] = Identity.of(status)
                 continue
+            if name.rpartition("/")[2] == MARK and stat.S_ISREG(status.st_mode) and not status.st_size:
+                continue  # our own callback's, and empty: there is nothing to lose in it
             ruling = self._rules.verdict(name)
             if not ruling.taken:
                 found.object_to(name, f"it is not published: {ruling.reason}", "hubsync explain tells more")
@@ -188,16 +200,17 @@ class Surveyor:
         return CHANGED
 
     def _digest(self, fd: int, size: int) -> Content:
-        large, small = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        small = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
         for_git = size <= _GIT_BYTES
-        buffer = bytearray(_CHUNK)
-        view = memoryview(buffer)
-        at = 0
-        while count := os.preadv(fd, [buffer], at):
-            large.update(view[:count])
-            if for_git:
-                small.update(view[:count])
-            at += count
-            self._on_bytes(count)
+        read = 0
 
-        return Content(at, large.hexdigest(), small.hexdigest() if for_git else None)
+        def take(piece: memoryview) -> None:
+            nonlocal read
+            read += len(piece)
+            if for_git:
+                small.update(piece)
+            self._on_bytes(len(piece))
+
+        oid = shared().digest_file(fd, take=take)  # at the pace that the config allows
+
+        return Content(read, oid, small.hexdigest() if for_git else None)

@@ -32,7 +32,7 @@ def _open_for_writing(process: Path, inodes: Collection[Inode]) -> Iterator[Inod
         return
     for fd in opened:
         try:
-            status = Path(process, "fd", fd).stat()
+            status = os.stat(f"{process}/fd/{fd}")  # noqa: PTH116 - Path takes thrice as long
             inode = (status.st_dev, status.st_ino)
             if inode in inodes and _flags(process, fd) & _WRITING:
                 yield inode

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubsync.config.model import Endpoint, Mirror
-from hubsync.errors import DiskFullError, HubsyncError
+from hubsync.errors import DiskFullError, HubsyncError, MirrorError
 from hubsync.mirror.token import Tokens
 from hubsync.monitor.text import format_bytes
 from hubsync.restore.catalog import (
@@ -23,12 +23,14 @@ from hubsync.restore.catalog import (
     check_names,
     choose,
     complete,
+    is_whole,
     newest_first,
     units_in,
     wanted_revisions,
 )
 from hubsync.restore.download import Download
 from hubsync.restore.pieces import Piece
+from hubsync.restore.present import holds_exactly
 from hubsync.restore.progress import Meter
 from hubsync.restore.sources import ApiSource, GitSource, no_such_mirror, open_source
 from hubsync.restore.staging import Staging, explained
@@ -102,10 +104,16 @@ def restore(
         try:
             plan = _plan(wish, mirrors, staging, tokens, stop)
             check_names(plan.files)
-        except BaseException:
-            if not staging.list_pieces():
-                staging.remove()
+        except HubsyncError as exc:
+            if staging.is_dest_filled:
+                raise staging.refuse_filled() from exc
+            staging.remove_unused()
             raise
+        except BaseException:
+            staging.remove_unused()
+            raise
+        if staging.is_dest_filled:
+            return _say_again(plan, staging, began)
         try:
             by_mirror = _get(plan, mirrors, staging, meter, stop)
         finally:
@@ -117,6 +125,19 @@ def restore(
     size = sum(file.size for file in plan.files.values())
     return Restored(staging.dest, plan.choice.unit, plan.choice.revision, plan.first, len(plan.files), size, meter.got,
                     round(time.monotonic() - began, 3), by_mirror)  # fmt: skip
+
+
+def _say_again(plan: _Plan, staging: Staging, began: float) -> Restored:
+    """Return what a former run brought to DEST, which was killed before it could say so; refuse a DEST of other files."""
+    for source in plan.sources:
+        source.lfs.close()
+    with explained(staging.dest):
+        if not holds_exactly(staging.dest, plan.files):
+            raise staging.refuse_filled()
+    staging.remove()
+    size = sum(file.size for file in plan.files.values())
+    return Restored(staging.dest, plan.choice.unit, plan.choice.revision, plan.first, len(plan.files), size, 0,
+                    round(time.monotonic() - began, 3))  # fmt: skip
 
 
 # --- what there is
@@ -136,12 +157,26 @@ def _plan(wish: Wish, mirrors: Sequence[From], staging: Staging, tokens: Tokens,
         ended.set()
     if not found:
         raise no_such_mirror(failed)
+    _expect_all_parts(found, failed, mirrors)
     layouts = {each.mirror.name: each.layout for each in mirrors}
     chosen = newest_first(found, layouts) if wish.latest else found
     first, files = complete(chosen, {each.mirror.name: each.mirror for each in mirrors})
     order = [*chosen, *(name for name in sources if name not in chosen)]
 
     return _Plan(chosen[first], first, files, [sources[name] for name in order])
+
+
+def _expect_all_parts(found: Mapping[str, Choice], failed: Mapping[str, Exception], mirrors: Sequence[From]) -> None:
+    """Raise MirrorError if those that were *found* have parts only, and one that *failed* may have the rest."""
+    if any(each.mirror.name in found and is_whole(each.mirror) for each in mirrors):
+        return
+    for name, exc in failed.items():
+        if isinstance(exc, MirrorError):
+            raise MirrorError(
+                f"{name}, which may have what the others leave out, cannot be asked: {exc}",
+                error_kind=exc.error_kind, retryable=exc.retryable,
+                hint=f"try again; --mirror {next(iter(found))} restores the part that is there",
+            ) from exc  # fmt: skip
 
 
 def _look_at_all(
@@ -168,7 +203,8 @@ def _look_at_all(
             raise KeyboardInterrupt
         waited_s = time.monotonic() - began
         first_s = first_s or (waited_s if found else 0.0)
-        if found and waited_s > 2 * first_s + _LEAST_GRACE_S:
+        has_all = any(is_whole(mirrors[name].mirror) for name in found)  # else each may have what the others lack
+        if has_all and waited_s > 2 * first_s + _LEAST_GRACE_S:
             break
 
     return dict(found), dict(failed)
@@ -206,14 +242,14 @@ def _get(plan: _Plan, mirrors: Sequence[From], staging: Staging, meter: Meter, s
         source.lfs.expect({piece.name: piece.size for piece in objects})
     with explained(staging.dest):
         _check_room(plan, pieces, staging)
-    meter.expect(sum(piece.size for piece in pieces.values()))
+    meter.expect(sum(piece.size for piece in pieces.values()), len(pieces))
     stall_s = min(each.endpoint.timeout_s for each in mirrors)
     download = Download(plan.sources, pieces.values(), staging, meter, stall_s)
     if pieces:
         download.rank()
         download.run(stop)
 
-    return download.by_mirror
+    return dict(meter.by_mirror())
 
 
 def _present(plan: _Plan) -> dict[str, int]:

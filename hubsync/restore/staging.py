@@ -44,6 +44,7 @@ class Staging:
             name = hashlib.sha256(os.fsencode(name)).hexdigest()
         self.directory = absolute.with_name(f".{name}.partial") if name else absolute  # no source takes such a name
         self.root = self._pieces = -1
+        self.is_dest_filled = False  # whether something is there: then it has to be just what is wanted
 
     def __enter__(self) -> Self:
         """Make or find the directory, and keep others out of it."""
@@ -55,6 +56,8 @@ class Staging:
             self.root = self._open_own()
         try:
             self._lock()
+            if self.is_dest_filled:  # a killed run may have begun to remove what is in it
+                shutil.rmtree(self.git_directory, ignore_errors=True)
             with explained(self.dest):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir("pieces", 0o700, dir_fd=self.root)
@@ -86,10 +89,14 @@ class Staging:
                 is_empty = not any(items)
         except OSError as exc:
             raise DestinationError(f"{self.dest}: {exc.strerror}") from exc
-        if not is_empty:
-            raise DestinationError(
-                f"{self.dest} exists and is not empty", hint="name a directory that is empty or does not exist"
-            )
+        self.is_dest_filled = not is_empty
+
+    def refuse_filled(self) -> DestinationError:
+        """Return what is said of a DEST that holds something else than is wanted; nothing is left beside it."""
+        self.remove_unused()
+        return DestinationError(
+            f"{self.dest} exists and is not empty", hint="name a directory that is empty or does not exist"
+        )
 
     def _open_own(self) -> int:
         try:
@@ -195,6 +202,11 @@ class Staging:
             ) from exc
         sync_path(self.dest.parent)
         self.remove()
+
+    def remove_unused(self) -> None:
+        """Remove the hidden directory unless something came before that may still be of use."""
+        if not self.list_pieces():
+            self.remove()
 
     def remove(self) -> None:
         """Remove the hidden directory."""

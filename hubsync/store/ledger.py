@@ -16,8 +16,10 @@ from hubsync.store.capture import Captured
 from hubsync.store.git import TreeEntry
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
+from hubsync.store.proof_rows import PROOF_TABLES, ProofRows
 from hubsync.watch.entry import Identity
 
+_ROWS_AT_ONCE = 4096
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -38,31 +40,6 @@ CREATE TABLE pins (
 -- objects that a mirror is known to have
 CREATE TABLE uploads (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 """
-# Added later: a ledger of the same version that lacks it is given it.
-_RECEIPTS = """
-CREATE TABLE IF NOT EXISTS receipts (
-  mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
-  PRIMARY KEY (mirror, path)) WITHOUT ROWID;
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """That a mirror held, at its *commit*, the content of *path* (of the source) at *place* of *branch*.
-
-    *size* is in bytes, *oid* and *blob* are the names that LFS and git give to the content, so far as they are known;
-    *proven_at* is in seconds since the epoch.
-    """
-
-    path: str
-    branch: str
-    place: str
-    size: int
-    oid: str | None
-    blob: str | None
-    commit: str
-    proven_at: float
-
 
 _KIND = 0xFF  # of an error code; what is above says more
 _OUTSIDE = frozenset({
@@ -81,7 +58,7 @@ class Known:
     oid: str | None
 
 
-class Ledger:
+class Ledger(ProofRows):
     """The facts of one target; safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
@@ -149,18 +126,18 @@ class Ledger:
 
     def all_known(self, under: str = "") -> Iterator[tuple[str, Identity]]:
         """Yield the committed paths (below *under*) with the identity that their content was captured at."""
-        return self._select_files("JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode", under)
+        return ((row[0], Identity(*row[1:-1])) for row in self.states(under) if row[-1])
 
-    def all_files(self, under: str = "") -> Iterator[tuple[str, Identity]]:
-        """Yield all captured paths (below *under*), committed or not."""
-        return self._select_files("", under)
+    def states(self, under: str = "") -> Iterator[tuple[Any, ...]]:
+        """Yield all captured paths (below *under*), the identity of what was captured, and whether just that is committed.
 
-    def _select_files(self, join: str, under: str) -> Iterator[tuple[str, Identity]]:
+        They are flat rows, ``(path, *identity, is_committed)``: most of 100,000 are only compared.
+        """
         span = " WHERE f.path > ? AND f.path < ?" if under else ""
         values = (f"{under}/", f"{under}0") if under else ()  # "0" follows "/" in ASCII
-        query = f"SELECT f.path, f.dev, f.ino, f.size, f.mtime_ns, f.ctime_ns FROM files f {join}{span}"  # noqa: S608 - constants
-        for row in self._all(query, *values):
-            yield row[0], Identity(*row[1:6])
+        query = f"""SELECT f.path, f.dev, f.ino, f.size, f.mtime_ns, f.ctime_ns, t.path IS NOT NULL FROM files f
+            LEFT JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode{span}"""  # noqa: S608 - constants
+        return self._each(query, *values)
 
     def record(self, captured: Captured) -> None:
         """Remember a captured file, its pointer and its pin."""
@@ -225,9 +202,20 @@ class Ledger:
         row = self._one("SELECT mode, blob FROM tree WHERE path = ?", path)
         return TreeEntry(*row) if row else None
 
+    def uncaptured_paths(self) -> set[str]:
+        """Return the paths of the newest snapshot that no captured file has."""
+        rows = self._all("SELECT t.path FROM tree t LEFT JOIN files f ON f.path = t.path WHERE f.path IS NULL")
+        return {row[0] for row in rows}
+
     def tree_paths(self) -> set[str]:
         """Return all paths of the newest snapshot."""
         return {row[0] for row in self._all("SELECT path FROM tree")}
+
+    def tree_below(self, directory: str) -> dict[str, TreeEntry]:
+        """Return what the newest snapshot holds below *directory*."""
+        span = (f"{directory}/", f"{directory}0")  # "0" follows "/" in ASCII
+        rows = self._all("SELECT path, mode, blob FROM tree WHERE path > ? AND path < ?", *span)
+        return {row[0]: TreeEntry(row[1], row[2]) for row in rows}
 
     def count_tree(self) -> int:
         """Return how many paths the newest snapshot holds."""
@@ -284,22 +272,6 @@ class Ledger:
         """Forget what *mirror* has (its repository was made anew)."""
         self._do("DELETE FROM uploads WHERE mirror = ?", mirror)
 
-    def receipts(self, mirror: str) -> dict[str, Receipt]:
-        """Return what *mirror* was proved to hold, by path of the source."""
-        query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
-        return {row[0]: Receipt(*row) for row in self._all(query, mirror)}
-
-    def record_receipts(self, mirror: str, receipts: Iterable[Receipt]) -> None:
-        """Remember what *mirror* was proved to hold."""
-        self._many(
-            "INSERT OR REPLACE INTO receipts VALUES (?,?,?,?,?,?,?,?,?)",
-            ((mirror, r.path, r.branch, r.place, r.size, r.oid, r.blob, r.commit, r.proven_at) for r in receipts),
-        )
-
-    def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
-        """Forget receipts that are stale."""
-        self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
-
     def _refresh_inode(self, identity: Identity) -> None:
         inode = (identity.ctime_ns, identity.dev, identity.ino, identity.size, identity.mtime_ns)
         for table in ("files", "pins"):
@@ -326,7 +298,7 @@ class Ledger:
                 raise sqlite3.DatabaseError("another version")  # noqa: TRY301 - handled as damage is
             elif db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("damaged")  # noqa: TRY301
-            db.executescript(_RECEIPTS)
+            db.executescript(PROOF_TABLES)
         except BaseException:
             db.close()
             raise
@@ -346,6 +318,17 @@ class Ledger:
     def _all(self, query: str, *values: object) -> list[Any]:
         with self._lock, _known_errors():
             return self._connection.execute(query, values).fetchall()
+
+    def _each(self, query: str, *values: object) -> Iterator[Any]:
+        """Yield rows without holding them all; what is written meanwhile may or may not be among them."""
+        with self._lock:
+            cursor = self._connection.execute(query, values)
+        while rows := self._fetch(cursor):
+            yield from rows
+
+    def _fetch(self, cursor: sqlite3.Cursor) -> list[Any]:
+        with self._lock:
+            return cursor.fetchmany(_ROWS_AT_ONCE)
 
     def _do(self, query: str, *values: object) -> None:
         with self._lock, _known_errors():

@@ -5,6 +5,8 @@ It must never know what a child is for. Every child leads a session of its own, 
 
 import contextlib
 import os
+import re
+import resource
 import signal
 import subprocess
 import threading
@@ -35,14 +37,23 @@ _FIXED = {
 _OUTPUT_CAP = 64 * 1024 * 1024  # of stdout; a listing of 500,000 paths
 _ERRORS_CAP = 64 * 1024  # of stderr; a hostile server may send more
 _TERM_GRACE_S = 10.0
+_TALK_STALLS = 2.0  # a server that only talks is believed for so many times as long as one that is silent
 _POLL_S = 0.2
 _PROGRESS_BYTES = 1 << 20
+_LINES = re.compile(rb"[^\r\n]*[\r\n]|[^\r\n]+")
 
 
 class ChildStalledError(HubsyncError):
     """A child made no progress for too long and was ended."""
 
     error_kind = "stalled"
+    retryable = True
+
+
+class OutputTooLongError(HubsyncError):
+    """A child printed more than anybody may need; it was ended, since half of a listing is none."""
+
+    error_kind = "internal"
     retryable = True
 
 
@@ -71,15 +82,20 @@ class Watch:
         stop: ends the child when it is set.
         stall_s: seconds without progress after which the child is ended; ``None`` waits for ever.
         progress: a figure that changes while the child gets on; output counts as progress too.
+        talk: how lines of standard error begin that come from elsewhere and may be endless: they are progress for twice
+            as long, no longer.
         on_progress: called when it has got on, and at the beginning.
         limit_s: seconds after which the child is ended, whatever it does; ``None`` is no limit.
+        memory: bytes that the child, and each that it starts, may have of its own; ``None`` is no limit.
     """
 
     stop: threading.Event | None = None
     stall_s: float | None = None
     progress: Callable[[], object] | None = None
+    talk: bytes = b""
     on_progress: Callable[[], None] = lambda: None
     limit_s: float | None = None
+    memory: int | None = None
 
 
 def close_environment(environment: MutableMapping[str, str]) -> dict[str, str]:
@@ -138,13 +154,17 @@ def finish(child: "subprocess.Popen[bytes]", feed: Iterable[bytes] = (), watch: 
 
     Raises:
         ChildStalledError: no progress for ``watch.stall_s``.
+        OutputTooLongError: it printed more than 64 MiB.
         StoppedError: ``watch.stop`` was set.
     """
     watch = watch or Watch()
-    out, err = _Collector(child.stdout, _OUTPUT_CAP), _Collector(child.stderr, _ERRORS_CAP)
+    if watch.memory is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it may have ended; a lower limit may hold already
+            resource.prlimit(child.pid, resource.RLIMIT_DATA, (watch.memory, watch.memory))
+    out, err = _Collector(child.stdout, _OUTPUT_CAP), _Collector(child.stderr, _ERRORS_CAP, watch.talk)
     try:
         _write(child.stdin, feed)
-        _wait(child, watch, lambda: (out.total, err.total))
+        _wait(child, watch, out, err)
     except BaseException:
         end_group(child)
         raise
@@ -152,6 +172,7 @@ def finish(child: "subprocess.Popen[bytes]", feed: Iterable[bytes] = (), watch: 
         out.join()
         err.join()
 
+    _expect_whole(out)
     return Finished(child.returncode, out.data(), err.data().decode("utf-8", "replace"))
 
 
@@ -180,29 +201,40 @@ def _write(stdin: IO[bytes] | None, feed: Iterable[bytes]) -> None:
         stdin.close()
 
 
-def _wait(child: "subprocess.Popen[bytes]", watch: Watch, output: Callable[[], object]) -> None:
-    if watch.stop is None and watch.stall_s is None and watch.limit_s is None:
-        child.wait()
-        return
-
+def _wait(child: "subprocess.Popen[bytes]", watch: Watch, out: "_Collector", err: "_Collector") -> None:
+    began = talked = moved = time.monotonic()
     last_figure: object = None
-    began = last_progress = time.monotonic()
+    last_total = 0
     pause_s = 0.005
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(pause_s)
             return
         pause_s = min(pause_s * 2, _POLL_S)
+        now = time.monotonic()
+        _expect_whole(out)
         if watch.stop is not None and watch.stop.is_set():
             raise StoppedError("interrupted: hubsync is stopping")
-        if watch.limit_s is not None and time.monotonic() - began > watch.limit_s:
+        if watch.limit_s is not None and now - began > watch.limit_s:
             raise ChildStalledError(f"did not end within {watch.limit_s:g} s; ended")
-        figure = (output(), watch.progress() if watch.progress else None)
+        if err.total != last_total:
+            last_total, talked = err.total, now
+        figure = (out.total, err.own, watch.progress() if watch.progress else None)
         if figure != last_figure:
-            last_figure, last_progress = figure, time.monotonic()
+            last_figure, moved = figure, now
             watch.on_progress()
-        elif watch.stall_s is not None and time.monotonic() - last_progress > watch.stall_s:
-            raise ChildStalledError(f"no progress for {watch.stall_s:.0f} s; ended")
+        elif watch.stall_s is not None and _is_stalled(now - moved, now - talked, watch.stall_s):
+            raise ChildStalledError(f"no progress for {now - moved:.0f} s; ended")
+
+
+def _is_stalled(still_s: float, silent_s: float, stall_s: float) -> bool:
+    """Tell whether a child stalls that made no progress for *still_s*, and said nothing at all for *silent_s*."""
+    return still_s > (stall_s if silent_s > stall_s else _TALK_STALLS * stall_s)
+
+
+def _expect_whole(out: "_Collector") -> None:
+    if out.total > _OUTPUT_CAP:
+        raise OutputTooLongError(f"a command printed more than {_OUTPUT_CAP >> 20} MiB")
 
 
 @contextlib.contextmanager
@@ -231,12 +263,14 @@ def counted_file() -> Iterator[tuple[int, Callable[[], int]]]:
 
 
 class _Collector:
-    """Reads a pipe to its end in a thread and keeps the last *cap* bytes."""
+    """Reads a pipe to its end in a thread and keeps the last *cap* bytes; ``own`` counts those that are no *talk*."""
 
-    def __init__(self, pipe: IO[bytes] | None, cap: int) -> None:
-        self.total = 0
+    def __init__(self, pipe: IO[bytes] | None, cap: int, talk: bytes = b"") -> None:
+        self.total = self.own = 0
         self._pipe = pipe
         self._cap = cap
+        self._prefix = talk
+        self._line = b""  # how the line begins that has not ended yet
         self._pieces: list[bytes] = []
         self._kept = 0
         self._thread = threading.Thread(target=self._read, name="hubsync-pipe", daemon=True)
@@ -247,8 +281,21 @@ class _Collector:
             return
         with contextlib.suppress(ValueError, OSError), self._pipe:
             while piece := os.read(self._pipe.fileno(), 1 << 16):
+                self.own += self._count_own(piece) if self._prefix else len(piece)
                 self.total += len(piece)
                 self._keep(piece)
+
+    def _count_own(self, piece: bytes) -> int:
+        """Return how many bytes of *piece* stand on lines that do not begin as talk does."""
+        own = 0
+        for part in _LINES.findall(piece):
+            self._line = (self._line + part)[: len(self._prefix)]
+            if not self._prefix.startswith(self._line.rstrip()):
+                own += len(part)
+            if part[-1:] in b"\r\n":
+                self._line = b""
+
+        return own
 
     def _keep(self, piece: bytes) -> None:
         self._pieces.append(piece)

@@ -22,6 +22,7 @@ from hubsync.store.ledger import Ledger
 from hubsync.store.objects import Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import make_private
+from hubsync.store.pruned import Pruned
 from hubsync.store.recovery import MIRRORS, SNAPSHOTS, expect_known_format, note_closed, recover, recover_mirror
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
@@ -67,7 +68,9 @@ class Store:
         self.git = Git(directory / "store.git", inherit=inherit)
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
+        self.pruned = Pruned(directory / "pruned.json")
         self._unit_times: dict[str | None, Mapping[str, int]] = {}
+        self._snapshots: dict[str, Snapshot] = {}
         self._is_open = self._was_killed = False
 
     def open(self) -> None:
@@ -132,7 +135,7 @@ class Store:
             return []
         span = f"{published}..{SNAPSHOTS}" if published else SNAPSHOTS
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
-        return [_read_snapshot(record) for record in raw.split("\0") if record]
+        return [read_snapshot(record) for record in raw.split("\0") if record]
 
     def completed(self, snapshot: str | None) -> list[Snapshot]:
         """Return those snapshots in the history of *snapshot* that completed units, oldest first."""
@@ -140,7 +143,7 @@ class Store:
             return []
         by_unit = f"--grep=^{_UNIT_TRAILER}"
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", by_unit, "--format=%H %at %ct %B", snapshot)
-        return [_read_snapshot(record) for record in raw.split("\0") if record]
+        return [read_snapshot(record) for record in raw.split("\0") if record]
 
     def unit_times(self, snapshot: str | None) -> Mapping[str, int]:
         """Return the units completed in the history of *snapshot*, and when each was last written."""
@@ -160,7 +163,7 @@ class Store:
         """Return the newest snapshot that completes *unit*."""
         named = ("--fixed-strings", f"--grep={_UNIT_TRAILER}{unit}")  # a longer name matches as well
         raw = self.git.text("log", "--first-parent", "-z", *named, "--format=%H %at %ct %B", "--all")
-        found = (_read_snapshot(record) for record in raw.split("\0") if record)
+        found = (read_snapshot(record) for record in raw.split("\0") if record)
         return next((snapshot.commit for snapshot in found if unit in snapshot.units), None)
 
     def is_ancestor(self, commit: str, published: str | None) -> bool:
@@ -171,8 +174,13 @@ class Store:
 
     def read_snapshots(self, commits: Collection[str]) -> list[Snapshot]:
         """Return the snapshots at *commits*."""
-        raw = self.git.text("log", "--no-walk=unsorted", "-z", "--format=%H %at %ct %B", *commits) if commits else ""
-        return [_read_snapshot(record) for record in raw.split("\0") if record]
+        known = {commit: snapshot for commit in commits if (snapshot := self._snapshots.get(commit)) is not None}
+        if unknown := [commit for commit in commits if commit not in known]:
+            raw = self.git.text("log", "--no-walk=unsorted", "-z", "--format=%H %at %ct %B", *unknown)
+            known |= {snapshot.commit: snapshot for snapshot in map(read_snapshot, filter(None, raw.split("\0")))}
+            self._snapshots = known
+
+        return [known[commit] for commit in commits]
 
     def pointers(self, blobs: Iterable[str]) -> dict[str, Pointer]:
         """Return those of *blobs* that are pointers."""
@@ -374,6 +382,10 @@ class SnapshotWriter:
 
         return entry
 
+    def add_blob(self, content: bytes) -> None:
+        """Add content that no file of the source has; it is named by its git object id."""
+        self._fast_import.blob(content)
+
     def commit(
         self, changes: dict[str, TreeEntry | None], subject: str, *, units: tuple[str, ...], written_at: int, now: int
     ) -> str:
@@ -396,7 +408,8 @@ class SnapshotWriter:
         return self._import
 
 
-def _read_snapshot(record: str) -> Snapshot:
+def read_snapshot(record: str) -> Snapshot:
+    """Return what git says of a commit in the form ``%H %at %ct %B``."""
     commit, written_at, committed_at, message = record.lstrip("\n").split(" ", 3)
     units = tuple(unquote(unit) for unit in re.findall(rf"^{_UNIT_TRAILER}(.+)$", message, re.MULTILINE))
     return Snapshot(commit, int(written_at), int(committed_at), message.rstrip("\n") + "\n", units)

@@ -11,16 +11,20 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _STATE = struct.Struct("=qd")  # bytes per second, 0 for unlimited; when the next byte may leave (CLOCK_MONOTONIC)
 _PIECES_PER_S = 20  # a taker waits this often in a second: rather even, and quick to follow a new rate
 
 
 class Throttle:
-    """The allowance behind *fd*, which may be inherited."""
+    """The allowance behind *fd*, which may be inherited; *clock* is the same for all who share it, in seconds."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(
+        self, fd: int, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         # A lock belongs to an open file, and what is inherited is open once for all: so each process opens it anew.
         self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
         self._among_threads = threading.Lock()
@@ -33,7 +37,7 @@ class Throttle:
         """Allow *bytes_per_s* from now on; 0 is unlimited."""
         with self._locked():
             if self._read()[0] != bytes_per_s:
-                self._write(bytes_per_s, time.monotonic())
+                self._write(bytes_per_s, self._clock())
 
     def take(self, wanted: int) -> int:
         """Wait, then return how many of *wanted* bytes may leave now; at least one."""
@@ -42,11 +46,11 @@ class Throttle:
         with self._locked():
             bytes_per_s, free_at = self._read()
             amount = max(1, min(wanted, bytes_per_s // _PIECES_PER_S)) if bytes_per_s else wanted
-            now = time.monotonic()
+            now = self._clock()
             starts_at = max(now, free_at)
             if bytes_per_s:
                 self._write(bytes_per_s, starts_at + amount / bytes_per_s)
-        time.sleep(max(0.0, starts_at - now))
+        self._sleep(max(0.0, starts_at - now))
 
         return amount
 

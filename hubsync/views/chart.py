@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
+from statistics import median
 
 from hubsync.views.story import Incident, Point, thin
 
@@ -24,13 +26,21 @@ class Span:
         return round(min(1.0, max(0.0, share)) * _WIDTH, 1)
 
 
+def count_steps(points: Sequence[Point], span: Span) -> int:
+    """Return into how many stretches a line is divided: each has a point as long as the log is written."""
+    rhythm_s = median(after - before for (before, _), (after, _) in pairwise(points)) if len(points) > 1 else 0.0
+    return _STEPS if rhythm_s <= 0 else min(_STEPS, max(1, int((span.end - span.start) / (1.5 * rhythm_s))))
+
+
 def draw_area(
     title: str, points: Iterable[Point], span: Span, form: Callable[[float], str], incidents: Sequence[Incident] = ()
 ) -> str:
     """Return a chart of the largest figures as a filled line; where nothing was logged there is a gap."""
-    figures = thin(points, span.start, span.end, _STEPS)
+    points = list(points)
+    steps = count_steps(points, span)
+    figures = thin(points, span.start, span.end, steps)
     top = max((figure for figure in figures if figure is not None), default=0.0)
-    step = _WIDTH / _STEPS
+    step = _WIDTH / steps
     shapes = []
     for first, last in _runs(figures):
         run = [(index * step, _y(figures[index], top)) for index in range(first, last)]
@@ -76,7 +86,7 @@ def _y(figure: float | None, top: float) -> float:
 
 
 def _figure(title: str, caption: str, shapes: str, span: Span, incidents: Sequence[Incident]) -> str:
-    bands = "".join(_band(incident, span) for incident in incidents)
+    bands = "".join(_band(incident, span) for incident in sorted(incidents, key=lambda one: one.is_severe))
     ticks = "".join(
         f"<span>{escape(span.format_moment(span.start + (span.end - span.start) * part / 4))}</span>" for part in range(5)
     )

@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +71,7 @@ def read_file(path: Path, since: datetime | None = None) -> Entries:
                 continue  # without reading the rest of it: most of a long log is of no interest
             if (entry := decode_line(line)) is not None:
                 yield entry
-    except (OSError, EOFError, lzma.LZMAError) as exc:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as exc:
         raise LogUnreadableError(f"cannot read {path}: {exc}", hint=_AS_USER) from exc
 
 

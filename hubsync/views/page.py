@@ -1,6 +1,7 @@
 """Draws a story as one page of HTML: no script, no request; light or dark as the reader's system is."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from html import escape
 from importlib import resources
 from statistics import median
@@ -8,7 +9,7 @@ from statistics import median
 from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.text import escape_surrogates, format_bytes, format_count, format_duration
 from hubsync.views.chart import Span, draw_area, draw_bars
-from hubsync.views.story import Incident, MirrorStory, Story, TargetStory, UnitStory
+from hubsync.views.story import Incident, MirrorStory, Story, TargetStory, UnitStory, join_alike
 from hubsync.views.summary import format_moment, most
 
 _OPEN_UNITS, _OPEN_INCIDENTS = 12, 12  # longer tables are folded
@@ -22,13 +23,23 @@ _KINDS = {
     "": "warn",
 }
 
+# What an incident that is not over is called, by what it is of.
+_TITLES = {
+    "mirror": "{} gets nothing",
+    "target": "{} is halted",
+    "disk": "{}: nothing is captured",
+    "unit": "{} is incomplete",
+    "watch": "{}: changes are noticed late",
+    "config": "The new config is not in force",
+}
+
 # The page may load nothing, whatever stands in it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def draw_page(story: Story) -> str:
     """Return the page."""
-    span = Span(story.start, story.end, lambda moment: format_moment(moment)[5:])
+    span = Span(story.start, story.end, partial(format_moment, over_s=story.end - story.start))
     style = resources.files("hubsync.views").joinpath("page.css").read_text("utf-8")
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -51,20 +62,22 @@ def _top(story: Story) -> Iterator[str]:
     elif not trouble:
         said = "Nothing that failed is still failing."
         yield f'<div class="card well"><h3>All is well now</h3><p class="soft">{said}</p></div>'
-    for incident in trouble:
-        yield _trouble(incident, story.end)
+    for incident, *alike in join_alike(trouble, story.end):
+        yield _trouble(incident, alike, story.end)
     links = "".join(f'<a href="#{_anchor(target.name)}">{_text(target.name)}</a>' for target in story.targets.values())
     yield f'<nav>{links}<a href="#failures">failures</a><a href="#warnings">warnings</a></nav>'
 
 
-def _trouble(incident: Incident, end: float) -> str:
+def _trouble(incident: Incident, alike: Sequence[Incident], end: float) -> str:
     kind = "severe" if incident.is_severe else "mild"
     cure = f"<p>→ {_text(incident.hint)}</p>" if incident.hint else ""
     since = f"since {format_moment(incident.start)}, {format_duration(round(end - incident.start))}"
     tries = f", {incident.tries} tries" if incident.tries > 1 else ""
+    others = f'<p class="soft">and in the same way: {_text(", ".join(map(_about, alike)))}</p>' if alike else ""
+    title = _TITLES.get(incident.what, "{} does not work").format(_about(incident))
     return (
-        f'<div class="card {kind}"><h3>{_text(_about(incident))} does not work</h3><p>{_text(incident.error)}</p>{cure}'
-        f'<p class="soft">{since}{tries}</p></div>'
+        f'<div class="card {kind}"><h3>{_text(title)}</h3><p>{_text(incident.error)}</p>{cure}'
+        f'{others}<p class="soft">{since}{tries}</p></div>'
     )
 
 
@@ -76,7 +89,7 @@ def _target(target: TargetStory, story: Story, span: Span) -> str:
         (format_duration(round(target.at_risk[-1][1])) if target.at_risk else "-", "training time at risk now"),
         (format_bytes(most(target.disk)), "held on disk at most"),
     ]
-    own = [one for one in story.incidents if one.target in {"", target.name} and not one.mirror]
+    own = [one for one in story.incidents if (one.target == target.name and not one.mirror) or one.what == "daemon"]
     charts = [
         draw_area("Training time at risk", target.at_risk, span, _seconds, own),
         draw_area("Held on disk", target.disk, span, format_bytes, own),
@@ -129,7 +142,7 @@ def _units(target: TargetStory) -> str:
 
 
 def _unit(unit: UnitStory, mirrors: Sequence[str], slowest: float) -> str:
-    complete = format_moment(unit.completed) if unit.completed else "left incomplete" if unit.abandoned else "not yet"
+    complete = format_moment(unit.completed)[5:] if unit.completed else "left incomplete" if unit.abandoned else "not yet"
     began = unit.written or unit.completed
     lags = [
         f"+{format_duration(round(unit.published[name] - began))}" if began and name in unit.published else "-"
@@ -196,7 +209,7 @@ def _badge(state: str) -> str:
 
 
 def _about(incident: Incident) -> str:
-    return " → ".join(part for part in (incident.target, incident.mirror) if part) or f"hubsync ({incident.what})"
+    return " → ".join(part for part in (incident.target, incident.mirror or incident.unit) if part) or "hubsync"
 
 
 def _anchor(name: str) -> str:

@@ -13,13 +13,14 @@ from hubsync.views.query import moment_of
 _SILENCE_S = 300.0  # without any line; a heartbeat comes each minute unless it is told otherwise
 _WELL = frozenset(("ok", "publishing"))
 
-# What begins a span, and what ends it; both are about the same target and mirror.
+# What begins a span, and what ends it; both are about the same target, and mirror or unit.
 _BEGINS = {
     "mirror.failed": "mirror",
     "mirror.parked": "mirror",
     "target.halted": "target",
     "capture.paused": "disk",
     "watch.degraded": "watch",
+    "unit.abandoned": "unit",
     "config.rejected": "config",
 }
 _ENDS = {
@@ -28,6 +29,7 @@ _ENDS = {
     "target.resumed": "target",
     "capture.resumed": "disk",
     "watch.recovered": "watch",
+    "unit.completed": "unit",
     "daemon.reloaded": "config",
 }
 
@@ -46,9 +48,14 @@ class Incident:
     hint: str = ""
     target: str = ""
     mirror: str = ""
+    unit: str = ""
     is_severe: bool = False
     tries: int = 1
     end: float | None = None
+
+    def rank(self, now: float) -> tuple[bool, bool, float]:
+        """Return what sorts incidents: those that are not over first, then severe ones, then the longest."""
+        return self.end is not None, not self.is_severe, self.start - (self.end or now)
 
 
 @dataclass(slots=True)
@@ -120,6 +127,16 @@ def tell(entries: Iterable[Mapping[str, Any]]) -> Story:
     return teller.story
 
 
+def join_alike(incidents: Iterable[Incident], now: float) -> list[list[Incident]]:
+    """Return *incidents* in order of rank; those that have one cause and one cure, and are not over, as one group."""
+    groups: dict[object, list[Incident]] = {}
+    for incident in sorted(incidents, key=lambda one: one.rank(now)):
+        is_alike = incident.end is None and incident.hint
+        groups.setdefault((incident.what, incident.hint) if is_alike else id(incident), []).append(incident)
+
+    return list(groups.values())
+
+
 def thin(points: Iterable[Point], start: float, end: float, count: int, *, add: bool = False) -> list[float | None]:
     """Return *count* figures from *start* to *end*: the largest of each stretch (or, with *add*, the sum), or ``None``."""
     figures: list[float | None] = [None] * count
@@ -138,6 +155,7 @@ class _Teller:
     def __init__(self) -> None:
         self.story = Story()
         self._open: dict[tuple[str, str, str], Incident] = {}
+        self._over: dict[tuple[str, str, str], Incident] = {}  # the last one of each
         self._is_stopped = False
 
     def take(self, entry: Mapping[str, Any], now: float) -> None:
@@ -172,23 +190,39 @@ class _Teller:
         story.starts += event == "daemon.started"
 
     def _note_incident(self, event: str, entry: Mapping[str, Any], now: float) -> None:
-        about = (str(entry.get("target") or ""), str(entry.get("mirror") or ""))
+        target, mirror = str(entry.get("target") or ""), str(entry.get("mirror") or "")
+        unit = str(entry.get("unit") or "") if event.startswith("unit.") else ""
+        about = (target, mirror or unit)
         ends = _ENDS.get(event)
-        if event == "heartbeat" and about[1] and entry.get("state") in _WELL:
+        if event == "heartbeat" and mirror and entry.get("state") in _WELL:
             ends = "mirror"
-        if ends is not None and (over := self._open.pop((ends, *about), None)) is not None:
-            over.end = now
-            over.tries = max(over.tries, int(entry.get("failures") or 0))
+        if ends is not None:
+            if (over := self._open.pop((ends, *about), None)) is not None:
+                over.end = now
+                self._over[ends, *about] = over
+            if (last := self._over.get((ends, *about))) is not None:  # the count is said after the first success
+                last.tries = max(last.tries, int(entry.get("failures") or 0))
+        if event == "heartbeat" and not mirror:
+            self._note_no_longer_held(target, entry, now)
         if (what := _BEGINS.get(event)) is None:
             return
         incident = self._open.get((what, *about))
         if incident is None:
-            incident = self._open[what, *about] = Incident(what, now, "", target=about[0], mirror=about[1])
+            incident = self._open[what, *about] = Incident(what, now, "", target=target, mirror=mirror, unit=unit)
             self.story.incidents.append(incident)
         incident.error = str(entry.get("error") or entry.get("reason") or entry.get("message", ""))
         incident.error_kind, incident.hint = str(entry.get("error_kind") or ""), str(entry.get("hint") or "")
         incident.is_severe |= entry.get("level") == "error"
         incident.tries = max(incident.tries, int(entry.get("attempt") or 1))
+
+    def _note_no_longer_held(self, target: str, entry: Mapping[str, Any], now: float) -> None:
+        """End what was said of units that are gone: nothing else tells of it."""
+        waiting = tuple(map(str, entry.get("waiting") or ()))
+        if int(entry.get("held") or 0) > len(waiting):
+            return  # not all of it is told
+        for key in [key for key in self._open if key[:2] == ("unit", target)]:
+            if not any(one.startswith(f"{key[2]}/:") for one in waiting):
+                self._open.pop(key).end = now
 
 
 def _take_heartbeat(target: TargetStory, entry: Mapping[str, Any], now: float) -> None:

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from statistics import median
 
 from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, format_duration
-from hubsync.views.story import Incident, MirrorStory, Point, Story, TargetStory
+from hubsync.views.story import Incident, MirrorStory, Point, Story, TargetStory, join_alike
 
 _MOST_LINES = 20
 _MOST_INCIDENTS = 6
+_MINUTES_S, _DAY_S = 1_200, 86_400
 
 
 def summarize_story(story: Story) -> str:
@@ -24,9 +25,12 @@ def summarize_story(story: Story) -> str:
     return "\n".join(escape_unsafe(line) for line in [*lines, *incidents]) + "\n"
 
 
-def format_moment(moment: float) -> str:
-    """Return *moment* in the reader's zone, to the minute."""
-    return datetime.fromtimestamp(moment, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+def format_moment(moment: float, over_s: float | None = None) -> str:
+    """Return *moment* in the reader's zone, to the minute; as a tick of an axis of *over_s* seconds, what tells there."""
+    form = "%Y-%m-%d %H:%M"
+    if over_s is not None:
+        form = "%H:%M:%S" if over_s < _MINUTES_S else "%H:%M" if over_s <= _DAY_S else "%m-%d %H:%M"
+    return datetime.fromtimestamp(moment, UTC).astimezone().strftime(form)
 
 
 def most(points: Sequence[Point]) -> float:
@@ -34,13 +38,17 @@ def most(points: Sequence[Point]) -> float:
     return max((figure for _, figure in points), default=0.0)
 
 
+def about(incident: Incident) -> str:
+    """Return what it is about: a target, with its mirror, or hubsync."""
+    return "/".join(part for part in (incident.target, incident.mirror or incident.unit) if part) or "hubsync"
+
+
 def describe_incident(incident: Incident, end: float) -> str:
     """Return one line: what, since when, for how long, and why."""
     length = format_duration(round((incident.end or end) - incident.start))
-    about = "/".join(part for part in (incident.target, incident.mirror) if part) or "hubsync"
     tries = f", {incident.tries} tries" if incident.tries > 1 else ""
     open_since = "" if incident.end else ", not over"
-    return f"{format_moment(incident.start)}  {about}: {incident.error} ({length}{tries}{open_since})"
+    return f"{format_moment(incident.start)}  {about(incident)}: {incident.error} ({length}{tries}{open_since})"
 
 
 def _headline(story: Story) -> Iterator[str]:
@@ -82,13 +90,15 @@ def _mirror(mirror: MirrorStory) -> str:
 
 def _incidents(story: Story) -> Iterator[str]:
     """Yield the incidents: those that are not over first, then the longest."""
-    ranked = sorted(story.incidents, key=lambda one: (one.end is not None, one.start - (one.end or story.end)))
-    for incident in ranked[:_MOST_INCIDENTS]:
+    groups = join_alike(story.incidents, story.end)
+    for incident, *alike in groups[:_MOST_INCIDENTS]:
         yield describe_incident(incident, story.end)
+        if alike:
+            yield f"    and in the same way: {', '.join(about(one) for one in alike)}"
         if incident.end is None and incident.hint:
             yield f"    → {incident.hint}"
-    if len(ranked) > _MOST_INCIDENTS:
-        yield f"… and {format_count(len(ranked) - _MOST_INCIDENTS, 'shorter failure')}"
+    if (more := sum(len(group) for group in groups[_MOST_INCIDENTS:])) > 0:
+        yield f"… and {format_count(more, 'shorter failure')}"
     single = {
         name: count for name, count in story.warnings.most_common() if name.partition(".")[0] in {"file", "unit", "secret"}
     }

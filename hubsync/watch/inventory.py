@@ -7,7 +7,7 @@ An inventory is the truth that events only hint at, so whatever it could not loo
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -72,14 +72,18 @@ class Inventory:
         return bool(self.unreadable) and any(part in self.unreadable for part in _self_and_parents(path))
 
 
-def take_inventory(source: Path, rules: PathRules, under: str = "") -> Inventory:
+def take_inventory(
+    source: Path, rules: PathRules, under: str = "", on_directory: Callable[[], None] = lambda: None
+) -> Inventory:
     """List *source*, or what lies below its directory *under*; empty if *under* is no directory that is taken.
+
+    *on_directory* is called for each directory, so that who waits sees that it gets on.
 
     Raises:
         SourceError: *source* is missing, is no directory, or cannot be listed.
     """
     inventory = Inventory()
-    walk = _Walk(source, rules, inventory)
+    walk = _Walk(source, rules, inventory, on_directory)
     with opened_source(source) as root:
         if not under:
             walk.list_directory(root, "", ".")
@@ -121,13 +125,15 @@ def examine(source: Path, path: str) -> Entry | Skip | None:
 class _Walk:
     """One listing in progress; *inventory* is filled as it goes."""
 
-    def __init__(self, source: Path, rules: PathRules, inventory: Inventory) -> None:
+    def __init__(self, source: Path, rules: PathRules, inventory: Inventory, on_directory: Callable[[], None]) -> None:
         self._source = source
         self._rules = rules
         self._inventory = inventory
+        self._on_directory = on_directory
 
     def list_directory(self, parent: int, path: str, name: str, depth: int = 0) -> None:
         """List the directory *name* of the open directory *parent*, which is *path*, and all below it."""
+        self._on_directory()
         try:
             opened = open_directory(parent, name)
         except OSError as exc:
@@ -180,7 +186,11 @@ class _Walk:
 
     def _note_file(self, path: str, item: os.DirEntry[str]) -> None:
         try:
-            found = _judge_status(self._source, path, item.stat(follow_symlinks=False))
+            status = item.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                self._inventory.entries[path] = Entry.of(path, status)
+                return
+            found = _judge_status(self._source, path, status)
         except OSError as exc:
             self.note_failure(path, exc)
             return
@@ -215,7 +225,7 @@ def _states_below(parent: int, name: str) -> Iterator[os.stat_result]:
 def _judge_status(source: Path, path: str, status: os.stat_result) -> Entry | Skip:
     """Return the entry of what is at *path*, or why there is none."""
     if stat.S_ISREG(status.st_mode):
-        return Entry(path, Identity.of(status), status.st_mode)
+        return Entry.of(path, status)
     if stat.S_ISLNK(status.st_mode):
         return _follow_link(source, path)
 

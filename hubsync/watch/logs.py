@@ -11,7 +11,13 @@ from hubsync.watch.format_records import last_record_end
 
 _EVENTS = re.compile(r"(?:.*\.)?tfevents\.\d+.*", re.DOTALL)  # events.out.tfevents.<time>.<host>.<pid>.<number>
 _LINES = re.compile(r".*\.log|(?:.*[-_.])?(?:logs?|metrics)\.jsonl|metrics\.csv", re.DOTALL)
+_ENDS = (".log", ".jsonl", ".csv")
 _WINDOW = 1 << 16
+
+
+def may_be_log(path: str) -> bool:
+    """Return whether *path* needs a closer look to tell: nearly none does."""
+    return path.endswith(_ENDS) or "tfevents" in path
 
 
 def is_event_log(path: str) -> bool:
@@ -21,7 +27,7 @@ def is_event_log(path: str) -> bool:
 
 def is_text_log(path: str) -> bool:
     """Return whether *path* has the name of a log that is written line by line."""
-    return path.endswith((".log", ".jsonl", ".csv")) and _LINES.fullmatch(path.rpartition("/")[2]) is not None
+    return path.endswith(_ENDS) and _LINES.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def whole_end(fd: int, path: str, size: int, start: int = 0) -> int:

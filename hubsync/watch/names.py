@@ -81,10 +81,13 @@ def judge_length(path: str) -> Skip | None:
 
 
 def find_collisions(paths: Iterable[str]) -> dict[str, str]:
-    """Return each of *paths* that a file system which folds case and Unicode takes for an earlier one → that one."""
+    """Return each of *paths* that a file system which folds case and Unicode takes for one before it → that one."""
+    paths = list(paths)
+    if all(map(str.isascii, paths)) and len(set(map(str.lower, paths))) == len(paths):
+        return {}  # nearly always
     first: dict[str, str] = {}
     found = {}
-    for path in paths:
+    for path in sorted(paths):
         folded = path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()
         if (other := first.setdefault(folded, path)) is not path:
             found[path] = other

@@ -222,12 +222,16 @@ class _ReportingFD(InotifyFD):
         path, exc = next(iter(self._unwatched.items()))
 
         return {
-            "reason": f"{len(self._unwatched)} directories are not watched, first {os.fsdecode(path)}: {exc.strerror}",
+            "reason": f"{_count_of(len(self._unwatched))} not watched, first {os.fsdecode(path)}: {exc.strerror}",
             "directories": len(self.watched),
             "unwatched": len(self._unwatched),
             "limit": _LIMITS.get(exc.errno or 0, ""),
             "hint": _hint(exc),
         }
+
+
+def _count_of(directories: int) -> str:
+    return "1 directory is" if directories == 1 else f"{directories} directories are"
 
 
 def _hint(exc: OSError) -> str:

@@ -209,6 +209,21 @@ def test_files_are_read_as_fast_as_the_config_says(config: Path, source: Path) -
     assert slow["took_s"] > 0.4
 
 
+def test_a_status_that_cannot_be_written_stops_nothing(config: Path, source: Path, state: Path) -> None:
+    """As on a full disk: it is said, the heartbeat goes on, what comes is published, and the end is a good one."""
+    with Daemon(config) as daemon:
+        daemon.wait_for("heartbeat")
+        (state / "status.json").unlink(missing_ok=True)
+        (state / "status.json" / "in the way").mkdir(parents=True)
+        daemon.wait_for("schedule.failed")
+        (source / "a.txt").write_text("a")
+        daemon.wait_for("mirror.published")
+        daemon.wait_for("heartbeat", count=2)
+
+        assert 0 == daemon.stop()
+        daemon.wait_for("daemon.stopped", clean=True)
+
+
 def test_one_daemon_for_one_state(config: Path) -> None:
     """While one runs, neither a second nor `once` works on its state; both exit with 75 and name its process."""
     with Daemon(config) as daemon:

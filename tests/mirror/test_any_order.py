@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
+from support.catalogue import find_strange
 from support.plain_server import AnswerError, CutError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
 
@@ -254,13 +256,16 @@ class History:
 def test_in_any_order_the_mirrors_end_right(
     make_rig: MakeRig, server: PlainServer, second: PlainServer, seed: int, publish: str
 ) -> None:
-    """No unit in part in any commit, nothing of others lost, nothing of ours missing in the end."""
+    """No unit in part in any commit, nothing of others lost, nothing of ours missing in the end, and no strange event."""
     settings: dict[str, Any] = {"units": ("checkpoint-*",), "complete_when": ("DONE",), "quiet_s": 0.0, "publish": publish}
     rig = make_rig(server, second, **settings)
     history = History(seed, rig, (server, second))
     try:
-        for _ in range(ACTS):
-            history.act()
-        history.expect_the_end()
+        with capture_logs() as said:
+            for _ in range(ACTS):
+                history.act()
+            history.expect_the_end()
     except AssertionError as exc:
         raise AssertionError(f"seed {seed}: " + "; ".join(history.done)) from exc
+
+    assert set() == {strange for one in said if (strange := find_strange(one))}

@@ -14,6 +14,7 @@ from hubsync.localhub import LocalHub
 
 MakeRig = Callable[..., Rig]
 HTTP = {"transport": "http"}
+RACES = 20
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_what_others_commit_stays(http_rig: Rig, hub: LocalHub, api: HfApi, tmp_
 
 
 def test_a_lost_race_is_run_again(http_rig: Rig, api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody commits between our look and our commit: the Hub refuses ours, and it is made on theirs."""
+    """Somebody commits between our look and our commit, twenty times: the Hub refuses ours, and it is made on theirs."""
     write_some(http_rig)
     http_rig.update()
     http_rig.write("new.txt", b"new")
@@ -104,8 +105,9 @@ def test_a_lost_race_is_run_again(http_rig: Rig, api: HfApi, monkeypatch: pytest
     raced: list[str] = []
 
     def race(heads: dict[str, str]) -> None:
-        if not raced:
-            raced.append(api.create_commit(REPO, [CommitOperationAdd("r.txt", b"r")], commit_message="race").oid)
+        if len(raced) < RACES:
+            theirs = [CommitOperationAdd(f"theirs/{len(raced)}.txt", b"r")]
+            raced.insert(0, api.create_commit(REPO, theirs, commit_message="race").oid)
         push(heads)
 
     monkeypatch.setattr(remote, "push", race)
@@ -113,7 +115,8 @@ def test_a_lost_race_is_run_again(http_rig: Rig, api: HfApi, monkeypatch: pytest
     done = http_rig.update()
 
     assert done is not None
-    assert [done.commit, *raced] == [commit.commit_id for commit in api.list_repo_commits(REPO)[:2]]
+    assert [done.commit, *raced] == [commit.commit_id for commit in api.list_repo_commits(REPO)[: 1 + RACES]]
+    assert RACES == sum(path.startswith("theirs/") for path in api.list_repo_files(REPO))
 
 
 def test_killed_between_commit_and_record_nothing_comes_twice(http_rig: Rig, api: HfApi) -> None:
@@ -147,3 +150,21 @@ def test_revisions(make_rig: MakeRig, hub: LocalHub, api: HfApi, tmp_path: Path)
     for revision, step in (("checkpoint-1", 1), ("checkpoint-2", 2), ("main", 2)):
         got = download(hub, REPO, tmp_path / revision, revision=revision)
         assert digests(rig.source / f"checkpoint-{step}") == got
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+def test_a_file_that_the_hub_refuses_in_its_own_words_is_held_back(
+    http_rig: Rig, hub: LocalHub, api: HfApi, status: int
+) -> None:
+    """A scanner has no format and no status of its own: the path that it names is enough."""
+    http_rig.write("a.txt", b"a")
+    http_rig.write("keys/bad.txt", b"b")
+    http_rig.commit()
+    # The first commit and, as the refused one may be an old version, the one in which all is folded.
+    hub.add_fault(f"POST */commit/* {status} times=2 'body=a secret was found in keys/bad.txt:1'")
+
+    http_rig.publish()
+
+    assert "a.txt" in api.list_repo_files(REPO)
+    assert "keys/bad.txt" not in api.list_repo_files(REPO)
+    assert ["keys/bad.txt"] == list(http_rig.publisher().refused())

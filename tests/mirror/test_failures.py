@@ -9,7 +9,7 @@ from support.plain_server import AnswerError, CutError, PlainServer, Request
 from support.rig import NO_LOGIN, REPO, declare
 
 from hubsync.errors import MirrorError
-from hubsync.mirror.failures import read_failure
+from hubsync.mirror.failures import find_named, read_failure
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens
 from hubsync.store.git import Git
@@ -109,6 +109,30 @@ def test_the_paths_that_a_hub_refuses_are_read() -> None:
 def test_the_words_of_a_rejection_are_no_paths() -> None:
     """The metadata check lists what is wrong in the same form as others list files; the file is always the card."""
     assert ("README.md",) == read_failure("push", YAML).paths
+
+
+def test_of_several_reasons_the_first_is_told_with_its_paths() -> None:
+    """A Hub lists all that is wrong; a file's reason and cure are its own."""
+    first = read_failure("push", TOO_LARGE.replace(" ! [remote rejected]", YAML + " ! [remote rejected]"))
+    second = read_failure("push", YAML.replace(" ! [remote rejected]", TOO_LARGE + " ! [remote rejected]"))
+
+    assert (("model.pkl", "deep/with space.json"), ("README.md",)) == (first.paths, second.paths)
+    assert ("metadata" in str(first), "10 MiB" in str(second)) == (False, False)
+    assert ("lfs.threshold" in first.hint, "metadata" in second.hint) == (True, True)
+
+
+def test_files_that_a_hub_names_in_its_own_words_are_found() -> None:
+    """Whole paths only, and a name that may be a mere word only in quotes."""
+    said = """remote: error: GH013: Repository rule violations found for refs/heads/main.
+remote:     - Push cannot contain secrets
+remote:          - commit: 4bf073e580aa9a04d176c077b197128e07d7dc7e
+remote:            path: conf/keys.json:3
+remote: and 'LICENSE' is not allowed, see https://h/rules.txt
+ ! [remote rejected] main -> main (push declined due to repository rule violations)"""
+    paths = ["conf/keys.json", "keys.json", "LICENSE", "main", "rules.txt", "json", "a.txt"]
+
+    assert ("conf/keys.json", "LICENSE") == find_named(said, paths)
+    assert ("rejected", False) == (read_failure("push", said).error_kind, read_failure("push", said).retryable)
 
 
 @pytest.mark.parametrize(

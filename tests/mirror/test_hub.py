@@ -1,6 +1,7 @@
 """The Hub's API, spoken to an embedded Hub: whether a repository is there, is private, and can be made."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -131,6 +132,23 @@ def test_a_slow_hub_is_left_after_the_timeout(server: PlainServer) -> None:
     released.set()
 
     assert [("timeout", True)] * 2 == kinds
+
+
+def test_hubs_have_their_own_patience(server: PlainServer, local: LocalHub) -> None:
+    """An endpoint that is waited for otherwise breaks no request of another one off, nor changes its deadline."""
+    slow = Hub(Endpoint(name="slow", url=local.url, token=TokenSource(env="T"), timeout_s=20.0), Tokens({"T": local.token}))
+    fault = local.add_fault("GET */api/models/* delay=2s")
+    seen: list[Visibility] = []
+    waiting = threading.Thread(target=lambda: seen.append(slow.look(mirror()).visibility))
+    waiting.start()
+    while not fault.met:
+        time.sleep(0.01)
+    quick = Hub(Endpoint(name="quick", url=server.url, timeout_s=0.2), Tokens(NO_LOGIN))
+
+    quick.look(mirror())
+    waiting.join()
+
+    assert [Visibility.MISSING] == seen
 
 
 def test_what_was_private_and_became_public_is_not_published(server: PlainServer, make_rig: Callable[..., Rig]) -> None:

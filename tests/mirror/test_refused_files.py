@@ -68,6 +68,23 @@ def test_one_refused_file_holds_back_itself_only(rig: Rig, strict: PlainServer) 
     assert [] == rig.publisher().backlog()
 
 
+def test_a_file_that_a_server_refuses_in_its_own_words_is_held_back(rig: Rig, server: PlainServer) -> None:
+    """A secret scanner has no format: the path that it names is enough, and no pushed commit carries the file."""
+    offending = '  echo "  - $path (ref: $ref)"'
+    hook = HOOK.replace(offending.strip(), 'echo "Secret found at $path:1"')
+    hook = hook[: hook.index("{\n")] + 'echo "push declined: $found" >&2\nexit 1\n'
+    set_hook(server, hook)
+    rig.write("keys/bad.txt", b"REFUSED")
+    rig.write("bad.txt", b"b")
+
+    with capture_logs() as entries:
+        rig.update()
+
+    assert {"bad.txt": b"b"} == server.read_all(REPO)
+    [told] = [entry for entry in entries if entry["event"] == "file.rejected"]
+    assert ("keys/bad.txt", True) == (told["path"], "exclude" in told["hint"])
+
+
 def test_a_refused_file_is_not_sent_again_until_something_changes(rig: Rig, strict: PlainServer) -> None:
     """Later publications go through at once, without the refused file."""
     rig.write("bad.txt", b"REFUSED")

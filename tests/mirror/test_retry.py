@@ -40,3 +40,9 @@ def test_two_mirrors_do_not_return_together() -> None:
 
     assert 10 == len(waits)
     assert min(waits) < 1
+
+
+@given(attempt=st.integers(1, 100))
+def test_a_failure_of_this_machine_is_looked_at_each_minute(attempt: int) -> None:
+    """Once somebody has made room, nothing waits for a quarter of an hour."""
+    assert next_try_s(attempt, retryable=True, asked_s=None, luck=0.999, is_local=True) <= 60

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.catalogue import find_strange
 
 import hubsync
 from hubsync.monitor.events import CATALOGUE, COMMON_FIELDS, Event, describe_event, draw_catalogue, mentioned_fields
@@ -201,3 +202,19 @@ def test_an_unlisted_event_is_its_own_sentence() -> None:
     """A mistake in the catalogue costs the sentence, not the line."""
     assert "nobody.listed" == describe_event("nobody.listed", {"target": "sft"})
     assert frozenset() == mentioned_fields("nobody.listed")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"event": "daemon.ready", "level": "info", "targets": 1, "took_s": 0.5, "timestamp": "", "message": ""}, ""),
+        ({"event": "daemon.readied", "level": "info"}, "daemon.readied is not in the catalogue"),
+        ({"event": "daemon.ready", "level": "error"}, "daemon.ready at error"),
+        ({"event": "daemon.ready", "level": "info", "seconds": 1}, "daemon.ready has ['seconds']"),
+        ({"event": "daemon.ready", "level": "info", "took_s": "1s"}, "daemon.ready: ['took_s'] hold something else"),
+        ({"event": "library.logged", "level": "error", "library": "git", "lasted": 1}, ""),
+    ],
+)
+def test_what_is_strange_is_found(entry: dict[str, object], expected: str) -> None:
+    """The check that runs over the log of every daemon in the tests, and of the random histories, can fail."""
+    assert expected == find_strange(entry)

@@ -161,6 +161,7 @@ def test_a_later_version_may_say_more(tmp_path: Path) -> None:
     """Unknown keys are passed over: within a schema version they are only added."""
     document = {**json.loads(encode_status(STATUS)), "weather": "fair"}
     (tmp_path / "status.json").write_text(json.dumps(document))
+    os.utime(tmp_path / "status.json", (NOW.timestamp(), NOW.timestamp()))
 
     assert STATUS == read_status(tmp_path / "status.json")
 
@@ -200,9 +201,19 @@ def test_the_table_fits_a_terminal() -> None:
         for word in ("llama-sft", "acme/llama-sft", "parked", "26.9 GB", "2h2m", "checkpoint-1000", "2 more held")
         if word not in text
     ]
-    assert "forbidden for 1h1m, attempt 4, next try in 15m" in text
+    assert re.search(r"forbidden for 1h1m \(since \d\d:\d\d\), attempt 4, next try in 15m", text)
     assert "→ give the token write access" in text
     assert "…" not in text
+
+
+def test_one_cure_is_told_once() -> None:
+    """What stops several targets for one reason has one cure, and the others point to it."""
+    late = LastError("changes are noticed late", "watch", "raise the limit", NOW - timedelta(minutes=2))
+    targets = tuple(replace(TARGET, name=name, mirrors=(), last_error=late) for name in ("a", "b"))
+    text = shown(Status(DAEMON, targets))
+
+    assert 1 == text.count("→ raise the limit")
+    assert 1 == text.count("→ as for a")
 
 
 def test_what_is_held_stands_below_its_target() -> None:
@@ -262,3 +273,25 @@ def test_names_cannot_paint_the_terminal() -> None:
 
     assert "[red]x\\x1b[2J" in text
     assert "a\\xff" in text
+
+
+def test_while_nothing_changes_only_the_time_of_the_file_moves(tmp_path: Path) -> None:
+    """Nothing is written then, and a reader sees all the same until when it held; what somebody broke is written anew."""
+    path = tmp_path / "status.json"
+    file = StatusFile(path)
+    file.write(WELL, force=True)
+    first = path.stat()
+
+    later = replace(WELL, daemon=replace(WELL.daemon, updated_at=NOW + timedelta(minutes=5)))
+    assert file.write(later, force=True)
+
+    assert first.st_ino == path.stat().st_ino
+    assert later == read_status(path)
+
+    path.write_text("broken")
+    assert file.write(later, force=True)
+    assert later == read_status(path)
+
+    changed = replace(later, disk_held_bytes=WELL.disk_held_bytes + 1)
+    assert file.write(changed, force=True)
+    assert changed == read_status(path)

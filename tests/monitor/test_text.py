@@ -58,6 +58,7 @@ def test_fields_follow_their_names() -> None:
 
     assert expected == [format_field(name, value) for name, value in values.items()]
     assert "a, b" == format_field("paths", ["a", "b"])
+    assert "1.5 kB/s" == format_field("bytes_per_s", 1500)
     assert "0, 1, 2, 3, 4 and 3 more" == format_field("paths", list(range(8)))
 
 

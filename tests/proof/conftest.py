@@ -75,7 +75,8 @@ def objects_of(hub: LocalHub) -> list[Path]:
     return found
 
 
-def git_of(hub: LocalHub, *args: str) -> str:
+def git_of(hub: LocalHub, *args: str, strip: bool = True) -> str:
     """Run git in the repository of *hub*."""
     [git_dir] = [path.parent for path in hub.directory.rglob("HEAD") if (path.parent / "objects").is_dir()]
-    return subprocess.run(["git", "-C", git_dir, *args], check=True, capture_output=True, text=True).stdout.strip()
+    said = subprocess.run(["git", "-C", git_dir, *args], check=True, capture_output=True, text=True).stdout
+    return said.strip() if strip else said

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from proof.conftest import UNIT, api, ask, change, objects_of, reasons, write_unit
+from proof.conftest import api, ask, change, objects_of, reasons, write_unit
 from support.plain_server import AnswerError, PlainServer
 from support.rig import REPO, Rig, safetensors
 
@@ -75,8 +75,10 @@ def test_pins_that_go_meanwhile_do_not_matter(published: Rig) -> None:
     assert {} == reasons(published, "checkpoint-1")
 
 
-def test_an_empty_directory_is_safe(published: Rig) -> None:
-    """There is nothing to lose in it."""
+def test_what_is_empty_is_safe(published: Rig) -> None:
+    """There is nothing to lose in an empty directory, nor in the mark that our own callbacks leave."""
+    (published.source / "checkpoint-1" / ".hubsync-complete").touch()
+    os.utime(published.source / "checkpoint-1" / ".hubsync-complete", (1, 1))
     (published.source / "checkpoint-1" / "nothing").mkdir()
     (published.source / "none").mkdir()
     for directory in (
@@ -87,6 +89,9 @@ def test_an_empty_directory_is_safe(published: Rig) -> None:
         os.utime(directory, (1, 1))
 
     assert {} == reasons(published, "checkpoint-1", "none")
+
+    (published.source / "checkpoint-1" / ".hubsync-complete").write_text("words")
+    assert ["checkpoint-1/.hubsync-complete"] == list(reasons(published, "checkpoint-1"))
 
 
 # --- no: here
@@ -182,17 +187,9 @@ def test_paths_are_found_as_rm_finds_them(published: Rig, tmp_path: Path) -> Non
 # --- no: there
 
 
-def _cut(path: Path) -> None:
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1])
-
-
 DAMAGES: dict[str, Callable[[LocalHub], object]] = {
-    "removed": lambda hub: change(hub, {MODEL: None}),
     "edited": lambda hub: change(hub, {MODEL: safetensors(3000, b"\7")}),
     "lost": lambda hub: [path.unlink() for path in objects_of(hub)],
-    "cut": lambda hub: [_cut(path) for path in objects_of(hub)],
-    "emptied": lambda hub: change(hub, dict.fromkeys([f"checkpoint-1/{name}" for name in UNIT])),
     "deleted": lambda hub: api(hub).delete_repo(REPO),
     "down": lambda hub: hub.stop(),
     "forbidden": lambda hub: (hub.directory.parent / "token-0").write_text("hf_wrong\n"),

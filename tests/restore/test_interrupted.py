@@ -19,6 +19,7 @@ from hubsync.errors import MirrorError
 from hubsync.localhub import LocalHub
 from hubsync.localhub.objects import object_path
 from hubsync.restore import choice, pieces
+from hubsync.restore.staging import DestinationError
 
 MakeRestorer = Callable[..., Restorer]
 Hubs = Callable[[], LocalHub]
@@ -212,3 +213,98 @@ def test_a_mirror_that_cannot_be_reached_is_said_at_once(restorer: MakeRestorer,
 
     assert "network" == caught.value.error_kind
     assert [] == list((tmp_path / "out").iterdir())
+
+
+RESTORE = """
+import os, signal, sys
+steps, last = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "shutil.rmtree"}, int(sys.argv.pop(1))
+count = 0
+def hook(event, args):
+    global count
+    if event in steps:
+        if count == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+from hubsync.cli import main
+import hubsync.restore.run
+sys.addaudithook(hook)
+main()
+"""
+
+
+@pytest.mark.parametrize("step", [9, 17, 20, 22, 24])
+def test_a_kill_at_any_step_is_made_up_for(hubs: Hubs, tmp_path: Path, step: int) -> None:
+    """DEST is whole or not there, and the same command succeeds: also if the first one had only its last word to say."""
+    hub, files = hubs(), {"a.bin": noise(9000), "sub/b.bin": noise(9000), "c.txt": b"c"}
+    put(hub, files)
+    out = tmp_path / "out"
+    rest = ["restore", "--repo", REPO, "--endpoint", hub.url, str(out), "--json"]
+    environment = {**os.environ, "HF_TOKEN": hub.token}
+    first = subprocess.run([sys.executable, "-c", RESTORE, str(step), *rest], cwd=ROOT, env=environment, check=False)
+    assert first.returncode == -9
+    assert not out.exists() or files == read(out)
+
+    second = subprocess.run([sys.executable, "-m", "hubsync", *rest], cwd=ROOT, env=environment, capture_output=True,
+                            text=True, check=False)  # fmt: skip
+
+    assert 0 == second.returncode, second.stderr
+    assert files == read(out)
+    assert [] == [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")]
+
+
+def test_a_dest_of_the_same_names_is_not_taken_for_restored(restorer: MakeRestorer, hubs: Hubs, tmp_path: Path) -> None:
+    """One byte, a file more or less, or an empty directory beside them: it is somebody's own, and stays as it is."""
+    hub = hubs()
+    files = {"a.bin": noise(9000), "sub/c.txt": b"c"}
+    put(hub, files)
+    restorer(hub)(tmp_path / "out")
+    assert 0 == restorer(hub)(tmp_path / "out").got_bytes
+    (tmp_path / "out/sub/c.txt").write_bytes(b"d")
+    with pytest.raises(DestinationError, match="not empty"):
+        restorer(hub)(tmp_path / "out")
+    (tmp_path / "out/sub/c.txt").write_bytes(b"c")
+    (tmp_path / "out/empty").mkdir()
+    with pytest.raises(DestinationError, match="not empty"):
+        restorer(hub)(tmp_path / "out")
+    hub.stop()
+    with pytest.raises(DestinationError, match="not empty"):
+        restorer(hub)(tmp_path / "out")
+
+    assert ["out"] == sorted(path.name for path in tmp_path.iterdir() if "out" in path.name)
+
+
+def test_a_mirror_that_becomes_slow_is_left(
+    restorer: MakeRestorer, hubs: Hubs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the middle of an object, with what came of it: a trickle is no failure, and would take for ever."""
+    monkeypatch.setattr(choice, "_WINDOW_S", 0.3)
+    slow, well = hubs(), hubs()
+    content = noise(3_000_000)
+    for hub in (slow, well):
+        put(hub, {"a.bin": content})
+    well.add_fault("GET *refs* delay=200ms")  # so that the other one is liked better
+    well.add_fault("GET /_lfs/* delay=150ms times=1")
+    slow.add_fault("GET /_lfs/* rate=20KB/s after=1")  # after its probe
+
+    attempt = restorer(slow, well)
+    done = attempt(tmp_path / "out")
+
+    assert {"a.bin": content} == read(tmp_path / "out")
+    assert done.by_mirror.get("m1", 0) > 2_000_000
+    assert len(content) == done.got_bytes
+
+
+def test_the_slower_of_two_is_judged() -> None:
+    """A mirror is left when another one is known to be four times as fast, and not for one that failed or is slow too."""
+    one, other = choice.Health("one"), choice.Health("other", rate=1_000_000.0)
+    one.note_begun(100.0)
+    one.note_bytes(1_000_000)
+    assert not one.judge([one, other], 104.0)  # too early
+    assert one.judge([one, other], 110.0)
+    assert (100_000.0, True) == (one.rate, one.slow_until > 110.0)
+    assert other is choice.pick([one, other], choice.Refusals(), 111.0)[0]
+    other.note_begun(111.0)
+    other.note_bytes(300_000)
+    assert not other.judge([one, other], 121.0)  # the former one is no better
+    other.out = choice.TransferError("gone")
+    assert one is choice.pick([one, other], choice.Refusals(), 122.0)[0]

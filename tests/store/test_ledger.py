@@ -82,12 +82,12 @@ def test_a_ledger_that_cannot_be_used_is_begun_anew(tmp_path: Path, damage: Call
     ledger.open()
 
     assert ledger.was_rebuilt
-    assert [] == list(ledger.all_files())
+    assert [] == list(ledger.states())
     ledger.record(captured("a"))
     ledger.close()
     again = Ledger(path)
     again.open()
-    assert ["a"] == [name for name, _ in again.all_files()]
+    assert ["a"] == [name for name, *_ in again.states()]
     again.close()
 
 
@@ -98,7 +98,7 @@ def test_an_intact_ledger_is_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ledger.open()
 
-    assert (2000, False) == (len(list(ledger.all_files())), ledger.was_rebuilt)
+    assert (2000, False) == (len(list(ledger.states())), ledger.was_rebuilt)
     ledger.close()
 
 
@@ -114,7 +114,7 @@ def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
     with pytest.raises(ZeroDivisionError), ledger.transaction():
         write_and_fail()
 
-    assert [] == list(ledger.all_files())
+    assert [] == list(ledger.states())
     assert ledger.meta("snapshot") is None
 
 
@@ -123,7 +123,7 @@ def test_below_a_directory_are_its_own_files_only(ledger: Ledger) -> None:
     for number, path in enumerate(("a", "a/b", "a/b/c", "a.b", "a-b", "a0", "ab/c", "A/b"), 1):
         ledger.record(captured(path, number))
 
-    assert ["a/b", "a/b/c"] == [path for path, _ in ledger.all_files("a")]
+    assert ["a/b", "a/b/c"] == [path for path, *_ in ledger.states("a")]
 
 
 def test_only_what_is_committed_as_it_was_captured_is_known(ledger: Ledger) -> None:
@@ -154,7 +154,7 @@ def test_a_ctime_that_we_moved_is_followed_for_every_name_of_the_inode(ledger: L
 
     ledger.move_ctime(Identity(1, 7, 3, 4, ctime_ns=99))
 
-    assert {99} == {identity.ctime_ns for _, identity in ledger.all_files()}
+    assert {99} == {row[5] for row in ledger.states()}
     pin = ledger.pin(f"{7:064x}")
     assert pin is not None
     assert 99 == pin[1].ctime_ns
@@ -167,7 +167,7 @@ def test_a_ctime_of_other_content_is_not_followed(ledger: Ledger) -> None:
     ledger.move_ctime(Identity(1, 7, 4, 4, ctime_ns=99))
     ledger.move_ctime(Identity(1, 7, 3, 5, ctime_ns=99))
 
-    assert [5] == [identity.ctime_ns for _, identity in ledger.all_files()]
+    assert [5] == [row[5] for row in ledger.states()]
 
 
 def test_several_threads_may_write(ledger: Ledger) -> None:
@@ -187,7 +187,7 @@ def test_several_threads_may_write(ledger: Ledger) -> None:
 
     wanted = {f"{number:064x}" for number in range(50)}
     assert [wanted] * 4 == [ledger.uploaded(f"m{number}", wanted) for number in range(4)]
-    assert 50 == len(list(ledger.all_files()))
+    assert 50 == len(list(ledger.states()))
 
 
 def test_uploads_are_remembered_for_each_mirror_alone(ledger: Ledger) -> None:

@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner: LfsServer = self.server.owner  # type: ignore[attr-defined]
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/objects/batch"):
-            return json.dumps(owner.batch(asked)).encode(), {}
+            return json.dumps(owner.batch(asked)).encode(), {"Content-Type": "application/vnd.git-lfs+json"}
         if self.path.startswith("/complete/"):
             _, _, session, oid = self.path.split("/")
             known = {n: f'"{digest.hex()}"' for n, digest in owner.uploads[session].items()}

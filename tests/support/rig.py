@@ -25,7 +25,13 @@ _MIRROR = {"repo_type": "model", "max_commits_per_hour": 10_000}  # a test makes
 NO_LOGIN = {"HF_TOKEN_PATH": "/nonexistent/token"}
 
 
-def declare(root: Path, servers: Sequence[PlainServer], mirror: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
+def declare(
+    root: Path,
+    servers: Sequence[PlainServer],
+    mirror: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    endpoint: Mapping[str, Any] | None = None,
+) -> Config:
     """Return the config of one target, ``run``, with a mirror ``m0``, ``m1`` ... on each server."""
     endpoints = {}
     mirrors = []
@@ -35,7 +41,9 @@ def declare(root: Path, servers: Sequence[PlainServer], mirror: Mapping[str, Any
             token = TokenSource(file=root / f"token-{number}")
             token.file.write_text(f"{server.token}\n")  # type: ignore[union-attr]
         name = f"e{number}"
-        endpoints[name] = Endpoint(name=name, url=server.url, token=token, timeout_s=10.0, stall_s=20.0)
+        endpoints[name] = Endpoint(
+            name=name, url=server.url, token=token, **{"timeout_s": 10.0, "stall_s": 20.0, **(endpoint or {})}
+        )
         mirrors.append(Mirror(name=f"m{number}", endpoint=name, repo_id=REPO, **{**_MIRROR, **mirror}))
     target = Target(
         name="run",
@@ -58,13 +66,19 @@ class Rig:
     """``with Rig(tmp_path, [server]) as rig:``; what goes into *settings* stands in a target's table."""
 
     def __init__(
-        self, root: Path, servers: Sequence[PlainServer], mirror: Mapping[str, Any] | None = None, **settings: Any
+        self,
+        root: Path,
+        servers: Sequence[PlainServer],
+        mirror: Mapping[str, Any] | None = None,
+        endpoint: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         self.source = root / "source"
         self.source.mkdir(exist_ok=True)
         self.state = root / "state"
         self._root, self._servers, self._settings = root, servers, settings
-        self.config = declare(root, servers, mirror or {}, settings)
+        self._endpoint = endpoint
+        self.config = declare(root, servers, mirror or {}, settings, endpoint)
         self.stop = threading.Event()
         self.work: TargetWork
 
@@ -86,7 +100,7 @@ class Rig:
 
     def restart_with(self, mirror: Mapping[str, Any], **settings: Any) -> None:
         """Restart with another declaration of the mirrors, and other *settings*."""
-        self.config = declare(self._root, self._servers, mirror, {**self._settings, **settings})
+        self.config = declare(self._root, self._servers, mirror, {**self._settings, **settings}, self._endpoint)
         self.restart()
 
     @property

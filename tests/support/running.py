@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import canary
+from support.catalogue import find_strange
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
@@ -37,6 +38,7 @@ class Daemon:
     def __init__(self, config: Path, *prefix: str, **environment: str) -> None:
         self.events: list[dict[str, Any]] = []
         self.leaks: list[str] = []
+        self.strange: list[str] = []
         self._new: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "hubsync", "run", "-c", str(config)],
@@ -59,12 +61,15 @@ class Daemon:
         assert self.process.stderr is not None
         self.process.stderr.close()
         assert [] == self.leaks
+        assert [] == self.strange
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.leaks += [line] if canary.sees(line) else []
-            self._new.put(json.loads(line))
+            entry = json.loads(line)
+            self.strange += [strange] if (strange := find_strange(entry)) else []
+            self._new.put(entry)
 
     def wait_for(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
         """Return the *count*-th event of that name and fields from now on; fail if it does not come."""

@@ -1,0 +1,52 @@
+"""Opens what is known of a target here for reading, beside a daemon or without one. It changes nothing there."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hubsync.config.model import Target
+from hubsync.errors import UsageError
+from hubsync.pipeline import store_directory
+from hubsync.store.ledger import Ledger
+from hubsync.store.snapshot import Store
+
+
+class ReadStore(Store):
+    """A store that is only read; its ledger is a copy in *scratch*."""
+
+    def __init__(self, directory: Path, source: Path, scratch: Path) -> None:
+        super().__init__(directory, source)
+        self.ledger = Ledger(scratch / "ledger.sqlite")
+        self._scratch = scratch
+
+    def open(self) -> None:
+        """Copy the ledger: a daemon may be writing the original."""
+        for suffix in ("", "-wal"):
+            part = self.directory / f"ledger.sqlite{suffix}"
+            if part.exists():
+                shutil.copy(part, self._scratch)
+        self.ledger.open()
+        self.follow_branch()
+
+
+@contextmanager
+def opened_store(target: Target, state_dir: Path) -> Iterator[ReadStore]:
+    """Give the store of *target*.
+
+    Raises:
+        UsageError: nothing was ever captured here.
+    """
+    directory = store_directory(target, state_dir)
+    if not (directory / "store.git").exists():
+        raise UsageError(
+            f"nothing of target {target.name!r} was captured on this machine", hint=f"hubsync once {target.name}"
+        )
+    with tempfile.TemporaryDirectory(prefix="hubsync-verify-") as scratch:
+        store = ReadStore(directory, target.source, Path(scratch))
+        store.open()
+        try:
+            yield store
+        finally:
+            store.close()

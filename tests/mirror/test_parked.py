@@ -1,0 +1,131 @@
+"""Mirrors that wait for a person, and how they notice by themselves that it was mended; by git and by the API alone."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from support.rig import REPO, Rig
+
+from hubsync.config.model import TokenSource
+from hubsync.localhub import LocalHub
+from hubsync.mirror.retry import next_look_s
+from hubsync.mirror.worker import MirrorWorker
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def api(hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=hub.url, token=hub.token)
+
+
+@pytest.fixture(params=["git", "http"])
+def rig(request: pytest.FixtureRequest, make_rig: MakeRig, hub: LocalHub) -> Rig:
+    """Give a mirror that was published to, and has something to publish again."""
+    made = make_rig(hub, mirror={"transport": request.param})
+    made.write("a.txt", b"1")
+    made.update()
+    made.write("b.txt", b"2")
+    made.commit()
+    return made
+
+
+def parked_for(worker: MirrorWorker) -> tuple[str, bool]:
+    assert worker.trouble is not None
+    return worker.trouble.error.error_kind, worker.trouble.is_parked
+
+
+def look(worker: MirrorWorker) -> None:
+    """Let the next look be due, and run."""
+    assert worker.trouble is not None
+    worker.trouble.next_look = 0.0
+    worker.run()
+
+
+def test_a_deleted_repository_is_made_again_only_when_asked(rig: Rig, api: HfApi) -> None:
+    """Somebody deleted it: it is neither fought nor forgotten, also over a restart; a person's wish brings back all."""
+    api.delete_repo(REPO)
+    rig.work.workers[0].run()
+    look(rig.work.workers[0])
+    rig.restart()
+    worker = rig.work.workers[0]
+    worker.run()
+    assert ("not_found", True) == parked_for(worker)
+    assert worker.trouble is not None
+    assert "gone" in str(worker.trouble.error)
+    assert not api.repo_exists(REPO)
+
+    worker.ask_again()
+    worker.run()
+
+    assert worker.trouble is None
+    assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))
+
+
+def test_a_repository_that_somebody_made_again_is_noticed(rig: Rig, api: HfApi) -> None:
+    """No flush is needed: all that was published goes there again."""
+    api.delete_repo(REPO)
+    worker = rig.work.workers[0]
+    worker.run()
+    api.create_repo(REPO, private=True)
+
+    look(worker)
+
+    assert worker.trouble is None
+    assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))
+
+
+def test_a_renamed_repository_is_reported(rig: Rig, api: HfApi) -> None:
+    """Nothing is written under a name that the config does not say; named back, it is noticed."""
+    api.move_repo(REPO, "acme/y")
+    worker = rig.work.workers[0]
+    worker.run()
+    assert ("not_found", True) == parked_for(worker)
+    assert worker.trouble is not None
+    assert 'write "acme/y"' in worker.trouble.hint
+    assert "b.txt" not in api.list_repo_files("acme/y")
+    api.move_repo("acme/y", REPO)
+
+    look(worker)
+
+    assert worker.trouble is None
+    assert "b.txt" in api.list_repo_files(REPO)
+
+
+def test_a_new_answer_of_the_token_command_is_noticed(rig: Rig, hub: LocalHub, tmp_path: Path) -> None:
+    """A revoked token is not sent again; once the command gives another one, the mirror goes on by itself."""
+    file = tmp_path / "given"
+    file.write_text(hub.token)
+    [endpoint] = rig.config.endpoints.values()
+    given = endpoint.model_copy(update={"token": TokenSource(command=("cat", str(file)))})
+    rig.config = rig.config.model_copy(update={"endpoints": {endpoint.name: given}})
+    rig.restart()
+    worker = rig.work.workers[0]
+    second = "hf_" + "s" * 34
+    hub.admit(second, "localhub")
+    hub.revoke(hub.token)
+    worker.run()
+    assert ("auth", True) == parked_for(worker)
+    hub.forget_requests()
+    look(worker)
+    assert ((), ("auth", True)) == (hub.requests, parked_for(worker))
+    file.write_text(second)
+
+    look(worker)
+
+    assert worker.trouble is None
+
+
+def test_looks_become_rare() -> None:
+    """Who mends it waits for seconds at first; what stays broken is looked at twelve times an hour."""
+    waits = [next_look_s("not_found", looks) for looks in (0, 1, 2, 5, 1000)]
+
+    assert [10, 20, 40, 300, 300] == waits
+    assert next_look_s("quota", 0) is None
