@@ -13,6 +13,7 @@ import pickle
 import resource
 import socket
 import struct
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -126,6 +127,16 @@ def safetensors() -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(8)
 
 
+def tarred() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name in ("./model_config.yaml", "./weights.ckpt"):
+            info = tarfile.TarInfo(name)
+            info.size = 700
+            archive.addfile(info, io.BytesIO(b"x" * 700))
+    return file.getvalue()
+
+
 EVENTS = (
     record(b"\x09\0\0\0\0\0\0\0\0\x1a\rbrain.Event:2")
     + record(b"\x10\x05\x2a\x0d\x0a\x0b\x0a\x04loss\x15\0\0\x80?")
@@ -137,7 +148,8 @@ ZIPS = [zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED)]
 SOURCES = {
     "model.safetensors": [safetensors()], "a.gguf": [GGUF], "a.npy": [saved(np.arange(3))], "a.h5": [hdf5(0, 96, 96)],
     "a.parquet": [parquet(9)], "model.pt": [*ZIPS, pickle.dumps({"a": [1] * 50}, protocol=0)], "pytorch_model.bin": ZIPS,
-    "a.npz": ZIPS, "config.json": [INDEX, b'{"a": [1, 2.5, "x", null]}'], "model.safetensors.index.json": [INDEX],
+    "a.npz": ZIPS, "model.nemo": [tarred()],
+    "config.json": [INDEX, b'{"a": [1, 2.5, "x", null]}'], "model.safetensors.index.json": [INDEX],
     "events.out.tfevents.1.node": [EVENTS], ".metadata": [METADATA], "trainer_state.json": [b'{"global_step": 1}'],
 }  # fmt: skip
 

@@ -16,7 +16,9 @@ import pytest
 from structlog.testing import capture_logs
 from support.plain_server import PlainServer
 from support.rig import REPO, Rig, safetensors
+from support.running import Daemon, download, endpoint, write_config
 
+from hubsync.localhub import LocalHub
 from hubsync.store import capture
 
 SECRET = b"content from outside of the source"
@@ -328,3 +330,32 @@ def test_a_copy_that_does_not_fit_waits_alone(make_rig: Callable[..., Rig], serv
     assert "a copy of it takes" in held["reason"]
     assert "store_dir" in held["hint"]
     assert [] == list((rig.store.git.git_dir / "lfs" / "pins").iterdir())
+
+
+def test_all_of_it_comes_while_the_service_watches(tmp_path: Path) -> None:
+    """By events instead of a listing: the same arrives and can be downloaded, and nothing fails."""
+    source, outside = tmp_path / "run", Outside(tmp_path / "outside", tmp_path / "ran")
+    source.mkdir()
+    write(outside.directory / "file", SECRET)
+    expected = {
+        f"{number}/{path}": content for number, row in enumerate(CATALOGUE.values()) for path, content in row.shown.items()
+    }
+    with LocalHub(tmp_path / "hub") as hub:
+        config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"}, units="[]")
+        with Daemon(config) as daemon:
+            daemon.wait_for("daemon.ready")
+            for number, row in enumerate(CATALOGUE.values()):
+                (source / str(number)).mkdir()
+                row.place(source / str(number), outside)
+            write(source / "last.txt", "last")
+            daemon.wait_for("mirror.published")
+            while "last.txt" not in download(hub, "acme/x", tmp_path / "arrived", allow_patterns="last.txt"):
+                daemon.wait_for("mirror.published")
+            daemon.wait_for("heartbeat", count=2)
+            assert 0 == daemon.stop()
+        download(hub, "acme/x", tmp_path / "all")
+
+    assert expected == {path: (tmp_path / "all" / path).read_bytes() for path in expected}
+    assert SECRET not in [path.read_bytes() for path in (tmp_path / "all").rglob("*") if path.is_file()]
+    assert not outside.ran.exists()
+    assert [] == [entry for entry in daemon.events if entry["event"] == "schedule.failed" or entry["level"] == "error"]

@@ -109,8 +109,9 @@ class _Group(click.Group):
             if session is not None and session.as_json:
                 problems = getattr(exc, "problems", ()) or [{"message": str(exc)}]
                 print_json(ok=False, **error_document(exc), problems=problems)
-            said = "\n".join(escape_unsafe(line) for line in str(exc).splitlines())
-            click.echo(said if isinstance(exc, ConfigError) else f"error: {said}", err=True)
+            lines = [escape_unsafe(line) for line in str(exc).splitlines()]
+            is_list = isinstance(exc, ConfigError)  # of problems; elsewhere a name may hold a line's end
+            click.echo("\n".join(lines) if is_list else "error: " + "\n  ".join(lines), err=True)
             if exc.hint:
                 click.echo(f"  → {escape_unsafe(exc.hint)}", err=True)
             ctx.exit(getattr(exc, "status", exc.exit_code))

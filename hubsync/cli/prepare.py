@@ -10,6 +10,7 @@ import click
 
 from hubsync.cli.app import Session, cli, config_option, json_option, pass_session, print_json
 from hubsync.errors import StateError
+from hubsync.monitor.text import escape_unsafe
 
 
 @cli.command()
@@ -49,9 +50,9 @@ def check(session: Session, *, online: bool, as_json: bool) -> None:
         names = ", ".join(target.name for target in config.targets)
         click.echo(f"{config.path}: valid ({len(config.targets)} target{'s' * (len(config.targets) != 1)}: {names})")
         for finding in findings:
-            click.echo(f"{'FAIL' if finding.error_kind else 'ok':>6}  {finding.what}: {finding.said}")
+            click.echo(escape_unsafe(f"{'FAIL' if finding.error_kind else 'ok':>6}  {finding.what}: {finding.said}"))
             if finding.hint:
-                click.echo(f"        → {finding.hint}")
+                click.echo(escape_unsafe(f"        → {finding.hint}"))
     if failed:
         codes = {finding.exit_code for finding in failed}
         sys.exit(codes.pop() if len(codes) == 1 else 1)

@@ -18,6 +18,7 @@ from hubsync.cli.app import (
     pass_session,
     print_json,
 )
+from hubsync.monitor.text import escape_unsafe
 
 if TYPE_CHECKING:
     from hubsync.once import Outcome
@@ -148,9 +149,9 @@ def wait(
     if as_json:
         print_json(**asdict(wish), **asdict(answer))
     else:
-        click.echo(answer.reason, err=not answer.published)
+        click.echo(escape_unsafe(answer.reason), err=not answer.published)
         if answer.hint:
-            click.echo(f"  → {answer.hint}", err=True)
+            click.echo(escape_unsafe(f"  → {answer.hint}"), err=True)
     sys.exit(0 if answer.published else 1)
 
 
@@ -160,8 +161,6 @@ def _outcome_document(outcome: "Outcome") -> dict[str, Any]:
 
 
 def _print_outcome(outcome: "Outcome") -> None:
-    from hubsync.monitor.text import escape_unsafe
-
     if outcome.is_done:
         click.echo(f"{outcome.target}: everything is published")
         return
@@ -171,11 +170,11 @@ def _print_outcome(outcome: "Outcome") -> None:
     for name, error in outcome.failed.items():
         click.echo(escape_unsafe(f"  failed  {name}: {error}"))
         if error.hint:
-            click.echo(f"          → {error.hint}")
+            click.echo(escape_unsafe(f"          → {error.hint}"))
 
 
 def _print_plan(plan: "Plan") -> None:
-    from hubsync.monitor.text import escape_unsafe, format_bytes, format_count
+    from hubsync.monitor.text import format_bytes, format_count
 
     taken = [step for step in plan.steps if step.action == "capture"]
     size = format_bytes(sum(step.bytes for step in taken))
@@ -183,7 +182,7 @@ def _print_plan(plan: "Plan") -> None:
     click.echo(escape_unsafe(f"  from {plan.source}"))
     if plan.halted is not None:
         click.echo(escape_unsafe(f"  halted: nothing is captured: {plan.halted.error}"))
-        click.echo(f"          → {plan.halted.hint}")
+        click.echo(escape_unsafe(f"          → {plan.halted.hint}"))
     for mirror in plan.publishes:
         click.echo(
             f"  to {mirror.name}: {format_count(mirror.files, 'file')} ({format_bytes(mirror.bytes)}){_backlog(mirror)}"

@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,42 +65,51 @@ class Surveyor:
         self._quiet_s = quiet_s
         self._on_bytes = on_bytes
 
-    def survey(self, path: str) -> Survey:
-        """Return what is at *path* (a file or directory; empty is the source itself), read to the last byte."""
-        found = Survey()
-        entries = self._list(path, found)
-        writers = find_writers({entry.identity[:2] for entry in entries.values()})
-        for name, entry in entries.items():
-            if (who := writers.get(entry.identity[:2])) is not None:
-                found.object_to(name, OPEN, f"process {who}; {_QUIET_HINT}")
-        self._expect_quiet(entries, found)
-        wanted = [entry for name, entry in entries.items() if name not in found.against]
+    def survey(self, paths: Iterable[str]) -> dict[str, Survey]:
+        """Return what is at each of *paths* (a file or directory; empty is the source itself), read to the last byte."""
+        found = {path: Survey() for path in paths}
+        entries = {path: self._list(path, survey) for path, survey in found.items()}
+        writers = find_writers({entry.identity[:2] for some in entries.values() for entry in some.values()})
+        for path, survey in found.items():
+            for name, entry in entries[path].items():
+                if (who := writers.get(entry.identity[:2])) is not None:
+                    survey.object_to(name, OPEN, f"process {who}; {_QUIET_HINT}")
+            self._expect_quiet(entries[path], survey)
+        wanted = {
+            name: entry
+            for path, survey in found.items()
+            for name, entry in entries[path].items()
+            if name not in survey.against
+        }
         with ThreadPoolExecutor(_READERS) as pool:
-            for entry, read in zip(wanted, pool.map(self._read, wanted), strict=True):
+            contents = dict(zip(wanted, pool.map(self._read, wanted.values()), strict=True))
+        for path, survey in found.items():
+            for name in [name for name in entries[path] if name not in survey.against]:
+                read = contents[name]
                 if isinstance(read, str):
-                    found.object_to(entry.path, read)
+                    survey.object_to(name, read)
                 else:
-                    found.files[entry.path] = (read, entry.identity)
+                    survey.files[name] = (read, wanted[name].identity)
 
         return found
 
-    def look_again(self, path: str, before: Survey) -> None:
-        """Object to whatever is not as it was in *before*."""
-        now = Survey()
-        entries = self._list(path, now)
-        for name, (content, identity) in before.files.items():
-            if name not in entries or not self._is_same(entries[name], content, identity):
+    def look_again(self, surveys: Mapping[str, Survey]) -> None:
+        """Object to whatever is not as it was in *surveys*."""
+        for path, before in surveys.items():
+            now = Survey()
+            entries = self._list(path, now)
+            for name, (content, identity) in before.files.items():
+                if name not in entries or not self._is_same(entries[name], content, identity):
+                    before.object_to(name, CHANGED, _QUIET_HINT)
+            for name in (entries.keys() | now.against.keys()) - before.files.keys():
+                before.object_to(name, now.against.get(name) or "it came while the rest was looked at", _QUIET_HINT)
+            for name in before.directories.keys() ^ now.directories.keys():
                 before.object_to(name, CHANGED, _QUIET_HINT)
-        for name in (entries.keys() | now.against.keys()) - before.files.keys():
-            before.object_to(name, now.against.get(name) or "it came while the rest was looked at", _QUIET_HINT)
-        for name in before.directories.keys() ^ now.directories.keys():
-            before.object_to(name, CHANGED, _QUIET_HINT)
-        for name, who in self._open_now(before).items():
-            before.object_to(name, OPEN, f"process {who}; {_QUIET_HINT}")
-
-    def _open_now(self, survey: Survey) -> dict[str, int]:
-        writers = find_writers({identity[:2] for _, identity in survey.files.values()})
-        return {name: writers[identity[:2]] for name, (_, identity) in survey.files.items() if identity[:2] in writers}
+        writers = find_writers({each[1][:2] for before in surveys.values() for each in before.files.values()})
+        for before in surveys.values():
+            for name, (_, identity) in before.files.items():
+                if (who := writers.get(identity[:2])) is not None:
+                    before.object_to(name, OPEN, f"process {who}; {_QUIET_HINT}")
 
     def _is_same(self, now: Entry, content: Content, before: Identity) -> bool:
         """Tell whether it is the file that it was; where only the ctime moved, as our pins do it, its bytes tell."""

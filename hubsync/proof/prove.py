@@ -83,7 +83,7 @@ def prove_paths(means: Means, target: Target, paths: Sequence[str], *, cached: b
         return []
     rules = PathRules(target.include, target.exclude)
     surveyor = Surveyor(target.source, rules, target.quiet_s, means.on_bytes)
-    surveys = {path: surveyor.survey(path) for path in dict.fromkeys(paths)}
+    surveys = surveyor.survey(dict.fromkeys(paths))
     book = ReceiptBook.of(target, means.config.service.state_dir)
     mirrors = required_mirrors(target)
     claims = _claims(target, mirrors, surveys)
@@ -93,8 +93,7 @@ def prove_paths(means: Means, target: Target, paths: Sequence[str], *, cached: b
         answers = _ask_all(means, mirrors, claims)
         for mirror in mirrors:
             book.note(mirror.name, answers[mirror.name])
-    for path, survey in surveys.items():
-        surveyor.look_again(path, survey)
+    surveyor.look_again(surveys)
 
     return [_conclude(target, mirrors, path, survey, answers) for path, survey in surveys.items()]
 

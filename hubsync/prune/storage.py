@@ -123,8 +123,9 @@ class Freer:
 
     def _object_here(self, files: Mapping[str, Content]) -> str:
         surveyor = Surveyor(self._target.source, target_rules(self._target), 0.0, self._means.on_bytes)
+        here = surveyor.survey(files)
         for path, content in files.items():
-            read = surveyor.survey(path).files.get(path)
+            read = here[path].files.get(path)
             if read is None or not _is_same(read[0], content):
                 return f"it would be the last copy of {path}"
 

@@ -1,7 +1,7 @@
 """Looks for secrets in a file as it is read, piece by piece, and in the members of a zip file. Nothing is ever unpickled.
 
 A look costs more than a hash, so there are limits: a file of up to ``WHOLE_BYTES`` is looked through whole, a larger text
-up to ``TEXT_BYTES``, of other large files the first ``HEAD_BYTES``; of a zip file also each member of up to
+up to ``TEXT_BYTES``, of other large files the first ``HEAD_BYTES``; of a zip or tar file also each member of up to
 ``MEMBER_BYTES``, all together at most ``WHOLE_BYTES``.
 """
 
@@ -29,6 +29,8 @@ MEMBER_BYTES = 4 << 20
 _PIECE = 1 << 20
 _OVERLAP = 4096  # no secret is longer than what its pattern needs of it
 _SAMPLE = 8192
+_TAR_BLOCK, _TAR_KIND, _TAR_LENGTH, _TAR_MAGIC = 512, 156, slice(124, 136), slice(257, 262)  # POSIX.1-1988
+_MOST_TAR_MEMBERS = 100_000
 _MOST_MEMBERS_BYTES = 8 << 20  # of a zip's directory: some 100,000 members; torch writes hundreds
 
 
@@ -37,7 +39,7 @@ class Scanner:
 
     def __init__(self, size: int) -> None:
         self.found: Secret | None = None
-        self.is_zip = False
+        self.is_zip = self.is_tar = False
         self._size = size
         self._is_text = False
         self._is_wide = False
@@ -70,11 +72,13 @@ class Scanner:
         self._tail = content[cut:]
 
     def finish(self, fd: int) -> Secret | None:
-        """Return what was found; in a zip file, which *fd* is, by member if possible."""
-        return (_scan_zip(fd, self._size) if self.is_zip else None) or self.found
+        """Return what was found; in a zip or tar file, which *fd* is, by member if possible."""
+        inside = _scan_zip(fd, self._size) if self.is_zip else _scan_tar(fd, self._size) if self.is_tar else None
+        return inside or self.found
 
     def _begin(self, content: bytes) -> None:
         self.is_zip = content.startswith(b"PK")
+        self.is_tar = content[_TAR_MAGIC] == b"ustar"  # what NeMo saves, and data sets
         self._is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes text
         self._is_text = self._is_wide or b"\0" not in content[:_SAMPLE]
         limit = TEXT_BYTES if self._is_text else HEAD_BYTES
@@ -121,6 +125,38 @@ def _scan_members(archive: zipfile.ZipFile) -> Iterator[Secret]:
         left -= len(content)
         if found := scan_content(content):
             yield replace(found, member=info.filename)
+
+
+def _scan_tar(fd: int, size: int) -> Secret | None:
+    """Look into the small members; what follows a header that is none holds nothing that anybody could read."""
+    at, left = 0, WHOLE_BYTES
+    for _ in range(_MOST_TAR_MEMBERS):
+        header = os.pread(fd, _TAR_BLOCK, at)
+        length = _tar_length(header)
+        if length is None:
+            return None
+        at += _TAR_BLOCK
+        if header[_TAR_KIND] in {0, ord("0")} and length <= min(MEMBER_BYTES, left):
+            left -= length
+            if found := scan_content(os.pread(fd, length, at)):
+                return replace(found, member=header[:100].rstrip(b"\0").decode("utf-8", "replace"))
+        at += -(-length // _TAR_BLOCK) * _TAR_BLOCK
+        if at >= size:
+            return None
+
+    return None
+
+
+def _tar_length(header: bytes) -> int | None:
+    """Return how long the member of a tar *header* is; ``None`` if it is no header."""
+    if len(header) < _TAR_BLOCK or header[_TAR_MAGIC] != b"ustar":
+        return None
+    field = header[_TAR_LENGTH]
+    if field[0] & 0x80:  # a number instead of digits: from 8 GiB on
+        return int.from_bytes(field[4:], "big")
+    digits = field.strip(b"\0 ")
+
+    return int(digits, 8) if digits and not digits.strip(b"01234567") else None
 
 
 class _File(RawIOBase):

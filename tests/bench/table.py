@@ -65,14 +65,19 @@ def grow(states: Mapping[str, Mapping[int, State]]) -> list[str]:
 
 
 def tell_training(told: Mapping[str, Any]) -> list[str]:
-    """Return what a training job noticed, in sentences."""
-    return [
-        f"A training job that keeps all processors busy: a step takes {1000 * told['step_s']:.1f} ms alone, and",
-        f"{1000 * told['step_s_beside']:.1f} ms while hubsync sends {told['sent_mb']:,} MB beside it",
-        f"({told['slower_percent']:+} %; without hubsync two runs differ by {told['noise_percent']} %).",
-        f"It read {told['read_from_disk_mb_beside']:,} MB from the disk itself, not the page cache, against",
-        f"{told['read_from_disk_mb']:,} MB alone.",
+    """Return what a training job that keeps all processors busy noticed, as a table by hubsync's priority."""
+    lines = [
+        "| training beside | step ms alone | beside | slower % | noise % | sent MB | data cached % before, after |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
+    for priority, one in told.items():
+        lines.append(
+            f"| `{priority}` | {1000 * one['step_s']:.1f} | {1000 * one['step_s_beside']:.1f} | {one['slower_percent']:+} "
+            f"| {one['noise_percent']} | {one['sent_mb']:,} | {one['cached_percent_before']}, "
+            f"{one['cached_percent_after']} |"
+        )
+
+    return lines
 
 
 def write_readme(readme: Path, lines: Sequence[str]) -> None:

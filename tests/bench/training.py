@@ -6,6 +6,7 @@ The job keeps all processors busy and reads its data set again and again, from t
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,18 +18,32 @@ from workloads import make_unit, write_shard
 _BATCH_BYTES = 8 << 20
 
 
-def measure_training(base: Path, hub: dict[str, str], seconds: float, size: int) -> dict[str, float]:
+def measure_training(base: Path, hub: dict[str, str], seconds: float, size: int) -> dict[str, dict[str, float]]:
+    """Return what a step takes without and with hubsync, by its priority."""
+    found = {}
+    for priority in ("low", "idle"):
+        (base / priority).mkdir()
+        found[priority] = _measure(base / priority, hub, seconds, size, priority)
+        shutil.rmtree(base / priority)
+
+    return found
+
+
+def _measure(base: Path, hub: dict[str, str], seconds: float, size: int, priority: str) -> dict[str, float]:
     """Return what a step takes without and with hubsync, which publishes checkpoints of *size* bytes meanwhile."""
     (base / "data").mkdir()
     dataset = base / "dataset.bin"
     write_shard(dataset, size)
     without = _train(dataset, seconds)
-    place = {**make_place(base, "daemon", hub, 1), "settings": {"quiet": "1s"}}
+    place = make_place(base, f"daemon {priority}", hub, 1)
+    place |= {"settings": {"quiet": "1s"}, "priority": priority, "hub": str(base.parent / "hub")}
     with Running("daemon", place, hub) as running:
         time.sleep(3.0)
         for number in range(4):  # before the job: to write a checkpoint is the trainer's own cost
             make_unit(base / "data" / f"checkpoint-{number}", size)
+        warm = cached_share(dataset)
         beside = _train(dataset, seconds)
+        cached = cached_share(dataset)
     again = _train(dataset, seconds)
     step_s = (without["step_s"] + again["step_s"]) / 2
 
@@ -41,6 +56,8 @@ def measure_training(base: Path, hub: dict[str, str], seconds: float, size: int)
         "read_s_beside": beside["read_s"],
         "read_from_disk_mb": round((without["disk_bytes"] + again["disk_bytes"]) / 2e6),
         "read_from_disk_mb_beside": round(beside["disk_bytes"] / 1e6),
+        "cached_percent_before": round(100 * warm, 1),
+        "cached_percent_after": round(100 * cached, 1),
         "sent_mb": round(running.figures.sent_bytes / 1e6),
         "hubsync_cpu_s": running.figures.cpu_s,
     }
@@ -71,6 +88,20 @@ def work(dataset: Path, seconds: float) -> dict[str, float]:
         "step_s": (time.monotonic() - began) / steps, "read_s": reading / steps,
         "disk_bytes": _read_from_disk() - before,
     }  # fmt: skip
+
+
+def cached_share(path: Path, every: int = 1 << 20) -> float:
+    """Return how much of *path* lies in the page cache, by a look at one byte of *every* so many; nothing is read in."""
+    with path.open("rb", buffering=0) as file:
+        places = range(0, max(1, path.stat().st_size), every)
+        return sum(_is_cached(file.fileno(), at) for at in places) / len(places)
+
+
+def _is_cached(fd: int, at: int) -> bool:
+    try:
+        return os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
 
 
 def _read_from_disk() -> int:

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import string
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -206,6 +207,44 @@ def test_the_place_in_a_zip_file_is_its_member(tmp_path: Path, method: int, weig
     assert ("archive/data.pkl", None) == (found.member, found.line)
     assert f"byte {found.offset} of archive/data.pkl" == found.place
     assert HF[3:9] not in repr(found)
+
+
+def tar_file(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("weights", [10, WHOLE_BYTES + 1])
+def test_the_place_in_a_tar_file_is_its_member(tmp_path: Path, weights: int) -> None:
+    """As NeMo saves it: a small member behind weights of any size."""
+    config = f"name: x\nhub:\n  token: {HF}\n".encode()
+    (tmp_path / "model.nemo").write_bytes(tar_file({"./model.ckpt": os.urandom(weights), "./model_config.yaml": config}))
+    (tmp_path / "fine.nemo").write_bytes(tar_file({"./model.ckpt": os.urandom(weights), "./model_config.yaml": b"name: x"}))
+
+    found = scan(tmp_path / "model.nemo")
+
+    assert ("./model_config.yaml", 3) == (found.member, found.line)
+    assert scan(tmp_path / "fine.nemo") is None
+
+
+def test_a_hostile_tar_file_is_survived(tmp_path: Path) -> None:
+    """Lengths that are none, beyond the end, or endless give an answer."""
+    good = tar_file({"a": b"x" * 600, "b": b"y"})
+    for length in (
+        b"77777777777\0",
+        b"-7777777777\0",
+        b"\xff" * 12,
+        b"\x80" + bytes(11),
+        b"           \0",
+        b"00000000000\0",
+    ):
+        (tmp_path / "x.tar").write_bytes(good[:124] + length + good[136:] + bytes(WHOLE_BYTES))
+        assert scan(tmp_path / "x.tar") is None
 
 
 def test_a_hostile_zip_file_is_survived(tmp_path: Path) -> None:
