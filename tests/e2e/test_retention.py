@@ -95,6 +95,8 @@ def test_the_daemon_frees_the_storage_of_a_mirror(tmp_path: Path, source: Path, 
     assert digests(source / "checkpoint-1") == digests(tmp_path / "back")
     assert 0 == hubsync(config, "once").returncode
     assert weights(source / "checkpoint-3") == objects(hub)
+    verified = hubsync(config, "verify", "run")
+    assert 0 == verified.returncode, verified.stdout  # what was dropped is not missing
 
 
 def download_unit(hub: LocalHub, goal: Path, unit: str) -> dict[str, str]:
