@@ -1,5 +1,5 @@
 # Everything a person or CI runs. Each target sets up what it needs, once.
-.PHONY: setup demo test test-writers soak lint bench lock clean
+.PHONY: setup demo test test-writers soak lint bench bench-restore lock clean
 
 PY := .venv/bin/python
 DIR ?=
@@ -41,6 +41,9 @@ lint: setup  ## style, types, and which module may import what
 
 bench: setup  ## hubsync beside what people use today, on the same data in the same run; BENCH=--quick takes three minutes
 	@$(PY) tests/bench/bench.py $(BENCH)
+
+bench-restore: setup  ## hubsync restore beside snapshot_download and git lfs clone, on the same Hub in the same run; BENCH=--quick
+	@$(PY) tests/bench/restore.py $(BENCH)
 
 lock:  ## pin the newest versions that pyproject.toml allows
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

@@ -22,7 +22,6 @@ from hubsync.jobs import Jobs, every
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
-from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected
@@ -147,9 +146,7 @@ class Daemon:
                 else:
                     self._reason = signal.Signals(number).name
                     self._stop.set()
-            if jumped_s := self._clock.find_jump():
-                log.warning("clock.jumped", jumped_s=round(jumped_s, 1), hint=CATALOGUE["clock.jumped"].action)
-                self._jobs.follow_clock(jumped_s)
+            self._clock.look(self._jobs.follow_clock)
             if self._health.is_well():
                 self._notifier.watchdog()
 
@@ -344,7 +341,8 @@ class Daemon:
 
     def _describe(self) -> Status:
         now = datetime.now(UTC)
-        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, self._rejected, self._config.mark)
+        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, self._rejected, self._config.mark,
+                              self._health.stalled())  # fmt: skip
         targets = tuple(
             describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble)
             for run in list(self._runs.values())

@@ -6,8 +6,11 @@ A part that does not is said once. It knows no service manager; who feeds a watc
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
+from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.logger import get_logger
+from hubsync.monitor.status import Waiting
 
 _JUMP_S = 5.0  # a clock that is slewed (adjtime, chrony) drifts by less than this between two looks
 
@@ -38,16 +41,21 @@ class Health:
 
     def __init__(self, list_parts: Callable[[], Iterable[Part]]) -> None:
         self._list_parts = list_parts
-        self._stalled: set[str] = set()
+        self._stalled: dict[str, datetime] = {}
+
+    def stalled(self) -> tuple[Waiting, ...]:
+        """Return the parts that did not get on when they were looked at, for people."""
+        hint = CATALOGUE["thread.stalled"].action
+        return tuple(Waiting(name, "does not get on", since, hint, True) for name, since in self._stalled.items())
 
     def is_well(self) -> bool:
         """Tell whether all parts get on."""
-        stalled = find_stalled(self._list_parts(), time.monotonic())
-        for name in stalled.keys() - self._stalled:
+        stalled, now = find_stalled(self._list_parts(), time.monotonic()), datetime.now(UTC)
+        for name in stalled.keys() - self._stalled.keys():
             log.error("thread.stalled", thread=name, stalled_s=round(stalled[name]))
-        for name in self._stalled - stalled.keys():
+        for name in self._stalled.keys() - stalled.keys():
             log.info("thread.recovered", thread=name)
-        self._stalled = set(stalled)
+        self._stalled = {name: self._stalled.get(name, now - timedelta(seconds=idle_s)) for name, idle_s in stalled.items()}
 
         return not stalled
 
@@ -59,6 +67,12 @@ class WallClock:
         self._wall = wall
         self._passed = passed
         self._offset = wall() - passed()
+
+    def look(self, on_jump: Callable[[float], None]) -> None:
+        """Say it if the clock was set since the last look, and call *on_jump* with the seconds."""
+        if jumped_s := self.find_jump():
+            log.warning("clock.jumped", jumped_s=round(jumped_s, 1), hint=CATALOGUE["clock.jumped"].action)
+            on_jump(jumped_s)
 
     def find_jump(self) -> float:
         """Return by how many seconds the clock was set since the last call: less than none is back, 0 is not at all."""

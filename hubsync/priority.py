@@ -1,16 +1,18 @@
 """Lowers this process beside a training job. All that it starts from then on, threads and children, inherits that.
 
+Where the scheduler weighs sessions first (sched(7), autogroup), a service's own session is lowered as well.
 Its turn at the disk follows: without an I/O priority of its own, a process has the one that belongs to its niceness, or
 idle with SCHED_IDLE (ioprio_set(2)).
 """
 
 import contextlib
 import os
+from pathlib import Path
 from typing import Literal
 
 Priority = Literal["idle", "low", "normal"]
 
-_STANDINGS = {"idle": (19, os.SCHED_IDLE), "low": (10, os.SCHED_BATCH)}
+_STANDINGS = {"idle": (19, os.SCHED_IDLE), "low": (19, os.SCHED_BATCH)}
 
 
 def stand_back(priority: Priority) -> None:
@@ -19,5 +21,8 @@ def stand_back(priority: Priority) -> None:
         return
     nice, policy = _STANDINGS[priority]
     os.nice(max(0, nice - os.nice(0)))
+    if os.getsid(0) == os.getpid():  # else it is a shell's, and what else runs there would be lowered too
+        with contextlib.suppress(OSError):  # a kernel without it
+            Path("/proc/self/autogroup").write_text(str(nice))
     with contextlib.suppress(OSError):  # a sandbox may forbid it, and set it itself
         os.sched_setscheduler(0, policy, os.sched_param(0))

@@ -152,6 +152,7 @@ def summarize(status: Status) -> str:
         if mirror.transfer is not None
     ]
     rejected = ["config rejected"] if status.daemon.config_error else []
+    rejected += [f"{part.what} {part.reason}" for part in status.daemon.stalled]
 
     return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *own, *troubles, *sending])
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 from support.running import Daemon, write_config
 
 from hubsync.health import Health, Part, WallClock, find_stalled
+from hubsync.monitor.status import DaemonStatus, Status, find_troubles
 
 
 def test_a_part_stalls_when_its_patience_is_over() -> None:
@@ -27,6 +29,7 @@ def test_what_stalls_is_said_once_and_so_is_its_end() -> None:
     health = Health(lambda: parts)
     with capture_logs() as said:
         looked = [health.is_well() for _ in range(3)]
+        (shown,) = health.stalled()
         parts[0] = Part("watch:run", time.monotonic(), 60.0)
         looked += [health.is_well() for _ in range(3)]
 
@@ -35,6 +38,11 @@ def test_what_stalls_is_said_once_and_so_is_its_end() -> None:
         (one["event"], one["thread"]) for one in said
     ]
     assert 100 == said[0]["stalled_s"]
+    assert () == health.stalled()
+    assert shown.since is not None
+    assert ("watch:run", 100) == (shown.what, round((datetime.now(UTC) - shown.since).total_seconds(), -1))
+    daemon = DaemonStatus(1, "1", shown.since, shown.since, stalled=(shown,))
+    assert ["watch:run"] == [name for name, _ in find_troubles(Status(daemon))]
 
 
 def test_a_clock_that_is_set_is_noticed_once() -> None:

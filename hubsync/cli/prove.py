@@ -25,7 +25,7 @@ from hubsync.errors import UsageError
 if TYPE_CHECKING:
     from hubsync.proof.prove import Proof
     from hubsync.proof.verify import Reading, Verification
-    from hubsync.store.ledger import Publication
+    from hubsync.store.proof_rows import Publication
 
 
 @cli.command()

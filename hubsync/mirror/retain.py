@@ -34,7 +34,6 @@ class Retainer:
         self._remote = remote
         self._pusher = pusher
         self.dropped = Dropped(place.store, place.mirror.name)
-        view.dropped = self.dropped.written_at
 
     def choose(self) -> dict[str, str]:
         """Return the units that are to go (→ why) from what the mirror shows now."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hubsync.config.model import Mirror, Target
+from hubsync.mirror.dropped import Dropped
 from hubsync.mirror.graft import Tree, with_prefix
 from hubsync.mirror.roles import mirror_rules
 from hubsync.mirror.selection import UnitTimes, choose_best, choose_latest, newest_units
@@ -98,7 +99,7 @@ class View:
         self._is_whole = mirror.include == ("**",) and not mirror.exclude
         self._listed = functools.lru_cache(3)(self._list_shown)
         self.refused: Mapping[str, Refusal] = {}
-        self.dropped: Mapping[str, int] = {}
+        self.dropped: Mapping[str, int] = Dropped(store, mirror.name).written_at
 
     @property
     def signature(self) -> str:

@@ -16,8 +16,8 @@ from hubsync.mirror.trouble_notes import TroubleNote, TroubleNotes
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.streak import is_said
 from hubsync.monitor.text import format_duration
-from hubsync.store.ledger import Publication
 from hubsync.store.process import StoppedError
+from hubsync.store.proof_rows import Publication
 from hubsync.store.snapshot import Store
 from hubsync.watch.entry import Identity
 

@@ -135,6 +135,7 @@ class DaemonStatus:
     Attributes:
         config_error: why a newer config is not in force.
         config_mark: the mark of the config that is in force.
+        stalled: its own parts that do not get on, such as the watch of a target.
     """
 
     pid: int
@@ -144,6 +145,7 @@ class DaemonStatus:
     state: DaemonState = "running"
     config_error: LastError | None = None
     config_mark: str = ""
+    stalled: tuple[Waiting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,8 @@ def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:
     """Yield what needs attention, by name, with its error."""
     if status.daemon.config_error:
         yield "config", status.daemon.config_error
+    for part in status.daemon.stalled:
+        yield part.what, LastError(part.reason, "stalled", part.hint, part.since)
     for target in status.targets:
         if target.state == "halted" or target.last_error:
             yield target.name, target.last_error or LastError(target.state)

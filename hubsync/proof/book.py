@@ -12,7 +12,8 @@ from hubsync.config.model import Target
 from hubsync.errors import StateError
 from hubsync.pipeline import store_directory
 from hubsync.proof.claims import Claim, Content, Holding
-from hubsync.store.ledger import Ledger, Receipt, open_beside
+from hubsync.store.ledger import Ledger, open_beside
+from hubsync.store.proof_rows import Receipt
 
 NO_RECEIPT = "no receipt says that the mirror holds it"
 

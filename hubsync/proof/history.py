@@ -10,7 +10,7 @@ from hubsync.config.model import Mirror, Target
 from hubsync.mirror.record import LEFT
 from hubsync.proof.stores import ReadStore
 from hubsync.store.git import Git
-from hubsync.store.ledger import Publication
+from hubsync.store.proof_rows import Publication
 from hubsync.store.snapshot import AUTHOR, Snapshot, read_snapshot
 
 

@@ -16,7 +16,7 @@ from hubsync.monitor.logger import get_logger
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import note_holdings, stands_for
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places
-from hubsync.store.ledger import Receipt
+from hubsync.store.proof_rows import Receipt
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 

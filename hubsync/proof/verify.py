@@ -296,4 +296,6 @@ def _compare_source(target: Target, store: ReadStore) -> SourceVerdict:
     same = [path for path, entry in entries.items() if path in known and known[path][:4] == entry.identity[:4]]
     changed = sorted(entries.keys() - set(same))
 
-    return SourceVerdict(len(same), tuple(changed), len(store.ledger.tree_paths() - entries.keys()))
+    gone = store.ledger.tree_paths() - entries.keys() - store.pruned.paths()
+
+    return SourceVerdict(len(same), tuple(changed), len(gone))

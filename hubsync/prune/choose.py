@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubsync.config.model import LocalRetention, Target
-from hubsync.errors import HubsyncError
+from hubsync.errors import HubsyncError, SourceError
 from hubsync.mirror.selection import rank_best
 from hubsync.pipeline import store_directory
 from hubsync.retention import UnitFact, Verdict, decide
@@ -14,6 +14,7 @@ from hubsync.store.git import Git
 from hubsync.store.recovery import SNAPSHOTS
 from hubsync.store.snapshot import Store
 from hubsync.units import read_facts, target_rules
+from hubsync.watch.beneath import SOURCE_HINT
 from hubsync.watch.layouts import judge
 
 STATE = "trainer_state.json"
@@ -72,8 +73,11 @@ def is_best_unknown(target: Target, rules: LocalRetention, units: Units) -> bool
 
 
 def free_bytes(source: Path) -> int:
-    """Return how much room is left to this user on the disk of *source*."""
-    status = os.statvfs(source)
+    """Return how much room is left to this user on the disk of *source*. Raises SourceError if that is not there."""
+    try:
+        status = os.statvfs(source)
+    except OSError as exc:
+        raise SourceError(f"{source}: {exc.strerror}", hint=SOURCE_HINT) from exc
     return status.f_bavail * status.f_frsize
 
 

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from hubsync.config.model import LocalRetention, Target
 from hubsync.errors import BusyError, HubsyncError, UsageError
@@ -240,4 +239,4 @@ class Pruner:
 def is_due(target: Target) -> bool:
     """Tell whether less is free than the rules say is to be."""
     rules = target.retention.local
-    return rules is not None and is_short(rules, free_bytes(Path(target.source)))
+    return rules is not None and is_short(rules, free_bytes(target.source))

@@ -248,9 +248,9 @@ def complete(chosen: Mapping[str, Choice], mirrors: Mapping[str, Mirror]) -> tup
 
     A mirror whose ``include`` and ``exclude`` leave files out is completed with those of the others.
     """
-    first = next((name for name in chosen if _is_whole(mirrors[name])), next(iter(chosen)))
+    first = next((name for name in chosen if is_whole(mirrors[name])), next(iter(chosen)))
     files = dict(chosen[first].files)
-    if _is_whole(mirrors[first]):
+    if is_whole(mirrors[first]):
         return first, files
     unit = chosen[first].unit
     for name, choice in chosen.items():
@@ -264,7 +264,8 @@ def complete(chosen: Mapping[str, Choice], mirrors: Mapping[str, Mirror]) -> tup
     return first, files
 
 
-def _is_whole(mirror: Mirror) -> bool:
+def is_whole(mirror: Mirror) -> bool:
+    """Tell whether a mirror gets all of the target."""
     return mirror.include == ("**",) and not mirror.exclude
 
 

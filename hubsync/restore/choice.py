@@ -8,6 +8,10 @@ MOST_FAILURES = 7  # in a row, with nothing got between them: half a minute or m
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _LONGEST_ASKED_S = 300.0
 _STALE = frozenset({400, 401, 403, 404, 410})  # how storage says that an address has expired
+_WINDOW_S = 5.0  # in which a mirror shows how fast it is
+_SLOWER = 4  # times: then another one is worth a new connection
+_UNKNOWN_RATE = 256_000.0  # bytes per second that a mirror is trusted with which has not shown yet
+_SLOW_S = 60.0  # how long a slow one comes last
 _NOT_LET_IN = frozenset({401, 403})
 _LACKS = frozenset({404, 410, 422})
 
@@ -21,10 +25,43 @@ class Health:
     not_before: float = 0.0
     out: TransferError | None = None
     last: TransferError | None = None
+    rate: float | None = None  # bytes per second, over all connections, as last seen
+    slow_until: float = 0.0
+    _active: int = 0
+    _since: float = 0.0
+    _bytes: int = 0
 
-    def note_bytes(self) -> None:
+    def note_begun(self, now: float) -> None:
+        """A transfer begins; how fast it is counts from here if there was none."""
+        if self._active == 0:
+            self._since, self._bytes = now, 0
+        self._active += 1
+
+    def note_ended(self) -> None:
+        """A transfer has ended."""
+        self._active -= 1
+
+    def note_bytes(self, count: int) -> None:
         """Bytes came."""
         self.failures = 0
+        self._bytes += count
+
+    def judge(self, others: "list[Health]", now: float) -> bool:
+        """Tell, once in a while, whether it is so much slower than one of *others* that it is to be left."""
+        if self._active == 0 or now < max(self._since + _WINDOW_S, self.slow_until):
+            return False
+        self.rate = self._bytes / (now - self._since)
+        self._since, self._bytes = now, 0
+        better = [
+            each
+            for each in others
+            if each is not self and each.out is None and max(each.not_before, each.slow_until) <= now
+        ]
+        if not any((_UNKNOWN_RATE if each.rate is None else each.rate) > _SLOWER * self.rate for each in better):
+            return False
+        self.slow_until = now + _SLOW_S
+
+        return True
 
     def note_failure(self, error: TransferError, now: float) -> None:
         """A request failed; those that fail together count once."""
@@ -77,7 +114,8 @@ def pick(mirrors: list[Health], refusals: Refusals, now: float) -> tuple[Health 
     left = [mirror for mirror in mirrors if mirror.out is None and mirror.name not in refusals.reasons]
     if refusals.only is not None:
         left = [mirror for mirror in left if mirror.name == refusals.only] or left
-    ready = next((mirror for mirror in left if mirror.not_before <= now), None)
+    well = [mirror for mirror in left if mirror.not_before <= now]
+    ready = next((mirror for mirror in well if mirror.slow_until <= now), well[0] if well else None)
     if ready is not None or not left:
         return ready, 0.0
 

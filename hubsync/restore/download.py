@@ -76,6 +76,7 @@ class Download:
         self._running = 0
         self._turn = threading.Condition()
         self._error: BaseException | None = None
+        self._reading: dict[Getter, str] = {}  # which mirror each thread reads from
 
     def run(self, stop: threading.Event) -> None:
         """Get all.
@@ -95,6 +96,7 @@ class Download:
                     self._turn.wait(_POLL_S)
                     if stop.is_set():
                         self._error = KeyboardInterrupt()
+                    self._leave_slow()
         except BaseException as exc:
             self._fail(exc)
             raise
@@ -102,6 +104,16 @@ class Download:
             self._end(threads)
         if self._error is not None:
             raise self._error
+
+    def _leave_slow(self) -> None:
+        """Break off transfers from a mirror that has become much slower than another one; what came of them stays."""
+        now = time.monotonic()
+        for mirror in self._mirrors:
+            if mirror.judge(self._mirrors, now):
+                self._meter.note(f"{mirror.name} has become slow: the next mirror goes on")
+                for getter, name in list(self._reading.items()):
+                    if name == mirror.name:
+                        getter.abort()
 
     def _end(self, threads: Sequence[threading.Thread]) -> None:
         """Let the threads end; one that waits for a server holds its file open until it does, and is not waited for."""
@@ -141,6 +153,7 @@ class Download:
         finally:
             getter.close()
         took[mirror.name] = time.monotonic() - began
+        mirror.rate = _PROBE_BYTES / took[mirror.name]
 
     # --- one thread's work
 
@@ -198,6 +211,7 @@ class Download:
     def _get(self, work: _Work, part: int, span: Span, mirror: Health, getter: Getter, buffer: memoryview) -> None:
         piece = work.incoming.piece
         action, is_fresh = self._addresses[mirror.name].find(piece)
+        self._note_begun(mirror, getter)
         try:
             with contextlib.closing(getter.read(action, span, buffer)) as blocks:
                 for block in blocks:
@@ -205,7 +219,7 @@ class Download:
                         self._begin_parts(work, has_ranges=getter.has_ranges)
                     work.incoming.mirrors.add(mirror.name)
                     work.incoming.write(part, block)
-                    mirror.note_bytes()
+                    mirror.note_bytes(len(block))
                     self._meter.add(len(block), mirror.name)
                     if self._error is not None:
                         return
@@ -214,7 +228,18 @@ class Download:
                 self._addresses[mirror.name].forget(piece)
                 if not is_fresh:
                     return  # asked for again at once
+            if mirror.slow_until > time.monotonic():
+                return  # it was broken off here
             raise
+        finally:
+            with self._turn:
+                self._reading.pop(getter, None)
+                mirror.note_ended()
+
+    def _note_begun(self, mirror: Health, getter: Getter) -> None:
+        with self._turn:
+            self._reading[getter] = mirror.name
+            mirror.note_begun(time.monotonic())
 
     def _begin_parts(self, work: _Work, *, has_ranges: bool = True) -> None:
         """Let the other parts come too, before anything else."""

@@ -6,7 +6,9 @@ takes for large bodies, which is what is got here. A header that came with an ad
 
 import contextlib
 import http.client
+import socket
 import ssl
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +22,9 @@ _MOST_REDIRECTS = 5
 _SAID_BYTES = 400
 _OK, _PARTIAL = 200, 206
 _PORTS = {"http": 80, "https": 443}
+
+_FIRST_BLOCK_BYTES, _LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 64 << 10, 8 << 10, 1 << 20
+_LONG_S = 1.0
 
 Origin = tuple[str, str, int]
 
@@ -41,6 +46,13 @@ class Getter:
         self._stall_s = stall_s
         self.has_ranges = True  # whether the last answer had the range that was asked for
         self._connections: dict[Origin, http.client.HTTPConnection] = {}
+
+    def abort(self) -> None:
+        """Break off what another thread reads."""
+        for connection in list(self._connections.values()):
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close all connections."""
@@ -79,8 +91,11 @@ class Getter:
             _check_length(response.headers.get("Content-Length"), span)
             skip = span.first  # it knows no ranges: what is here already comes again
         left = span.end - span.first
+        size = _FIRST_BLOCK_BYTES
         while left:
-            count = response.readinto(buffer[: min(len(buffer), skip or left)])
+            began = time.monotonic()
+            count = response.readinto(buffer[: min(size, len(buffer), skip or left)])
+            size = _next_size(size, time.monotonic() - began)
             if not count:
                 raise TransferError(f"connection error: it ended {left} bytes early")
             if skip:
@@ -134,6 +149,13 @@ class Getter:
         made.sock.settimeout(self._stall_s)
 
         return made
+
+
+def _next_size(size: int, took_s: float) -> int:
+    """Return how much is read at once after *size* bytes took so long: a slow server is to be noticed soon."""
+    if took_s > _LONG_S:
+        return max(_LEAST_BLOCK_BYTES, size // 4)
+    return size * 2 if took_s < _LONG_S / 10 and size < _MOST_BLOCK_BYTES else size
 
 
 def origin_of(url: str) -> Origin:

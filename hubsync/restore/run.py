@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubsync.config.model import Endpoint, Mirror
-from hubsync.errors import DiskFullError, HubsyncError
+from hubsync.errors import DiskFullError, HubsyncError, MirrorError
 from hubsync.mirror.token import Tokens
 from hubsync.monitor.text import format_bytes
 from hubsync.restore.catalog import (
@@ -23,6 +23,7 @@ from hubsync.restore.catalog import (
     check_names,
     choose,
     complete,
+    is_whole,
     newest_first,
     units_in,
     wanted_revisions,
@@ -156,12 +157,26 @@ def _plan(wish: Wish, mirrors: Sequence[From], staging: Staging, tokens: Tokens,
         ended.set()
     if not found:
         raise no_such_mirror(failed)
+    _expect_all_parts(found, failed, mirrors)
     layouts = {each.mirror.name: each.layout for each in mirrors}
     chosen = newest_first(found, layouts) if wish.latest else found
     first, files = complete(chosen, {each.mirror.name: each.mirror for each in mirrors})
     order = [*chosen, *(name for name in sources if name not in chosen)]
 
     return _Plan(chosen[first], first, files, [sources[name] for name in order])
+
+
+def _expect_all_parts(found: Mapping[str, Choice], failed: Mapping[str, Exception], mirrors: Sequence[From]) -> None:
+    """Raise MirrorError if those that were *found* have parts only, and one that *failed* may have the rest."""
+    if any(each.mirror.name in found and is_whole(each.mirror) for each in mirrors):
+        return
+    for name, exc in failed.items():
+        if isinstance(exc, MirrorError):
+            raise MirrorError(
+                f"{name}, which may have what the others leave out, cannot be asked: {exc}",
+                error_kind=exc.error_kind, retryable=exc.retryable,
+                hint=f"try again; --mirror {next(iter(found))} restores the part that is there",
+            ) from exc  # fmt: skip
 
 
 def _look_at_all(
@@ -188,7 +203,8 @@ def _look_at_all(
             raise KeyboardInterrupt
         waited_s = time.monotonic() - began
         first_s = first_s or (waited_s if found else 0.0)
-        if found and waited_s > 2 * first_s + _LEAST_GRACE_S:
+        has_all = any(is_whole(mirrors[name].mirror) for name in found)  # else each may have what the others lack
+        if has_all and waited_s > 2 * first_s + _LEAST_GRACE_S:
             break
 
     return dict(found), dict(failed)

@@ -246,7 +246,7 @@ class Git:
             istream=cast("Any", PIPE),
             as_process=True,
             env={**self._environment(config), **environment},
-            start_new_session=True,
+            process_group=0,  # no session: some kernels weigh sessions before niceness (sched(7), autogroup)
             pass_fds=(*self._inherit, *pass_fds),
         )
 

@@ -4,7 +4,6 @@ It must never be the only place where something is known: the queue is git's, th
 """
 
 import contextlib
-import json
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from hubsync.store.capture import Captured
 from hubsync.store.git import TreeEntry
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
+from hubsync.store.proof_rows import PROOF_TABLES, ProofRows
 from hubsync.watch.entry import Identity
 
 _ROWS_AT_ONCE = 4096
@@ -40,58 +40,12 @@ CREATE TABLE pins (
 -- objects that a mirror is known to have
 CREATE TABLE uploads (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 """
-# Added later: a ledger of the same version that lacks a table is given it.
-_ADDED = """
-CREATE TABLE IF NOT EXISTS receipts (
-  mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
-  PRIMARY KEY (mirror, path)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS publications (
-  mirror TEXT, at REAL, commit_id TEXT, units TEXT, files INTEGER, bytes INTEGER, took_s REAL, trigger TEXT, since TEXT,
-  PRIMARY KEY (mirror, commit_id)) WITHOUT ROWID;
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """That a mirror held, at its *commit*, the content of *path* (of the source) at *place* of *branch*.
-
-    *size* is in bytes, *oid* and *blob* are the names that LFS and git give to the content, so far as they are known;
-    *proven_at* is in seconds since the epoch.
-    """
-
-    path: str
-    branch: str
-    place: str
-    size: int
-    oid: str | None
-    blob: str | None
-    commit: str
-    proven_at: float
-
 
 _KIND = 0xFF  # of an error code; what is above says more
 _OUTSIDE = frozenset({
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_LOCKED,
 })  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What was published to a mirror, at which time (seconds since the epoch), and what triggered it.
-
-    *since* is the mirror's head before.
-    """
-
-    mirror: str
-    at: float
-    commit: str
-    units: tuple[str, ...] = ()
-    files: int = 0
-    bytes: int = 0
-    took_s: float | None = None
-    trigger: str = ""
-    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +58,7 @@ class Known:
     oid: str | None
 
 
-class Ledger:
+class Ledger(ProofRows):
     """The facts of one target; safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
@@ -318,44 +272,6 @@ class Ledger:
         """Forget what *mirror* has (its repository was made anew)."""
         self._do("DELETE FROM uploads WHERE mirror = ?", mirror)
 
-    def receipts(self, mirror: str) -> dict[str, Receipt]:
-        """Return what *mirror* was proved to hold, by path of the source."""
-        query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
-        return {row[0]: Receipt(*row) for row in self._all(query, mirror)}
-
-    def receipt(self, mirror: str, path: str) -> Receipt | None:
-        """Return what *mirror* was proved to hold of *path*."""
-        query = (
-            "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ? AND path = ?"
-        )
-        row = self._one(query, mirror, path)
-        return Receipt(*row) if row else None
-
-    def record_receipts(self, mirror: str, receipts: Iterable[Receipt]) -> None:
-        """Remember what *mirror* was proved to hold."""
-        self._many(
-            "INSERT OR REPLACE INTO receipts VALUES (?,?,?,?,?,?,?,?,?)",
-            ((mirror, r.path, r.branch, r.place, r.size, r.oid, r.blob, r.commit, r.proven_at) for r in receipts),
-        )
-
-    def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
-        """Forget receipts that are stale."""
-        self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
-
-    def record_publication(self, made: Publication) -> None:
-        """Remember a publication."""
-        self._do(
-            "INSERT OR REPLACE INTO publications VALUES (?,?,?,?,?,?,?,?,?)",
-            made.mirror, made.at, made.commit, json.dumps(made.units), made.files, made.bytes, made.took_s, made.trigger,
-            made.since,
-        )  # fmt: skip
-
-    def publications(self) -> list[Publication]:
-        """Return all publications that are remembered, oldest first."""
-        columns = "mirror, at, commit_id, units, files, bytes, took_s, trigger, since"
-        rows = self._all(f"SELECT {columns} FROM publications ORDER BY at")  # noqa: S608 - a constant
-        return [Publication(row[0], row[1], row[2], tuple(json.loads(row[3])), *row[4:]) for row in rows]
-
     def _refresh_inode(self, identity: Identity) -> None:
         inode = (identity.ctime_ns, identity.dev, identity.ino, identity.size, identity.mtime_ns)
         for table in ("files", "pins"):
@@ -382,7 +298,7 @@ class Ledger:
                 raise sqlite3.DatabaseError("another version")  # noqa: TRY301 - handled as damage is
             elif db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("damaged")  # noqa: TRY301
-            db.executescript(_ADDED)
+            db.executescript(PROOF_TABLES)
         except BaseException:
             db.close()
             raise

@@ -1,6 +1,6 @@
 """Owns child processes: how they are started in a closed environment, fed, watched and ended as a group.
 
-It must never know what a child is for. Every child leads a session of its own, so that ending it ends its children too.
+It must never know what a child is for. Every child leads a process group of its own, and is ended with its children.
 """
 
 import contextlib

@@ -72,6 +72,16 @@ def test_programs_are_started_by_the_batch(tmp_path: Path, source: Path, config:
     assert unchanged <= 12
 
 
+def test_children_are_as_nice_as_hubsync(tmp_path: Path, source: Path, config: Path) -> None:
+    """No child begins a session: kernels with autogroups share the processor among sessions, whatever is nice in them."""
+    (source / "a.txt").write_text("a")
+
+    calls = _traced(tmp_path / "trace", "execve,setsid", config)
+
+    assert sum("execve(" in call and call.endswith("= 0") for call in calls) > 10
+    assert [] == [call for call in calls if "setsid(" in call]
+
+
 def test_at_rest_nothing_is_written_and_little_wakes_up(config: Path, source: Path) -> None:
     """While nothing changes the daemon makes no call that writes, and wakes up for less than 3 reasons a second."""
     text = config.read_text().replace('heartbeat = "1s"', 'heartbeat = "1h"')

@@ -9,7 +9,7 @@ from support.rig import Rig
 
 from hubsync.proof.history import read_history
 from hubsync.proof.stores import opened_store
-from hubsync.store.ledger import Publication
+from hubsync.store.proof_rows import Publication
 
 MakeRig = Callable[..., Rig]
 

@@ -271,3 +271,40 @@ def test_a_dest_of_the_same_names_is_not_taken_for_restored(restorer: MakeRestor
         restorer(hub)(tmp_path / "out")
 
     assert ["out"] == sorted(path.name for path in tmp_path.iterdir() if "out" in path.name)
+
+
+def test_a_mirror_that_becomes_slow_is_left(
+    restorer: MakeRestorer, hubs: Hubs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the middle of an object, with what came of it: a trickle is no failure, and would take for ever."""
+    monkeypatch.setattr(choice, "_WINDOW_S", 0.3)
+    slow, well = hubs(), hubs()
+    content = noise(3_000_000)
+    for hub in (slow, well):
+        put(hub, {"a.bin": content})
+    well.add_fault("GET *refs* delay=200ms")  # so that the other one is liked better
+    well.add_fault("GET /_lfs/* delay=150ms times=1")
+    slow.add_fault("GET /_lfs/* rate=20KB/s after=1")  # after its probe
+
+    attempt = restorer(slow, well)
+    done = attempt(tmp_path / "out")
+
+    assert {"a.bin": content} == read(tmp_path / "out")
+    assert done.by_mirror.get("m1", 0) > 2_000_000
+    assert len(content) == done.got_bytes
+
+
+def test_the_slower_of_two_is_judged() -> None:
+    """A mirror is left when another one is known to be four times as fast, and not for one that failed or is slow too."""
+    one, other = choice.Health("one"), choice.Health("other", rate=1_000_000.0)
+    one.note_begun(100.0)
+    one.note_bytes(1_000_000)
+    assert not one.judge([one, other], 104.0)  # too early
+    assert one.judge([one, other], 110.0)
+    assert (100_000.0, True) == (one.rate, one.slow_until > 110.0)
+    assert other is choice.pick([one, other], choice.Refusals(), 111.0)[0]
+    other.note_begun(111.0)
+    other.note_bytes(300_000)
+    assert not other.judge([one, other], 121.0)  # the former one is no better
+    other.out = choice.TransferError("gone")
+    assert one is choice.pick([one, other], choice.Refusals(), 122.0)[0]

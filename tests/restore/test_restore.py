@@ -9,7 +9,7 @@ from restore.conftest import Restorer, noise, place, put, put_plain, read
 from support.plain_server import PlainServer
 
 from hubsync.config.model import Best
-from hubsync.errors import DiskFullError, UsageError
+from hubsync.errors import DiskFullError, MirrorError, UsageError
 from hubsync.localhub import LocalHub
 from hubsync.restore.catalog import Wish
 from hubsync.restore.staging import DestinationError
@@ -143,6 +143,22 @@ def test_a_mirror_with_half_of_the_files_is_completed_by_the_other(
     restorer(server, hub, mirror={"include": ("weights",)})(tmp_path / "out", Wish(unit="checkpoint-1"))
 
     assert {"model.bin", "optimizer.bin", "trainer_state.json"} == read(tmp_path / "out").keys()
+
+
+def test_a_part_is_not_taken_for_all(restorer: MakeRestorer, server: PlainServer, hubs: Hubs, tmp_path: Path) -> None:
+    """The mirror that has the rest is waited for, and if it cannot be asked, that is a failure."""
+    hub = hubs()
+    put_plain(server, in_units(**{"checkpoint-1": {"model.bin": b"\0w"}}))
+    put(hub, in_units(**{"checkpoint-1": {"optimizer.bin": b"\0o"}}))
+    hub.add_fault("GET *refs* delay=2s times=1")
+    parts = restorer(server, hub, mirror={"include": ("weights",)})
+    parts(tmp_path / "out", Wish(unit="checkpoint-1"))
+    assert {"model.bin", "optimizer.bin"} == read(tmp_path / "out").keys()
+
+    hub.stop()
+    with pytest.raises(MirrorError, match="what the others leave out"):
+        parts(tmp_path / "again", Wish(unit="checkpoint-1"))
+    assert not (tmp_path / "again").exists()
 
 
 def test_patterns_choose_files(restorer: MakeRestorer, server: PlainServer, tmp_path: Path) -> None:

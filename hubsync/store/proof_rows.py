@@ -1,0 +1,114 @@
+"""Reads and writes the rows of a ledger that tell what mirrors were proved to hold, and what was published to them.
+
+It must never know how a ledger is opened: that is ``ledger``'s.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+# Added later: a ledger of the same version that lacks a table is given it.
+PROOF_TABLES = """
+CREATE TABLE IF NOT EXISTS receipts (
+  mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
+  PRIMARY KEY (mirror, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS publications (
+  mirror TEXT, at REAL, commit_id TEXT, units TEXT, files INTEGER, bytes INTEGER, took_s REAL, trigger TEXT, since TEXT,
+  PRIMARY KEY (mirror, commit_id)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """That a mirror held, at its *commit*, the content of *path* (of the source) at *place* of *branch*.
+
+    *size* is in bytes, *oid* and *blob* are the names that LFS and git give to the content, so far as they are known;
+    *proven_at* is in seconds since the epoch.
+    """
+
+    path: str
+    branch: str
+    place: str
+    size: int
+    oid: str | None
+    blob: str | None
+    commit: str
+    proven_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What was published to a mirror, at which time (seconds since the epoch), and what triggered it.
+
+    *since* is the mirror's head before.
+    """
+
+    mirror: str
+    at: float
+    commit: str
+    units: tuple[str, ...] = ()
+    files: int = 0
+    bytes: int = 0
+    took_s: float | None = None
+    trigger: str = ""
+    since: str | None = None
+
+
+class ProofRows(ABC):
+    """Receipts and publications, as a ledger has them."""
+
+    def receipts(self, mirror: str) -> dict[str, Receipt]:
+        """Return what *mirror* was proved to hold, by path of the source."""
+        query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
+        return {row[0]: Receipt(*row) for row in self._all(query, mirror)}
+
+    def receipt(self, mirror: str, path: str) -> Receipt | None:
+        """Return what *mirror* was proved to hold of *path*."""
+        query = (
+            "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ? AND path = ?"
+        )
+        row = self._one(query, mirror, path)
+        return Receipt(*row) if row else None
+
+    def record_receipts(self, mirror: str, receipts: Iterable[Receipt]) -> None:
+        """Remember what *mirror* was proved to hold."""
+        self._many(
+            "INSERT OR REPLACE INTO receipts VALUES (?,?,?,?,?,?,?,?,?)",
+            ((mirror, r.path, r.branch, r.place, r.size, r.oid, r.blob, r.commit, r.proven_at) for r in receipts),
+        )
+
+    def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
+        """Forget receipts that are stale."""
+        self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
+
+    def record_publication(self, made: Publication) -> None:
+        """Remember a publication."""
+        self._do(
+            "INSERT OR REPLACE INTO publications VALUES (?,?,?,?,?,?,?,?,?)",
+            made.mirror, made.at, made.commit, json.dumps(made.units), made.files, made.bytes, made.took_s, made.trigger,
+            made.since,
+        )  # fmt: skip
+
+    def publications(self) -> list[Publication]:
+        """Return all publications that are remembered, oldest first."""
+        columns = "mirror, at, commit_id, units, files, bytes, took_s, trigger, since"
+        rows = self._all(f"SELECT {columns} FROM publications ORDER BY at")  # noqa: S608 - a constant
+        return [Publication(row[0], row[1], row[2], tuple(json.loads(row[3])), *row[4:]) for row in rows]
+
+    @abstractmethod
+    def _one(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row
+        """Return the first row of an answer."""
+
+    @abstractmethod
+    def _all(self, query: str, *values: object) -> list[Any]:
+        """Return all rows of an answer."""
+
+    @abstractmethod
+    def _do(self, query: str, *values: object) -> None:
+        """Change rows."""
+
+    @abstractmethod
+    def _many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Change many rows."""
