@@ -28,12 +28,14 @@ from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status,
 from hubsync.monitor.systemd import Notifier
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
+from hubsync.presence import is_same_file
 from hubsync.proof.prove import Means as ProofMeans
 from hubsync.prune.job import PruneJob, ended_by
 from hubsync.report import describe_target, describe_unopened, log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
 from hubsync.store.hashing import declare_costs
+from hubsync.store.objects import state_errors
 from hubsync.target_run import LOOK_S, TargetRun
 from hubsync.wait import Answer, News, Wish
 
@@ -41,6 +43,7 @@ _STATUS_DELAY_S = 1.0
 _PROGRESS_S = 2.0  # how often the status follows an upload
 _STOP_S = 5.0
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
+_STATE_S = 5.0  # how often the state directory is looked at
 _POLL_S = 0.02
 _LOOK_S = 10.0  # how often the parts are looked at if no service manager says it
 _SCHEDULER_S = 60.0  # its patience then
@@ -76,6 +79,7 @@ class Daemon:
         self._started = datetime.now(UTC)
         self._state: DaemonState = "starting"
         self._reason = ""
+        self._is_lost = False  # another file system was mounted over the state directory, or it was removed
         self._status_is_due = False
         self._looks_at_tokens = False
         self._beaten: Status  # as it was at the last heartbeat
@@ -93,7 +97,8 @@ class Daemon:
                      targets=len(self._config.targets), state_dir=str(self._config.service.state_dir),
                      python=platform.python_version())  # fmt: skip
             control = ControlServer(self._config.service.state_dir / "control.sock", self._obey, self._await)
-            control.start()
+            with state_errors():
+                control.start()
             stack.callback(control.stop)
             self._jobs.add("pulse", self._beat_pulse, every((self._notifier.watchdog_interval_s or _LOOK_S) / 4))
             self._jobs.add("tokens", self._wake_mended, None)
@@ -107,6 +112,7 @@ class Daemon:
                 self._notifier.extend_timeout(_OPEN_S)
                 self._open(target)
             self._jobs.add("reload", self._reload, None)
+            self._jobs.add("state", self._look_at_state, every(_STATE_S))
             self._state = "running"
             self._notifier.ready()
             log.info("daemon.ready", targets=len(self._runs), mirrors=sum(len(r.work.workers) for r in self._runs.values()),
@@ -114,10 +120,11 @@ class Daemon:
             self._note_change()
             self._wait()
             is_clean = self._shut_down()
+        code = StateError.exit_code if self._is_lost else 0
         if not is_clean:  # what is left, such as a request that nobody answers, would hold up the interpreter's end
-            os._exit(0)
+            os._exit(code)
 
-        return 0
+        return code
 
     def _open(self, target: Target) -> None:
         """Open one target; one that cannot be opened stops no other."""
@@ -125,17 +132,31 @@ class Daemon:
         with self._opening:
             if self._stop.is_set():
                 return
-            _, since = self._unopened.pop(target.name, (None, datetime.now(UTC)))
+            before, since = self._unopened.pop(target.name, (None, datetime.now(UTC)))
             try:
                 work = open_target(target, Means(self._config, self._tokens, self._limits, stop), self._lock_fd)
             except HubsyncError as exc:
                 self._unopened[target.name] = exc, since
-                _tell_halted(target, exc)
+                if str(exc) != str(before):
+                    _tell_halted(target, exc)
                 return
             prune = PruneJob(target, ProofMeans(self._config, self._tokens, stop, ended_by(stop)))
             run = TargetRun(work, prune, stop, self._jobs, self._pauses, self._note_change)
             run.start()
             self._runs[target.name] = run
+
+    def _look_at_state(self) -> None:
+        """Try again to open what could not be opened, such as for a full disk; end if the state is not ours any more."""
+        if not is_same_file(self._config.service.state_dir / "lock", os.fstat(self._lock_fd)):
+            self._is_lost, self._reason = True, f"{self._config.service.state_dir} is gone"
+            self._bell.ring(signal.SIGTERM)
+            return
+        for target in self._config.targets:
+            if target.name in self._unopened:
+                self._open(target)
+                if target.name in self._runs:
+                    log.info("target.resumed", target=target.name, source=str(target.source))
+                    self._note_change()
 
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
@@ -144,7 +165,7 @@ class Daemon:
                 if number == signal.SIGHUP:
                     self._jobs.wake("reload")
                 else:
-                    self._reason = signal.Signals(number).name
+                    self._reason = self._reason or signal.Signals(number).name
                     self._stop.set()
             self._clock.look(self._jobs.follow_clock)
             if self._health.is_well():

@@ -5,6 +5,7 @@ of the log), and whether it may succeed later with nothing changed here (``retry
 ``cli.py`` turns ``exit_code`` into the process's status.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -58,6 +59,21 @@ class DiskFullError(StateError):
 
     error_kind = "disk_full"
     retryable = True
+
+
+def read_os_error(exc: OSError) -> StateError:
+    """Return what the system says of a disk, or of a limit, as an error with a cure; it may pass."""
+    error: StateError
+    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        error = DiskFullError(str(exc), hint="free space on the file system of the state directory")
+    elif exc.errno in {errno.EMFILE, errno.ENFILE}:
+        error = StateError(str(exc), hint="raise the limit of open files (LimitNOFILE= in the unit, ulimit -n)")
+    else:
+        error = StateError(str(exc), hint="see whether the disk of the state directory is mounted, whole and writable")
+    error.retryable = True
+    error.__cause__ = exc
+
+    return error
 
 
 class BusyError(HubsyncError):

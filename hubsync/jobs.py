@@ -19,7 +19,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from hubsync.config.schedule import NICKNAMES, Schedule, expand_cron
-from hubsync.errors import HubsyncError
+from hubsync.errors import HubsyncError, read_os_error
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.streak import Streaks
 from hubsync.store.process import StoppedError
@@ -138,9 +138,10 @@ class Jobs:
             work()
         except StoppedError:
             return
-        except HubsyncError as exc:
-            if failures := self._streaks.fail(name, exc.error_kind):
-                _tell_failed(name, exc, failures)
+        except (HubsyncError, OSError) as exc:
+            known = exc if isinstance(exc, HubsyncError) else read_os_error(exc)
+            if failures := self._streaks.fail(name, known.error_kind):
+                _tell_failed(name, known, failures)
         except Exception as exc:
             if failures := self._streaks.fail(name, type(exc).__name__):
                 log.exception("schedule.failed", job=name, error=f"{type(exc).__name__}: {exc}", error_kind="internal",

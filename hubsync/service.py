@@ -4,8 +4,10 @@
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubsync.config.model import Config, Target
-from hubsync.errors import BusyError, StateError
+from hubsync.errors import BusyError, StateError, read_os_error
 from hubsync.mirror.limits import Limits
 from hubsync.mirror.publish import Means, Publisher
 from hubsync.mirror.token import Tokens, find_exposed_tokens
@@ -23,9 +25,12 @@ from hubsync.pipeline import Pipeline, open_store
 from hubsync.presence import is_same_file
 from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.store.git import git_executable
+from hubsync.store.objects import state_errors
 from hubsync.store.private import make_private, private_files
 
 _ORPHAN_S = 5.0
+_STARTING_S = 2.0  # how long it may take another hubsync to say that the lock is its own
+_POLL_S = 0.05
 
 log = get_logger()
 
@@ -83,9 +88,12 @@ def hold_state(state_dir: Path) -> Iterator[int]:
         try:
             fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as exc:
+            if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise read_os_error(exc) from exc
             raise StateError(f"{state_dir}: {exc.strerror}", hint="let this user write it, or set state_dir") from exc
         try:
-            _lock(fd, state_dir)
+            with state_errors():
+                _lock(fd, state_dir)
             yield fd
         finally:
             os.close(fd)
@@ -102,15 +110,19 @@ def _read_owner(fd: int) -> str:
 
 
 def _lock(fd: int, state_dir: Path) -> None:
-    if not _try_lock(fd):
+    deadline = time.monotonic() + _STARTING_S
+    while not _try_lock(fd):
+        others, orphans = find_holders(state_dir / "lock")
         owner = _read_owner(fd)
-        holders = find_holders(state_dir / "lock")
-        if owner in holders or not holders:
+        if orphans and not others:
+            _end_orphans(fd, state_dir)
+            break
+        if owner in others or time.monotonic() > deadline:
             raise BusyError(
                 f"another hubsync (pid {owner or 'unknown'}) works on {state_dir}",
                 hint="use `hubsync flush` to make it publish now, or stop it first",
             )
-        _end_orphans(fd, holders, state_dir)
+        time.sleep(_POLL_S)  # one just starts, or ended while we looked
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
@@ -124,29 +136,43 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def find_holders(lock: Path) -> set[str]:
-    """Return the process ids, other than our own, that have *lock* open."""
+def find_holders(lock: Path) -> tuple[set[str], set[str]]:
+    """Return the process ids of those that have *lock* open: other hubsyncs, and children that inherited it from one."""
     file = lock.stat()
-    holders = {path.parts[2] for path in Path("/proc").glob("[0-9]*/fd/*") if is_same_file(path, file)}
+    others: set[str] = set()
+    children: set[str] = set()
+    for path in Path("/proc").glob("[0-9]*/fd/*"):
+        if is_same_file(path, file):
+            (children if _is_inherited(path) else others).add(path.parts[2])
 
-    return holders - {str(os.getpid())}
+    return others - {str(os.getpid())}, children - others
 
 
-def _end_orphans(fd: int, holders: set[str], state_dir: Path) -> None:
+def _is_inherited(fd: Path) -> bool:
+    """Tell whether a descriptor came through exec(2); hubsync opens the lock so that it does not, but for its children."""
+    with contextlib.suppress(OSError):
+        flags = re.search(r"^flags:\s*(\d+)", (fd.parents[1] / "fdinfo" / fd.name).read_text(), re.MULTILINE)
+        return flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
+
+    return False
+
+
+def _end_orphans(fd: int, state_dir: Path) -> None:
     """End the children that a killed hubsync left at work: they hold its lock, and their work is repeated."""
-    log.warning("state.recovered", what="orphans", path=str(state_dir), reason=f"{len(holders)} outlived a killed hubsync")
+    _, orphans = find_holders(state_dir / "lock")
+    log.warning("state.recovered", what="orphans", path=str(state_dir), reason=f"{len(orphans)} outlived a killed hubsync")
     deadline = time.monotonic() + _ORPHAN_S
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in find_holders(state_dir / "lock"):
+        for pid in find_holders(state_dir / "lock")[1]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), number)
         while time.monotonic() < deadline:
             if _try_lock(fd):
                 return
-            time.sleep(0.05)
+            time.sleep(_POLL_S)
         deadline += _ORPHAN_S
 
-    raise BusyError(f"children of an earlier hubsync do not end: {', '.join(sorted(holders))}")
+    raise BusyError(f"children of an earlier hubsync do not end: {', '.join(sorted(orphans))}")
 
 
 def select_targets(config: Config, names: tuple[str, ...]) -> tuple[Target, ...]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from hubsync.errors import DiskFullError, HubsyncError
+from hubsync.errors import DiskFullError, HubsyncError, read_os_error
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.streak import Streaks
@@ -88,11 +88,12 @@ class Watcher(threading.Thread):
             step()
         except StoppedError:
             raise
-        except HubsyncError as exc:
-            if failures := self._streaks.fail(job, exc.error_kind):
-                self._log.error("schedule.failed", job=job, error=str(exc), error_kind=exc.error_kind,
-                                retryable=exc.retryable, hint=exc.hint, failures=failures)  # fmt: skip
-            self._stopping.wait(_CHECK_S if isinstance(exc, DiskFullError) else 1)
+        except (HubsyncError, OSError) as exc:
+            known = exc if isinstance(exc, HubsyncError) else read_os_error(exc)
+            if failures := self._streaks.fail(job, known.error_kind):
+                self._log.error("schedule.failed", job=job, error=str(known), error_kind=known.error_kind,
+                                retryable=known.retryable, hint=known.hint, failures=failures)  # fmt: skip
+            self._stopping.wait(_CHECK_S if isinstance(known, DiskFullError) else 1)
         except Exception as exc:  # noqa: BLE001 - a bug must not end the watch
             if failures := self._streaks.fail(job, type(exc).__name__):
                 self._log.exception("schedule.failed", job=job, error=str(exc), error_kind="internal", retryable=True,

@@ -1,13 +1,12 @@
 """Keeps one mirror going: publish, say how it went, and when to try again. One failure never reaches another mirror."""
 
-import errno
 import random
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from hubsync.config.model import Mirror
-from hubsync.errors import DiskFullError, HubsyncError, MirrorError, StateError
+from hubsync.errors import HubsyncError, MirrorError, read_os_error
 from hubsync.mirror.announce import Published
 from hubsync.mirror.limits import Limits, endpoint_name, repo_name
 from hubsync.mirror.publish import Publisher
@@ -265,13 +264,9 @@ def _asked_s(exc: HubsyncError) -> float | None:
 
 def _unexpected(exc: Exception) -> HubsyncError:
     """Return what nobody foresaw as an error that is tried again; what the system says of its disks is known."""
-    failure: HubsyncError
-    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-        failure = DiskFullError(str(exc), hint="free space on the state directory")
-    elif isinstance(exc, OSError):
-        failure = StateError(str(exc), hint="see what is wrong with the state directory and its file system")
-    else:
-        failure = HubsyncError(f"{type(exc).__name__}: {exc}", hint="this is a fault of hubsync; please report it")
+    if isinstance(exc, OSError):
+        return read_os_error(exc)
+    failure = HubsyncError(f"{type(exc).__name__}: {exc}", hint="this is a fault of hubsync; please report it")
     failure.retryable = True
     failure.__cause__ = exc
 

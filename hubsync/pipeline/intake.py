@@ -61,7 +61,11 @@ class Intake:
             first.append(entry)
             size += entry.identity.size
         self._files.early.update(entry.path for entry in first)
-        tried = self._map(self._try, first)
+        try:
+            tried = self._map(self._try, first)
+        except BaseException:  # a full disk: they are tried again
+            self._files.early.difference_update(entry.path for entry in first)
+            raise
         captured = [self._sort(entry, outcome) for entry, outcome in zip(first, tried, strict=True)]
 
         return any(one is not None for one in captured)

@@ -33,7 +33,7 @@ from hubsync.units import target_rules
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.logs import is_event_log
-from hubsync.watch.names import Kind, find_collisions
+from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
 
 _NO_ROOM = "capture is paused: there is too little free space"
@@ -113,6 +113,8 @@ class Pipeline:
 
     def take_inventory(self, under: str = "") -> bool:
         """Compare the source (or its directory *under*) with what was captured; return False if that halts the target."""
+        if under and judge_names(under, is_dir=True) is not None:  # nothing below it is taken
+            return True
         with self.lock:
             started = time.monotonic()
             inventory = self._list(under)
@@ -157,7 +159,7 @@ class Pipeline:
     def note(self, path: str) -> None:
         """Look at *path*, of which an event said that it changed."""
         with self.lock:
-            if self.halted is not None:
+            if self.halted is not None or judge_names(path) is not None:  # an inventory says what is refused by its name
                 return
             if not self._rules.verdict(path).taken:
                 self._units.note_not_taken(path)
@@ -184,10 +186,10 @@ class Pipeline:
         with self.lock:
             if self.halted is not None:
                 return Settled()
-            settled = self._files.take_settled()
+            self._units.touch(self._files.take_settled())
             self._intake.find_early()
             early = bool(self._intake.early) and self._guard.has_room() and self._intake.capture_early()
-            for unit in self._units.touched_by(settled, self._waiting_units()):
+            for unit in self._units.take_touched(self._waiting_units()):
                 self._units.judge(unit)
             self._units.abandon_late()
 

@@ -136,12 +136,16 @@ class Units:
         for unit in [name for name, state in self.by_name.items() if not state.completion.complete]:
             self.judge(unit)
 
-    def touched_by(self, settled: Iterable[str], waiting: AbstractSet[str]) -> set[str]:
-        """Return the units to be judged now that the paths *settled* are; those that are *waiting*, another time."""
-        touched = self._left & self.by_name.keys()
+    def touch(self, settled: Iterable[str]) -> None:
+        """Note that the units of the paths *settled* are to be judged."""
         for path in settled:
             if (unit := self.unit_of(path)) and (unit in self.by_name or not is_event_log(path)):
-                touched.add(unit)
+                self.by_name.setdefault(unit, Unit(time.monotonic()))
+                self._left.add(unit)
+
+    def take_touched(self, waiting: AbstractSet[str]) -> set[str]:
+        """Return the units to be judged now; those that are *waiting*, another time."""
+        touched = self._left & self.by_name.keys()
         self._left = touched & waiting
 
         return touched - waiting

@@ -41,12 +41,12 @@ def expect_all(world: World, trainer: Trainer, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_killed_at_every_step_nothing_is_lost(world: World, seed: int) -> None:
     """Killed at each step from pin to record, a publication is what it would have been."""
     trainer = Trainer(world.source, seed)
     for step in killing.STEPS:
-        trainer.save()
+        trainer.save(large=step == "in mid upload")
         for _ in range(2):
             trainer.act()
         assert world.kill_at(step), step
@@ -55,7 +55,7 @@ def test_killed_at_every_step_nothing_is_lost(world: World, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.timeout(1200 + 60 * KILLS)
 def test_killed_at_any_time_nothing_is_lost(world: World, seed: int) -> None:
     """Whatever is killed while trainers write, every mirror ends with all of it, and never shows a unit in part."""
     trainer = Trainer(world.source, random.Random(seed).randrange(1 << 30))

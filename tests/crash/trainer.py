@@ -18,7 +18,7 @@ from pathlib import Path
 Version = dict[str, str]  # path in the unit → SHA-256
 
 DONE = "DONE"
-_LARGE = 6_000_000  # takes part of a second to upload, at the rate that the config allows
+_LARGE = 12_000_000  # takes part of a second to upload, at the rate that the config allows
 _SMALL = 60_000
 _LEAST_LOOSE = 8  # of so many one may be deleted: never more than half of a target while hubsync is away
 _BUSY_S = 0.02
@@ -35,6 +35,7 @@ class Trainer:
         self._random = random.Random(seed)
         self._spoiled: set[str] = set()  # units that were rewritten in place: what was not sent of them is lost with them
         self._count = 0
+        self._is_large = False
         self._running = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -68,8 +69,9 @@ class Trainer:
 
     # --- units
 
-    def save(self) -> str:
-        """Save a unit, in one of the ways in which trainers do."""
+    def save(self, *, large: bool = False) -> str:
+        """Save a unit, in one of the ways in which trainers do; a *large* one takes a while to upload."""
+        self._is_large = large or self._random.random() < 0.15
         target = self._random.choice(["sft", "lora"])
         unit = f"checkpoint-{len(self.units[target]) + 1}"
         directory = self.root / target / unit
@@ -112,7 +114,7 @@ class Trainer:
 
     def _save_files(self, target: str, unit: str, directory: Path, *, in_place: bool) -> None:
         directory.mkdir(exist_ok=True)
-        size = _LARGE if self._random.random() < 0.15 else _SMALL
+        size = _LARGE if self._is_large else _SMALL
         contents = {
             "model.safetensors": self._safetensors(size),
             "optimizer.safetensors": self._safetensors(_SMALL),

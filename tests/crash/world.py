@@ -13,10 +13,14 @@ from typing import Any
 
 import canary
 import killing
-from support.running import PATIENCE_S, ROOT, Daemon, hubsync
+from support.running import PATIENCE_S, ROOT, Daemon
 
 TOKEN = "hf_" + canary.LETTERS[0] * 34
 _POLL_S = 0.01
+_MOST_LINES = 60  # of the log until something is killed
+_LIVE_S = 15.0
+_STEP_S = 15.0  # how long a step is waited for that may not come
+_END_S = 900.0
 
 
 class HubProcess:
@@ -113,7 +117,7 @@ class World:
     def kill_anything(self) -> None:
         """Kill one of the processes, or several, at a random moment."""
         daemon = self.running()
-        time.sleep(self._random.random() * 2)
+        self._let_live(daemon)
         match self._random.choices(["daemon", "child", "hub", "all", "step"], [4, 4, 2, 1, 4])[0]:
             case "daemon":
                 self.kill_daemon()
@@ -127,7 +131,15 @@ class World:
             case _:
                 self.kill_daemon()
                 step = self._random.choice(list(killing.STEPS))
-                self.kill_at(f"{step}:{self._random.randrange(1, 4)}", patience_s=6)
+                self.kill_at(f"{step}:{self._random.randrange(1, 4)}", patience_s=_STEP_S)
+
+    def _let_live(self, daemon: Daemon) -> None:
+        """Let it do a random amount of work, by the lines of its log: a busy machine is slow."""
+        wanted = len(daemon.events) + self._random.randrange(_MOST_LINES)
+        deadline = time.monotonic() + _LIVE_S
+        while len(daemon.take_events()) < wanted and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        time.sleep(self._random.random() * 0.1)
 
     def _kill_child(self, daemon: Daemon) -> None:
         deadline = time.monotonic() + 2
@@ -164,7 +176,8 @@ class World:
             assert 0 == self.running().stop()
             self._gather()
         for _ in range(2):
-            done = hubsync(self.config, "once", "--timeout", "50s")
+            argv = [sys.executable, "-m", "hubsync", "once", "-c", self.config]
+            done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=_END_S, check=False)
             assert 0 == done.returncode, done.stderr[-3000:]
 
     def close(self) -> None:
@@ -217,6 +230,7 @@ def _declare(root: Path, hubs: dict[str, HubProcess]) -> str:
     return f"""
 [log]
 format = "json"
+level = "debug"
 [service]
 state_dir = "{root}/state"
 min_free = "1MB"

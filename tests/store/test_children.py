@@ -1,0 +1,47 @@
+"""How running children are watched: what counts as getting on, and how much they may say."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hubsync.mirror.agent_client import Action, Client, TransferError
+from hubsync.mirror.failures import read_failure
+from hubsync.store.process import PIPE, ChildStalledError, Finished, OutputTooLongError, Watch, finish, read_command
+
+SAY = "import sys, time\nfor _ in range({times}):\n    sys.stderr.write({words!r}); sys.stderr.flush(); time.sleep(0.02)\n"
+
+
+def watch(words: str, times: int, stall_s: float) -> Finished:
+    """Run a child that says *words* every now and then, of which those after ``remote: `` are talk."""
+    argv = (sys.executable, "-c", SAY.format(times=times, words=words))
+    with subprocess.Popen(argv, stdout=PIPE, stderr=PIPE, start_new_session=True) as child:
+        return finish(child, watch=Watch(stall_s=stall_s, talk=b"remote: "))
+
+
+def test_a_listing_that_is_too_long_is_no_listing() -> None:
+    """It is an error, not the end of it."""
+    with pytest.raises(OutputTooLongError):
+        read_command(("head", "-c", "70000000", "/dev/zero"), {"PATH": "/usr/bin:/bin"}, timeout_s=60)
+
+
+@pytest.mark.parametrize("words", ["remote: at work\n", "remote: 5%\rremote: 6%\r", "remote: no end of the line "])
+def test_a_server_that_only_talks_does_not_get_on(words: str) -> None:
+    """Its words are believed for a while, however many there are."""
+    with pytest.raises(ChildStalledError):
+        watch(words, 100_000, stall_s=0.5)
+
+
+def test_what_the_tool_says_itself_is_progress() -> None:
+    """Also with talk in between, and for longer than a stall may last."""
+    assert 0 == watch("remote: at work\nWriting objects: 5%\r", 100, stall_s=1.0).returncode
+
+
+def test_bytes_for_https_do_not_go_out_in_the_open() -> None:
+    """An LFS API on https that names a plain address is wrong; nothing is sent there, not even asked."""
+    client = Client("https://hub.invalid/x.git/info/lfs", None, stall_s=1, connect_s=1)
+
+    with pytest.raises(TransferError, match="plain http") as caught:
+        client.put(Action("http://127.0.0.1:9/x"), lambda: iter((b"x",)), 1)
+
+    assert ("tls", True) == (read_failure("upload", str(caught.value)).error_kind, caught.value.is_general)

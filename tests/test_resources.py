@@ -1,0 +1,102 @@
+"""A disk that is full, read-only or gone, too few descriptors: hubsync says it, and goes on by itself when it is mended."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.running import ROOT, Daemon, digests, download, endpoint, hubsync, write_checkpoint, write_config
+
+from hubsync.localhub import LocalHub
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def config(tmp_path: Path, source: Path, hub: LocalHub) -> Path:
+    config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+    config.write_text(config.read_text().replace('min_free = "1MB"', 'min_free = "1B"'))
+    return config
+
+
+def small_disk(state: Path, options: str, first: str = "true") -> tuple[str, ...]:
+    """Return what runs a command with a small disk of its own at *state*, seen through its process, after *first*."""
+    state.mkdir(mode=0o700, exist_ok=True)
+    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    mount = f'mount -t tmpfs -o mode=0700,{options} tmpfs {state} && {{ ( {first} ) 2>&-; exec "$@"; }}'
+
+    return ("unshare", *user, "--mount", "sh", "-c", mount, "sh")
+
+
+def fill(directory: Path) -> None:
+    """Take all the room there is, and all names."""
+    with (directory / "fill").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    try:
+        for number in range(200):
+            (directory / f"fill{number}").touch()
+    except OSError:
+        pass
+
+
+def make_room(directory: Path) -> None:
+    for path in directory.glob("fill*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("options", ["size=4m", "nr_inodes=120"])
+@pytest.mark.timeout(300)
+def test_a_full_disk_stops_nothing_for_good(config: Path, source: Path, hub: LocalHub, options: str) -> None:
+    """Full at the start, or in the middle of the work: it is said, nothing is torn, and all goes on when there is room."""
+    write_checkpoint(source / "checkpoint-1")
+    state = config.parent / "state"
+    fill_it = f"head -c 50m /dev/zero > {state}/fill; for n in $(seq 500); do : > {state}/fill$n; done"
+    argv = [*small_disk(state, options, fill_it), sys.executable, "-m", "hubsync", "run", "-c", str(config)]
+    refused = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert 73 == refused.returncode  # not even the lock, or the socket, can be made: systemd tries again
+    assert "No space left" in refused.stderr
+    with Daemon(config, *small_disk(state, options)) as daemon:
+        inside = Path(f"/proc/{daemon.process.pid}/root{state}")
+        daemon.wait_for("unit.published", unit="checkpoint-1")
+        fill(inside)
+        write_checkpoint(source / "checkpoint-2")
+        (source / "a.txt").write_text("a")
+        while not any("free space" in f"{event.get('hint')} {event.get('reason')}" for event in daemon.events):
+            daemon.wait_for("heartbeat")
+        make_room(inside)
+        daemon.wait_for("unit.published", unit="checkpoint-2")
+        assert 0 == daemon.stop()
+
+    assert not [event for event in daemon.take_events() if event.get("error_kind") == "internal"]
+    assert 0 == hubsync(config, "once").returncode  # with another state: all is compared, and nothing new
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def test_a_state_that_is_gone_ends_hubsync(config: Path, source: Path) -> None:
+    """Whoever takes the state directory away takes the lock with it: hubsync ends with 73, so that it is started anew."""
+    with Daemon(config) as daemon:
+        daemon.wait_for("daemon.ready")
+        shutil.move(config.parent / "state", config.parent / "elsewhere")
+        assert 73 == daemon.process.wait(60)
+        assert "gone" in daemon.wait_for("daemon.stopping")["reason"]
+
+    (source / "a.txt").write_text("a")
+    assert 0 == hubsync(config, "once").returncode
