@@ -51,7 +51,7 @@ token = {{ env = "BENCH_TOKEN" }}
 [service]
 state_dir = "{place["scratch"]}/state"
 min_free = "0"
-priority = "{place.get("priority", "low")}"
+priority = "{place.get("priority", "normal")}"
 [[target]]
 {lines}
 """)
