@@ -71,6 +71,37 @@ def test_requests_that_are_left_are_no_reason(rig: Rig, server: PlainServer) -> 
     assert "commit_quota" == rig.work.workers[0].trouble.error.error_kind  # type: ignore[union-attr]
 
 
+def test_a_commit_quota_that_only_pushes_meet_is_read_from_the_body(make_rig: MakeRig, server: PlainServer) -> None:
+    """git shows no body of an answer to a push: the server is asked once more, with the token, and pushes nothing."""
+    server.token = "hf_canary"
+    rig = make_rig(server)
+    rig.write("a.txt")
+    rig.commit()
+
+    def refuse_pushes(request: Request) -> None:
+        if request.method == "POST" and request.path.endswith("/git-receive-pack") and request.authorization:
+            raise AnswerError(
+                429,
+                b'{"error": "You have exceeded the rate limit for repository commits (128 per hour). '
+                b'You can retry this action in about 1 hour."}',
+                RateLimit='"api";r=949;t=55',
+            )
+
+    server.before = refuse_pushes
+    worker = rig.work.workers[0]
+
+    worker.run()
+
+    assert worker.trouble is not None
+    assert "commit_quota" == worker.trouble.error.error_kind
+    assert 3590 < worker.wait_s() < 3602
+    rig.restart()
+    assert 3500 < rig.work.workers[0].wait_s() < 3602
+    server.before = lambda _: None
+    rig.publish()
+    assert {"a.txt": b"x"} == server.read_all(REPO)
+
+
 def test_no_wait_at_all_does_not_hammer(rig: Rig, server: PlainServer) -> None:
     """A server that says to come back at once is asked ever less often all the same."""
     rig.write("a.txt")
