@@ -15,7 +15,9 @@ _HEADERS = {
 }
 
 
-def explain_limit(failure: MirrorError, git_url: str, token: str | None, *, stall_s: float, connect_s: float) -> MirrorError:
+def explain_limit(
+    failure: MirrorError, git_url: str, token: str | None, *, stall_s: float, connect_s: float
+) -> MirrorError:
     """Return *failure*, or a better one if the server says now how long a push that it refused has to wait."""
     client = Client(git_url, basic_authorization(token) if token else None, stall_s=stall_s, connect_s=connect_s)
     try:

@@ -72,7 +72,7 @@ def test_requests_that_are_left_are_no_reason(rig: Rig, server: PlainServer) -> 
 
 
 def test_a_commit_quota_that_only_pushes_meet_is_read_from_the_body(make_rig: MakeRig, server: PlainServer) -> None:
-    """git shows no body of an answer to a push: the server is asked once more, with the token, and pushes nothing."""
+    """An answer to a push has a body that git does not show: the server is asked once more, with the token, and pushes nothing."""
     server.token = "hf_canary"
     rig = make_rig(server)
     rig.write("a.txt")
@@ -209,6 +209,20 @@ def test_mirrors_of_one_repository_share_its_budget(tmp_path: Path) -> None:
 
     assert (0, 2) == (again.commits_left("hub model acme/x", pace), again.commits_left("hub model acme/y", pace))
     assert again.commit_wait_s("hub model acme/x", pace) > 1700
+
+
+def test_a_raised_budget_holds_for_what_was_made_before(tmp_path: Path) -> None:
+    """Whoever raises ``max_commits_per_hour`` because a backlog waits does not wait as long as before."""
+    limits = Limits(tmp_path / "limits.json")
+    limits.count_commits("hub model acme/x", Pace(5), 3)
+    assert 0 == limits.commits_left("hub model acme/x", Pace(5))
+
+    again = Limits(tmp_path / "limits.json")
+
+    assert 47 == again.commits_left("hub model acme/x", Pace(100))
+    assert 0 == again.commits_left("hub model acme/x", Pace(3))
+    again.count_commits("hub model acme/x", Pace(100), 1)
+    assert 46 == Limits(tmp_path / "limits.json").commits_left("hub model acme/x", Pace(100))
 
 
 @pytest.mark.parametrize("content", ["", "{broken", json.dumps({"not_before": {"x": "soon"}})])
