@@ -72,7 +72,7 @@ def test_requests_that_are_left_are_no_reason(rig: Rig, server: PlainServer) -> 
 
 
 def test_a_commit_quota_that_only_pushes_meet_is_read_from_the_body(make_rig: MakeRig, server: PlainServer) -> None:
-    """An answer to a push has a body that git does not show: the server is asked once more, with the token, and pushes nothing."""
+    """Of an answer to a push git shows no body: the server is asked once more, with the token, and nothing is pushed."""
     server.token = "hf_canary"
     rig = make_rig(server)
     rig.write("a.txt")
