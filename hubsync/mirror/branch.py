@@ -121,12 +121,13 @@ class Branch:
         published = [change.after for step in steps for change in step.changes if change.path == card]
         theirs = self._cards.unmerged(self._git.list_tree(head), *published)
         differing: set[str] = set()
-        held = 0
+        held, is_any_there = 0, False  # what is refused or deleted leaves no trace of a push
         for number, step in enumerate(steps, 1):
             for change in step.changes:
                 is_there = theirs.get(change.path) == change.after
                 (differing.discard if is_there else differing.add)(change.path)
-            held = held if differing else number
+                is_any_there |= is_there and change.after is not None
+            held = number if is_any_there and not differing else held
 
         return (steps[held - 1].snapshot.commit, steps[held:]) if held else (base, steps)
 

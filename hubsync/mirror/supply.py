@@ -48,22 +48,33 @@ class Supply:
         return any(held)
 
     def hold_back_lost(self, steps: Sequence[Step]) -> bool:
-        """Hold back the files whose content is nowhere any more; tell whether there are such."""
-        lost = self._lacked_blobs(steps)
+        """Hold back the files whose content cannot be had; tell whether there are such."""
+        lacked = self._lacked_blobs(steps)
         newest = {change.path: change.after for step in steps for change in step.changes}
-        paths = [path for path, entry in newest.items() if entry is not None and entry.blob in lost]
-        why = MirrorError(
-            "it was changed or deleted here before it was uploaded, and no other mirror has it",
-            error_kind="spoiled",
-            retryable=False,
-            hint="nothing: its next version is published",
-        )
+        lost = {path: lacked[entry.blob] for path, entry in newest.items() if entry is not None and entry.blob in lacked}
+        held = [self._refusals.refuse([path], self._why_lost(oid)) for path, oid in lost.items()]
 
-        return self._refusals.refuse(paths, why)
+        return any(held)
+
+    def _why_lost(self, oid: str) -> MirrorError:
+        gone = "it was changed or deleted here before it was uploaded, and"
+        if (failure := self._uploader.not_given.get(oid)) is None:
+            return MirrorError(
+                f"{gone} no other mirror has it",
+                error_kind="spoiled",
+                retryable=False,
+                hint="nothing: its next version is published",
+            )
+        return MirrorError(
+            f"{gone} the mirror that has it does not give it: {failure}",
+            error_kind="server",  # not the file's own fault: it is asked for again soon
+            retryable=True,
+            hint="see how the other mirror is; hubsync asks it again by itself",
+        )
 
     def publishable(self, steps: Sequence[Step]) -> list[Step]:
         """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""
-        lacked = self._lacked_blobs(steps)
+        lacked = self._lacked_blobs(steps).keys()
         ready: list[Step] = []
         waiting: list[Step] = []
         for step in steps:
@@ -82,9 +93,10 @@ class Supply:
         wanted = [pointers[blob] for step in _newest_first(steps) for blob in _pointers_of(step, pointers)]
         return {pointer.oid: pointer for pointer in wanted}
 
-    def _lacked_blobs(self, steps: Sequence[Step]) -> set[str]:
-        """Return the pointers of *steps* whose objects the mirror lacks."""
-        return {blob_id(pointer.encode()) for pointer in self._uploader.lacks(self._objects(steps)).values()}
+    def _lacked_blobs(self, steps: Sequence[Step]) -> dict[str, str]:
+        """Return the pointers of *steps* whose objects the mirror lacks: blob → oid."""
+        lacked = self._uploader.lacks(self._objects(steps))
+        return {blob_id(pointer.encode()): oid for oid, pointer in lacked.items()}
 
 
 def _newest_first(steps: Sequence[Step]) -> list[Step]:

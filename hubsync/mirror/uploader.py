@@ -32,6 +32,8 @@ class Uploader:
         self._remote = remote
         self._others = others
         self._min_free_bytes = min_free_bytes
+        self.not_given: dict[str, MirrorError] = {}
+        """The objects that are not here, and that another mirror has but did not give when it was asked last."""
 
     def lacks(self, objects: Objects) -> Objects:
         """Return those of *objects* that the mirror is not known to have."""
@@ -98,6 +100,7 @@ class Uploader:
         """Get those of *objects* that are not here any more from other mirrors; return their oids."""
         missing = {oid: pointer for oid, pointer in self.lacks(objects).items() if not self._store.has_intact(oid)}
         got: list[str] = []
+        self.not_given = {}
         for name, remote in self._others.items():
             there = {oid: missing[oid] for oid in self._store.ledger.uploaded(name, missing)}
             if not there:
@@ -107,8 +110,11 @@ class Uploader:
                 remote.download_objects(there.values())
             except MirrorError as exc:
                 log.debug("object.missing", source=name, files=len(there), error=str(exc))
+                if exc.error_kind != "not_found":
+                    self.not_given |= dict.fromkeys(there, exc)
             healed = [oid for oid in there if self._store.keep_download(oid)]
             got += healed
+            self.not_given = {oid: exc for oid, exc in self.not_given.items() if oid not in healed}
             missing = {oid: pointer for oid, pointer in missing.items() if oid not in healed}
             if healed:
                 log.info("object.healed", source=name, files=len(healed), bytes=sum(there[oid].size for oid in healed))

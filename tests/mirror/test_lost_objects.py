@@ -111,3 +111,46 @@ def test_too_little_room_waits(make_rig: MakeRig, server: PlainServer, second: P
     rig.publisher(1)._supply._uploader._min_free_bytes = 1
     worker.run(now=True)
     assert safetensors(3000) == second.read(REPO, "model.safetensors")
+
+
+def test_wrong_bytes_from_the_other_mirror_are_asked_for_again_soon(
+    make_rig: MakeRig, server: PlainServer, second: PlainServer
+) -> None:
+    """They never reach a mirror, the unit waits with the true reason, and comes by itself once the bytes are right."""
+    rig = rotated(make_rig(server, units=("checkpoint-*",), complete_when=("DONE",)))
+    right = dict(server.objects)
+    server.objects = dict.fromkeys(right, b"other bytes")
+    add_mirror(rig, second)
+    worker = rig.work.workers[1]
+
+    worker.run()
+
+    assert {} == {oid: content for oid, content in second.objects.items() if right.get(oid) != content}
+    assert "does not give it" in rig.publisher(1).refused()["checkpoint-1/model.safetensors"]
+    assert (worker.due_s() or 0) < 60
+    server.objects = right
+    worker._refused_next = 0.0
+    worker.run()
+    assert server.read_all(REPO) == second.read_all(REPO)
+
+
+def test_a_repository_that_has_files_of_others_takes_what_comes_after_a_lost_unit(
+    make_rig: MakeRig, server: PlainServer, second: PlainServer
+) -> None:
+    """A snapshot of which nothing can be published is not taken for one that was pushed already."""
+    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+    rig.write("checkpoint-1/model.safetensors", safetensors(3000))
+    rig.write("checkpoint-1/DONE", b"")
+    rig.update()
+    rig.work.release()
+    shutil.rmtree(rig.source / "checkpoint-1")
+    rig.write("note.txt", b"hi")
+    rig.update()
+    server.objects.clear()
+    second.commit(REPO, {"README.md": b"theirs"})
+    add_mirror(rig, second)
+
+    rig.work.workers[1].run()
+
+    assert rig.work.workers[1].trouble is None
+    assert {"README.md": b"theirs", "note.txt": b"hi"} == second.read_all(REPO)
