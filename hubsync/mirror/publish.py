@@ -6,7 +6,7 @@ push.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -97,6 +97,7 @@ class Publisher:
         self._retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
+        self.on_success: Callable[[], None] = lambda: None  # called after each push, of which a publication may have two
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
 
     def published(self) -> str | None:
@@ -389,6 +390,7 @@ class Publisher:
         heads = {name: each.commit for name, each in grafted.items()}
         self._record.note_published(heads, published, ahead, ahead_of=ahead_of)
         self._pusher.note_published(grafted)
+        self.on_success()
 
     def _newest_waiting(self, steps: Sequence[Step]) -> Snapshot | None:
         """Return the newest snapshot of *steps* that completes units, if another one has objects to send."""
