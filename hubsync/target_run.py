@@ -186,7 +186,7 @@ class TargetRun:
     def _is_at_rest(self, worker: MirrorWorker) -> bool:
         if self._push_name(worker) in self._jobs.running():
             return time.monotonic() - worker.publisher.progressed > _HUNG_S
-        return worker.trouble is not None or not worker.publisher.backlog()
+        return worker.trouble is not None or not worker.publisher.backlog() or bool(worker.waits_for())
 
     def unfinished(self) -> list[str]:
         """Return what did not get through, for people to read."""

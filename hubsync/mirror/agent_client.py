@@ -117,6 +117,14 @@ class Client:
         except (ValueError, RecursionError):
             return {}
 
+    def post_bytes(self, action: Action, content: bytes) -> None:
+        """Post *content* as it is; no redirect is followed.
+
+        Raises:
+            TransferError: it was refused, or there is no answer.
+        """
+        self._request("POST", action, lambda: iter((content,)), len(content))
+
     def put(self, action: Action, body: Body, size: int) -> str:
         """Put the *size* bytes of *body*; follow redirects; return the answer's ETag.
 

@@ -23,6 +23,7 @@ class _Notes(BaseModel):
 
     not_before: dict[str, float] = Field(default_factory=dict)  # by endpoint or repository
     commits_free_at: dict[str, float] = Field(default_factory=dict)  # by repository, see Pace
+    per_hour: dict[str, int] = Field(default_factory=dict)  # by repository: the pace at which that was reckoned
 
 
 class Limits:
@@ -56,11 +57,11 @@ class Limits:
 
     def commits_left(self, repo: str, pace: Pace) -> int:
         """Return how many commits *repo* may get now."""
-        return pace.left(self._notes.commits_free_at.get(repo, 0.0), time.time())
+        return pace.left(self._free_at(repo, pace), time.time())
 
     def commit_wait_s(self, repo: str, pace: Pace) -> float:
         """Return the seconds until *repo* may get a commit."""
-        return pace.wait_s(self._notes.commits_free_at.get(repo, 0.0), time.time())
+        return pace.wait_s(self._free_at(repo, pace), time.time())
 
     def count_commits(self, repo: str, pace: Pace, commits: int) -> None:
         """Count *commits* that *repo* got."""
@@ -68,10 +69,19 @@ class Limits:
             return
         now = time.time()
         with self._lock:
-            free_at = pace.take(self._notes.commits_free_at.get(repo, 0.0), now, commits)
+            free_at = pace.take(self._free_at(repo, pace), now, commits)
             kept = {each: time for each, time in self._notes.commits_free_at.items() if time > now}
             self._notes.commits_free_at = {**kept, repo: free_at}
+            self._notes.per_hour = {each: self._notes.per_hour.get(each, pace.per_hour) for each in kept} | {
+                repo: pace.per_hour
+            }
             self._write()
+
+    def _free_at(self, repo: str, pace: Pace) -> float:
+        """Return when *repo* has its budget back: a changed ``max_commits_per_hour`` holds for what was made before it."""
+        free_at = self._notes.commits_free_at.get(repo, 0.0)
+        noted = self._notes.per_hour.get(repo, pace.per_hour)
+        return free_at if noted == pace.per_hour else pace.convert(free_at, Pace(noted), time.time())
 
     def _write(self) -> None:
         new = self._path.with_suffix(".new")

@@ -40,6 +40,11 @@ class Pace:
         """Return when all is given back after *commits* more."""
         return now + min(_LONGEST_S, self._owed(free_at, now) + commits * self._each_s)
 
+    def convert(self, free_at: float, other: "Pace", now: float) -> float:
+        """Return when all is given back at this pace of what is given back at *free_at* at the *other* one."""
+        commits = self._owed(free_at, now) / other._each_s  # noqa: SLF001 - of the same class
+        return now + commits * self._each_s
+
     def _owed(self, free_at: float, now: float) -> float:
         # A clock that was put back must not stop a mirror for longer than an empty budget does.
         return min(max(0.0, free_at - now), _LONGEST_S)

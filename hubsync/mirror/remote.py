@@ -15,6 +15,7 @@ from hubsync.errors import MirrorError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
+from hubsync.mirror.push_refusal import explain_limit
 from hubsync.mirror.token import Tokens, credential_config
 from hubsync.mirror.uploads import Gauge, Told, Upload, agent_config, declare_limit
 from hubsync.mirror.xet import git_xet_config
@@ -187,7 +188,14 @@ class Remote:
                 return
             if exc.error_kind == "conflict":
                 raise HeadMovedError(str(exc), exc.hint) from exc
+            if exc.error_kind == "rate_limited" and exc.retry_after_s is None and exc.retry_at is None:
+                raise self._explain_limit(exc) from exc
             raise
+
+    def _explain_limit(self, failure: MirrorError) -> MirrorError:
+        url = (self._found or self._candidates[0]).git
+        token = self._tokens.read(self._endpoint)
+        return explain_limit(failure, url, token, stall_s=self._endpoint.timeout_s, connect_s=_CONNECT_S)
 
     def _push(self, specs: list[str]) -> None:
         try:

@@ -2,7 +2,7 @@
 
 It is a clock that says when the next byte may leave (the generic cell rate algorithm of ITU-T I.371): to take bytes
 is to put the clock forward, and to wait until it was that late. So a taker that is killed leaves nothing behind, and what
-was not used is not saved up. It must never know what is sent, nor to whom.
+was not used is not saved up, but for half a second. It must never know what is sent, nor to whom.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 _STATE = struct.Struct("=qd")  # bytes per second, 0 for unlimited; when the next byte may leave (CLOCK_MONOTONIC)
+_CATCH_UP_S = 0.5  # a taker that a busy machine wakes too late, or that waits for the disk, makes up for that much
 _PIECES_PER_S = 20  # a taker waits this often in a second: rather even, and quick to follow a new rate
 
 
@@ -47,7 +48,7 @@ class Throttle:
             bytes_per_s, free_at = self._read()
             amount = max(1, min(wanted, bytes_per_s // _PIECES_PER_S)) if bytes_per_s else wanted
             now = self._clock()
-            starts_at = max(now, free_at)
+            starts_at = max(now - _CATCH_UP_S, free_at)
             if bytes_per_s:
                 self._write(bytes_per_s, starts_at + amount / bytes_per_s)
         self._sleep(max(0.0, starts_at - now))

@@ -41,7 +41,7 @@ def expect_all(world: World, trainer: Trainer, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0])
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_killed_at_every_step_nothing_is_lost(world: World, seed: int) -> None:
     """Killed at each step from pin to record, a publication is what it would have been."""
     trainer = Trainer(world.source, seed)

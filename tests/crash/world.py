@@ -17,8 +17,9 @@ from support.running import PATIENCE_S, ROOT, Daemon
 
 TOKEN = "hf_" + canary.LETTERS[0] * 34
 _POLL_S = 0.01
-_MOST_LINES = 60  # of the log until something is killed
+_MOST_LINES = 12  # of the log until something is killed
 _LIVE_S = 15.0
+_PATIENCE_S = 240.0  # a step that must come comes, however busy the machine is
 _STEP_S = 15.0  # how long a step is waited for that may not come
 _END_S = 900.0
 
@@ -94,7 +95,7 @@ class World:
             raise AssertionError(f"hubsync ended by itself: {self._gather()[-5:]}")
         return self.daemon or self.start()
 
-    def kill_at(self, step: str, patience_s: float = PATIENCE_S) -> bool:
+    def kill_at(self, step: str, patience_s: float = _PATIENCE_S) -> bool:
         """Let a new hubsync run until it is killed at *step*; return False if it does not come to that."""
         assert self.daemon is None
         daemon = self.start(step)
@@ -230,7 +231,6 @@ def _declare(root: Path, hubs: dict[str, HubProcess]) -> str:
     return f"""
 [log]
 format = "json"
-level = "debug"
 [service]
 state_dir = "{root}/state"
 min_free = "1MB"

@@ -71,6 +71,37 @@ def test_requests_that_are_left_are_no_reason(rig: Rig, server: PlainServer) -> 
     assert "commit_quota" == rig.work.workers[0].trouble.error.error_kind  # type: ignore[union-attr]
 
 
+def test_a_commit_quota_that_only_pushes_meet_is_read_from_the_body(make_rig: MakeRig, server: PlainServer) -> None:
+    """Of an answer to a push git shows no body: the server is asked once more, with the token, and nothing is pushed."""
+    server.token = "hf_canary"
+    rig = make_rig(server)
+    rig.write("a.txt")
+    rig.commit()
+
+    def refuse_pushes(request: Request) -> None:
+        if request.method == "POST" and request.path.endswith("/git-receive-pack") and request.authorization:
+            raise AnswerError(
+                429,
+                b'{"error": "You have exceeded the rate limit for repository commits (128 per hour). '
+                b'You can retry this action in about 1 hour."}',
+                RateLimit='"api";r=949;t=55',
+            )
+
+    server.before = refuse_pushes
+    worker = rig.work.workers[0]
+
+    worker.run()
+
+    assert worker.trouble is not None
+    assert "commit_quota" == worker.trouble.error.error_kind
+    assert 3590 < worker.wait_s() < 3602
+    rig.restart()
+    assert 3500 < rig.work.workers[0].wait_s() < 3602
+    server.before = lambda _: None
+    rig.publish()
+    assert {"a.txt": b"x"} == server.read_all(REPO)
+
+
 def test_no_wait_at_all_does_not_hammer(rig: Rig, server: PlainServer) -> None:
     """A server that says to come back at once is asked ever less often all the same."""
     rig.write("a.txt")
@@ -178,6 +209,20 @@ def test_mirrors_of_one_repository_share_its_budget(tmp_path: Path) -> None:
 
     assert (0, 2) == (again.commits_left("hub model acme/x", pace), again.commits_left("hub model acme/y", pace))
     assert again.commit_wait_s("hub model acme/x", pace) > 1700
+
+
+def test_a_raised_budget_holds_for_what_was_made_before(tmp_path: Path) -> None:
+    """Whoever raises ``max_commits_per_hour`` because a backlog waits does not wait as long as before."""
+    limits = Limits(tmp_path / "limits.json")
+    limits.count_commits("hub model acme/x", Pace(5), 3)
+    assert 0 == limits.commits_left("hub model acme/x", Pace(5))
+
+    again = Limits(tmp_path / "limits.json")
+
+    assert 47 == again.commits_left("hub model acme/x", Pace(100))
+    assert 0 == again.commits_left("hub model acme/x", Pace(3))
+    again.count_commits("hub model acme/x", Pace(100), 1)
+    assert 46 == Limits(tmp_path / "limits.json").commits_left("hub model acme/x", Pace(100))
 
 
 @pytest.mark.parametrize("content", ["", "{broken", json.dumps({"not_before": {"x": "soon"}})])

@@ -171,6 +171,29 @@ def test_bytes_leave_at_the_rate_however_many_take_them(rate: int) -> None:
     assert abs(taken / (time.now - 100.0) - rate) < 0.05 * rate
 
 
+def test_a_taker_that_is_woken_late_keeps_up_with_the_rate() -> None:
+    """A busy machine oversleeps: what that costs is made up for; a long pause is not."""
+    time, fd = Time(), open_allowance()
+
+    def oversleep(seconds: float) -> None:
+        time.sleep(seconds + 0.02)
+
+    throttle = Throttle(fd, time.clock, oversleep)
+    throttle.set_rate(100_000)
+    taken = 0
+    while time.now < 130.0:
+        taken += throttle.take(1 << 30)
+    assert abs(taken / (time.now - 100.0) - 100_000) < 5_000
+    time.now += 60.0
+    began, taken = time.now, 0
+    while time.now < began + 10.0:
+        taken += throttle.take(1 << 30)
+    throttle.close()
+    os.close(fd)
+
+    assert taken < 1_100_000
+
+
 def test_a_new_rate_holds_at_once() -> None:
     """What waits follows within a piece, and unlimited is unlimited."""
     time, fd = Time(), open_allowance()

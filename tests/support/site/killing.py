@@ -34,7 +34,7 @@ STEPS: dict[str, tuple[str, str, str, bool]] = {
     "after a pin is let go": ("hubsync.store.objects", "Objects", "release", _AFTER),
 }
 _REACHED: dict[str, Callable[[Any], bool]] = {  # of what the function belongs to; else whenever it is called
-    "in mid upload": lambda upload: 0 < upload.seen.sent_bytes < upload.seen.bytes,
+    "in mid upload": lambda upload: 0 < upload._report.moved[0] < sum(thing.size for thing in upload._things),
     "before the snapshot's ref": lambda writer: bool(writer._changes),
     "after the snapshot": lambda writer: bool(writer._changes),
 }
