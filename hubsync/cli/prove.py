@@ -31,16 +31,20 @@ if TYPE_CHECKING:
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--cached", is_flag=True, help="Do not ask the mirrors: their last proof counts, and its age is shown.")
+@click.option("--read-data", is_flag=True, help="Download the objects of large files whole and hash them.")
 @json_option
 @config_option
 @pass_session
-def safe(session: Session, paths: tuple[str, ...], *, cached: bool, as_json: bool) -> None:
+def safe(session: Session, paths: tuple[str, ...], *, cached: bool, read_data: bool, as_json: bool) -> None:
     """Say whether PATHs may be deleted: `hubsync safe ckpt-500 && rm -r ckpt-500`.
 
     Exits with 0 only if every required mirror holds exactly the bytes that are there now, each large file's object
     included; else with 1 and the reasons. All that lies in a directory counts, also what is never published. A file that a
-    mirror's own include and exclude leave out must be on another required mirror. Needs no daemon.
+    mirror's own include and exclude leave out must be on another required mirror. Objects up to 8 MiB are read whole; of
+    larger ones the start, the end and a random spot, or all with --read-data. Needs no daemon.
     """
+    if cached and read_data:
+        raise UsageError("--cached asks no mirror, --read-data reads from all", hint="leave one of them out")
     from hubsync.mirror.token import Tokens
     from hubsync.monitor.log import discard_log
     from hubsync.monitor.progress import Progress
@@ -56,7 +60,7 @@ def safe(session: Session, paths: tuple[str, ...], *, cached: bool, as_json: boo
             threading.Event(),
             lambda count: None if as_json else progress.add("reading", bytes=count),
         )
-        proofs = prove_places(means, paths, Path.cwd(), cached=cached)
+        proofs = prove_places(means, paths, Path.cwd(), cached=cached, read_data=read_data)
     is_safe = all(proof.is_safe for proof in proofs)
     if as_json:
         print_json(safe=is_safe, cached=cached, paths=[_document(name, proof) for name, proof in _named(paths, proofs)])

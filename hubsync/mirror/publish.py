@@ -6,7 +6,7 @@ push.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -97,6 +97,8 @@ class Publisher:
         self._retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
+        self.on_success: Callable[[], None] = lambda: None  # called after each push, of which a publication may have two
+        self._lacking_at: tuple[str, ...] = ()  # the files whose objects the mirror lacked at the last refusal
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
 
     def published(self) -> str | None:
@@ -232,6 +234,11 @@ class Publisher:
                 else:
                     return done
 
+    def _sends_again(self, exc: MirrorError) -> bool:
+        """Tell whether the mirror lacks an object that it was not sent again yet; a second time it is the file's fault."""
+        before, self._lacking_at = self._lacking_at, exc.paths if exc.lacks_object else ()
+        return exc.lacks_object and self._lacking_at != before
+
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
             self._store.ledger.forget_uploads(self.mirror.name)
@@ -265,7 +272,7 @@ class Publisher:
             return False
         base = None if self._record.is_new_view() else self.published()
         steps = self._lacking(base, self.backlog(), Ahead())
-        if not self._refusals.name_files(exc, steps):
+        if not self._refusals.name_files(exc, steps) or self._sends_again(exc):
             return False
         if self._refusals.refuse_card(exc):
             return True
@@ -389,6 +396,7 @@ class Publisher:
         heads = {name: each.commit for name, each in grafted.items()}
         self._record.note_published(heads, published, ahead, ahead_of=ahead_of)
         self._pusher.note_published(grafted)
+        self.on_success()
 
     def _newest_waiting(self, steps: Sequence[Step]) -> Snapshot | None:
         """Return the newest snapshot of *steps* that completes units, if another one has objects to send."""

@@ -81,6 +81,7 @@ class MirrorWorker:
         self._repo = repo_name(publisher.endpoint, publisher.mirror)
         self._log = log.bind(target=target, mirror=self.mirror.name)
         self._notes = TroubleNotes(store.ledger, self.mirror)
+        publisher.on_success = self._end_trouble
         self._go_on_waiting()
 
     @property
@@ -247,6 +248,9 @@ class MirrorWorker:
         elif time.monotonic() >= self._refused_next:
             self._refused_tries += 1
             self._refused_next = time.monotonic() + next_refused_try_s(self._refused_tries, kinds)
+        self._end_trouble()
+
+    def _end_trouble(self) -> None:
         if self.trouble is not None:
             self._log.info("mirror.recovered", repo=self.mirror.repo_id, failures=self.trouble.failures,
                            down_s=self.trouble.down_s)  # fmt: skip

@@ -20,6 +20,8 @@ from hubsync.mirror.graft import with_prefix
 from hubsync.mirror.hub import Hub, HubFile
 from hubsync.mirror.token import Tokens
 from hubsync.proof.claims import Claim, Holding, Place, judge, objects_of
+from hubsync.proof.reading import DAMAGED
+from hubsync.proof.sound import Depth, Sounder
 from hubsync.restore.catalog import File, Files
 from hubsync.restore.get import Getter, Span
 from hubsync.restore.sources import ApiSource, GitSource
@@ -186,11 +188,16 @@ class Asker:
                 raise TransferError("an object without its bytes", status=404)
 
     def prove(
-        self, claims: Sequence[Claim], proven: Collection[str] = (), heads: Mapping[str, str] | None = None
+        self,
+        claims: Sequence[Claim],
+        proven: Collection[str] = (),
+        heads: Mapping[str, str] | None = None,
+        against: tuple[Path | None, Depth] | None = None,
     ) -> list[Holding]:
         """Ask whether the mirror holds each of *claims*; objects that are *proven* already are not asked for again.
 
-        *heads* are the mirror's, if they were read just now.
+        *heads* are the mirror's, if they were read just now. With *against*, the directory in which the claims' files lie
+        here (if they do), the objects' bytes are looked at too, as deep as it says.
 
         A failure is an answer like any other: it is the reason why nothing is proved.
         """
@@ -198,12 +205,22 @@ class Asker:
             heads = self.read_heads() if heads is None else heads
             shown = self.show(heads, {claim.place for claim in claims})
             seen = {claim: shown.get(claim.place) for claim in claims}
-            lost = self.find_lost({oid: size for oid, size in objects_of(seen).items() if oid not in proven})
+            objects = {oid: size for oid, size in objects_of(seen).items() if oid not in proven}
+            lost = self.find_lost(objects)
+            damaged = self._find_damaged(claims, objects.keys() - lost.keys(), *against) if against else {}
         except HubsyncError as exc:
             said = f"it cannot be asked: {exc}"
             return [Holding(claim, said, None, is_answer=False, at=time.time(), hint=exc.hint) for claim in claims]
 
-        return [_answer(claim, seen[claim], heads.get(claim.place.branch), lost) for claim in claims]
+        return [_answer(claim, seen[claim], heads.get(claim.place.branch), lost, damaged) for claim in claims]
+
+    def _find_damaged(
+        self, claims: Sequence[Claim], oids: Collection[str], root: Path | None, depth: Depth
+    ) -> dict[str, str]:
+        contents = ((claim.content.oid, claim.content.size, claim.path) for claim in claims)
+        objects = {oid: (size, path) for oid, size, path in contents if oid is not None and oid in oids}
+
+        return Sounder(self._source, self._endpoint.timeout_s, self._stop, root, depth).find_damaged(objects)
 
 
 def _branches(refs: Mapping[str, str]) -> dict[str, str]:
@@ -215,7 +232,9 @@ def _as_file(file: HubFile) -> File:
     return File(REGULAR, file.blob, Pointer(file.oid, file.size) if file.oid else None, file.size)
 
 
-def _answer(claim: Claim, shown: File | None, head: str | None, lost: Mapping[str, TransferError]) -> Holding:
+def _answer(
+    claim: Claim, shown: File | None, head: str | None, lost: Mapping[str, TransferError], damaged: Mapping[str, str]
+) -> Holding:
     reason, is_answer = judge(claim.content, shown), True
     if head is None:
         reason = f"the mirror has no branch {claim.place.branch!r}"
@@ -223,5 +242,9 @@ def _answer(claim: Claim, shown: File | None, head: str | None, lost: Mapping[st
         is_answer = not why.retryable
         what = "the pointer is there, but not its object" if is_answer else "its object cannot be asked for"
         reason = f"{what}: {why}"
+    elif not reason and shown is not None and shown.pointer is not None and (said := damaged.get(shown.pointer.oid)):
+        is_answer = said == DAMAGED
+        reason = f"its object is damaged there: {said}" if is_answer else f"its object: {said}"
 
-    return Holding(claim, reason, head, is_answer=is_answer, at=time.time())
+    is_damaged = reason.endswith(DAMAGED)
+    return Holding(claim, reason, head, is_answer=is_answer, at=time.time(), is_damaged=is_damaged)

@@ -5,7 +5,7 @@ mirror answers otherwise. A ledger that is missing or cannot be written is no fa
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hubsync.config.model import Target
@@ -42,6 +42,22 @@ class ReceiptBook:
         try:
             with open_beside(self._path) as ledger:
                 note_holdings(ledger, mirror, holdings)
+        except StateError:
+            return
+
+    def damaged(self, mirror: str) -> frozenset[str]:
+        """Return the objects (oids) of *mirror* that were found damaged, and not whole since."""
+        try:
+            with open_beside(self._path) as ledger:
+                return frozenset(ledger.damaged(mirror))
+        except StateError:
+            return frozenset()
+
+    def note_read(self, mirror: str, read: Iterable[str], damaged: Iterable[str]) -> None:
+        """Note which objects of *mirror* were *read* to the last byte, and which of them are *damaged*."""
+        try:
+            with open_beside(self._path) as ledger, ledger.transaction():
+                ledger.record_read(mirror, read, damaged)
         except StateError:
             return
 

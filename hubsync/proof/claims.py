@@ -46,6 +46,7 @@ class Holding:
         commit: the mirror's commit that was looked at; ``None`` if there was none, or no answer.
         is_answer: whether the mirror said so itself; else it could not be asked, and may hold it all the same.
         at: when it was said, seconds since the epoch.
+        is_damaged: whether the object is there with other bytes.
     """
 
     claim: Claim
@@ -54,6 +55,7 @@ class Holding:
     is_answer: bool
     at: float
     hint: str = ""
+    is_damaged: bool = False
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from hubsync.proof.ask import Asker
 from hubsync.proof.book import ReceiptBook
 from hubsync.proof.claims import Claim, Holding, Places, required_mirrors
 from hubsync.proof.local import Survey, Surveyor
+from hubsync.proof.sound import Depth
 from hubsync.watch.rules import PathRules
 
 PROPAGATED = 'deletes = "propagate": what is deleted here is deleted on the mirrors too'
@@ -73,10 +74,13 @@ class Means:
     on_bytes: Callable[[int], None] = lambda _: None
 
 
-def prove_paths(means: Means, target: Target, paths: Sequence[str], *, cached: bool = False) -> list[Proof]:
+def prove_paths(
+    means: Means, target: Target, paths: Sequence[str], *, cached: bool = False, read_data: bool = False
+) -> list[Proof]:
     """Return for each of *paths* (files or directories, relative to the source) whether it may be deleted.
 
-    What is here is read and hashed either way. With *cached*, the mirrors are not asked: their last receipts count.
+    What is here is read and hashed either way. With *cached*, the mirrors are not asked: their last receipts count. With
+    *read_data*, all objects are downloaded and hashed, else the small ones and some of the bytes of the others.
     Nothing is raised for a mirror that fails; it is an objection.
     """
     if not paths:
@@ -90,9 +94,11 @@ def prove_paths(means: Means, target: Target, paths: Sequence[str], *, cached: b
     if cached:
         answers = {mirror.name: book.answer(mirror.name, claims[mirror.name]) for mirror in mirrors}
     else:
-        answers = _ask_all(means, mirrors, claims)
+        depths = {mirror.name: Depth(read_data, book.damaged(mirror.name)) for mirror in mirrors}
+        answers = _ask_all(means, target, mirrors, claims, depths)
         for mirror in mirrors:
             book.note(mirror.name, answers[mirror.name])
+            _note_read(book, mirror.name, answers[mirror.name], depths[mirror.name])
     surveyor.look_again(surveys)
 
     return [_conclude(target, mirrors, path, survey, answers) for path, survey in surveys.items()]
@@ -112,15 +118,30 @@ def _claims(target: Target, mirrors: Sequence[Mirror], surveys: Mapping[str, Sur
     }  # fmt: skip
 
 
-def _ask_all(means: Means, mirrors: Sequence[Mirror], claims: Mapping[str, list[Claim]]) -> dict[str, list[Holding]]:
+def _ask_all(
+    means: Means,
+    target: Target,
+    mirrors: Sequence[Mirror],
+    claims: Mapping[str, list[Claim]],
+    depths: Mapping[str, Depth],
+) -> dict[str, list[Holding]]:
     def ask(mirror: Mirror) -> list[Holding]:
         if not claims[mirror.name]:
             return []
         with Asker(mirror, means.config.endpoints[mirror.endpoint], means.tokens, means.stop) as asker:
-            return asker.prove(claims[mirror.name])
+            return asker.prove(claims[mirror.name], against=(target.source, depths[mirror.name]))
 
     with ThreadPoolExecutor(len(mirrors)) as pool:
         return dict(zip((mirror.name for mirror in mirrors), pool.map(ask, mirrors), strict=True))
+
+
+def _note_read(book: ReceiptBook, mirror: str, holdings: Sequence[Holding], depth: Depth) -> None:
+    """Remember what is damaged: it is read whole from then on, until it is not damaged any more."""
+    oids = {holding.claim.content.oid or "": holding for holding in holdings}
+    damaged = [oid for oid, holding in oids.items() if holding.is_damaged]
+    healed = [oid for oid in depth.suspect if oid in oids and not oids[oid].reason]
+    if damaged or healed:
+        book.note_read(mirror, healed, damaged)
 
 
 def _conclude(

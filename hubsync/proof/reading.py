@@ -21,6 +21,7 @@ _PAUSE_S = 0.5
 _BLOCK = 1 << 20
 _HEADER_MOST = 100_000_008  # the format's own limit, with the length before it
 _LENGTH = struct.Struct("<Q")
+DAMAGED = "its bytes are not what its hash says"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class _Digest:
     def judge(self) -> str:
         """Return what is wrong with the content."""
         if self._sha.hexdigest() != self._wanted.name:
-            return "its bytes are not what its hash says"
+            return DAMAGED
         if not self._wanted.is_safetensors:
             return ""
         fd = os.memfd_create("hubsync-header")

@@ -27,7 +27,9 @@ def locate(config: Config, path: str, cwd: Path) -> tuple[Target, str] | None:
     return None
 
 
-def prove_places(means: Means, places: Sequence[str], cwd: Path, *, cached: bool) -> list[Proof]:
+def prove_places(
+    means: Means, places: Sequence[str], cwd: Path, *, cached: bool = False, read_data: bool = False
+) -> list[Proof]:
     """Return for each of *places*, as a person or script names them, whether it may be deleted; in their order."""
     located = {place: locate(means.config, place, cwd) for place in places}
     by_target: dict[str, list[str]] = {}
@@ -37,7 +39,7 @@ def prove_places(means: Means, places: Sequence[str], cwd: Path, *, cached: bool
     proofs = {
         (name, proof.path): proof
         for name, paths in by_target.items()
-        for proof in prove_paths(means, means.config.target(name), paths, cached=cached)
+        for proof in prove_paths(means, means.config.target(name), paths, cached=cached, read_data=read_data)
     }
 
     return [_answer(place, located[place], proofs) for place in places]

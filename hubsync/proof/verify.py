@@ -22,7 +22,7 @@ from hubsync.proof.ask import Asker
 from hubsync.proof.book import ReceiptBook
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places, judge
 from hubsync.proof.compare import Difference, choose_sample, compare, name_of, objects_in, shorten
-from hubsync.proof.reading import Reader, Wanted
+from hubsync.proof.reading import DAMAGED, Reader, Wanted
 from hubsync.proof.stores import ReadStore, opened_store
 from hubsync.restore.catalog import File
 from hubsync.store.git import Git
@@ -185,6 +185,7 @@ def _look(
     verdict.read_bytes = sum(each.size for each in wanted.values())
     bad = lost.keys() | damaged.keys()
     book = ReceiptBook.of(target, means.config.service.state_dir)
+    book.note_read(mirror.name, wanted.keys() - damaged.keys(), [oid for oid, why in damaged.items() if why == DAMAGED])
     book.note(mirror.name, list(expected.holdings(shown, bad, heads)))
 
 

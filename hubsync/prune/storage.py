@@ -18,6 +18,7 @@ from hubsync.proof.ask import Asker
 from hubsync.proof.claims import Claim, Content, Place, Places
 from hubsync.proof.local import Surveyor
 from hubsync.proof.prove import Means
+from hubsync.proof.sound import Depth
 from hubsync.units import target_rules
 
 _FIRST_TRY_S = 15.0
@@ -115,7 +116,7 @@ class Freer:
                 return f"{other.name} is not meant to hold {missing}"
             claims = [Claim(path, place, files[path]) for path, place in places.items() if isinstance(place, Place)]
             with Asker(other, self._means.config.endpoints[other.endpoint], self._means.tokens, self._means.stop) as asker:
-                lacking = [holding for holding in asker.prove(claims) if holding.reason]
+                lacking = [holding for holding in asker.prove(claims, against=(None, Depth())) if holding.reason]
             if lacking:
                 return f"{other.name}: {lacking[0].claim.path}: {lacking[0].reason}"
 

@@ -14,6 +14,7 @@ PROOF_TABLES = """
 CREATE TABLE IF NOT EXISTS receipts (
   mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
   PRIMARY KEY (mirror, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS damaged (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS publications (
   mirror TEXT, at REAL, commit_id TEXT, units TEXT, files INTEGER, bytes INTEGER, took_s REAL, trigger TEXT, since TEXT,
   PRIMARY KEY (mirror, commit_id)) WITHOUT ROWID;
@@ -82,6 +83,15 @@ class ProofRows(ABC):
     def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
         """Forget receipts that are stale."""
         self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
+
+    def damaged(self, mirror: str) -> set[str]:
+        """Return the objects (oids) that *mirror* gave other bytes for when they were last read whole."""
+        return {row[0] for row in self._all("SELECT oid FROM damaged WHERE mirror = ?", mirror)}
+
+    def record_read(self, mirror: str, read: Iterable[str], damaged: Iterable[str]) -> None:
+        """Remember what reading objects of *mirror* whole showed; *damaged* are among those *read*."""
+        self._many("DELETE FROM damaged WHERE mirror = ? AND oid = ?", ((mirror, oid) for oid in read))
+        self._many("INSERT OR REPLACE INTO damaged VALUES (?,?)", ((mirror, oid) for oid in damaged))
 
     def record_publication(self, made: Publication) -> None:
         """Remember a publication."""

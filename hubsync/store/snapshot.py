@@ -253,7 +253,8 @@ class Store:
             return False
         if pinned and (pinned[1] == now or (pinned[0] is not PinKind.LINK and pinned[1].size == now.size)):
             return True
-        if (pinned is None or has_same_content(pinned[1], now)) and _hash_file(path) == oid:
+        # Another inode or time does not mean other bytes: a state directory that was moved or copied, a touched source.
+        if (pinned is None or pinned[1].size == now.size) and _hash_file(path) == oid:
             self.ledger.record_pin(oid, pinned[0] if pinned else PinKind.LINK, now)
             return True
 

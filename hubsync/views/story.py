@@ -3,7 +3,6 @@
 It is made of entries alone, so that it can be told of a log from another machine, long after.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,7 +111,8 @@ class Story:
     starts: int = 0
     targets: dict[str, TargetStory] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
-    warnings: Counter[str] = field(default_factory=Counter)
+    warnings: dict[str, int] = field(default_factory=dict)
+    """How often each event was a warning or an error."""
     last_said: dict[str, str] = field(default_factory=dict)
     """The newest sentence of each event that was a warning or an error."""
 
@@ -168,7 +168,7 @@ class _Teller:
         story.entries += 1
         story.version = str(entry.get("version", story.version))
         if entry.get("level") in {"warning", "error"}:
-            story.warnings[event] += 1
+            story.warnings[event] = story.warnings.get(event, 0) + 1
             story.last_said[event] = str(entry.get("message", ""))
         self._note_incident(event, entry, now)
         if entry.get("target") is None:

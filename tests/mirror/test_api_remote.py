@@ -1,5 +1,6 @@
 """Publishing through the Hub's HTTP API alone: the same commits as by git, whatever came between."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,23 @@ def test_a_file_that_the_hub_refuses_in_its_own_words_is_held_back(
     assert "a.txt" in api.list_repo_files(REPO)
     assert "keys/bad.txt" not in api.list_repo_files(REPO)
     assert ["keys/bad.txt"] == list(http_rig.publisher().refused())
+
+
+def test_an_object_that_the_hub_lost_is_sent_again(http_rig: Rig, hub: LocalHub) -> None:
+    """The refusal names a file that is as it should be: it is not held back, its object goes up once more."""
+    content = safetensors(200_000)
+    http_rig.write("one.safetensors", content)
+    http_rig.update()
+    lost = next(path for path in hub.directory.rglob(hashlib.sha256(content).hexdigest()) if path.is_file())
+    lost.unlink()
+    http_rig.write("two.safetensors", content)
+    http_rig.commit()
+    worker = http_rig.work.workers[0]
+
+    worker.run()
+    assert worker.trouble is not None
+    assert ("rejected", True) == (worker.trouble.error.error_kind, worker.trouble.error.retryable)
+    worker.run(now=True)
+
+    assert (None, {}) == (worker.trouble, http_rig.publisher().refused())
+    assert lost.read_bytes() == content

@@ -43,10 +43,10 @@ def write_unit(rig: Rig, unit: str = "checkpoint-1", files: Mapping[str, bytes] 
         rig.write(f"{unit}/{name}", content)
 
 
-def ask(rig: Rig, *paths: str, cached: bool = False) -> list[Proof]:
+def ask(rig: Rig, *paths: str, cached: bool = False, read_data: bool = False) -> list[Proof]:
     """Ask about *paths*."""
     means = Means(rig.config, Tokens(NO_LOGIN), threading.Event())
-    return prove_paths(means, rig.config.targets[0], paths, cached=cached)
+    return prove_paths(means, rig.config.targets[0], paths, cached=cached, read_data=read_data)
 
 
 def reasons(rig: Rig, *paths: str, cached: bool = False) -> dict[str, str]:

@@ -11,6 +11,7 @@ from support.plain_server import AnswerError, PlainServer
 from support.rig import REPO, Rig, safetensors
 
 from hubsync.localhub import LocalHub
+from hubsync.proof import sound
 from hubsync.proof.safe import locate
 
 MakeRig = Callable[..., Rig]
@@ -202,6 +203,52 @@ def test_what_the_mirror_lost_is_not_safe(published: Rig, hub: LocalHub, damage:
     damage(hub)
 
     assert MODEL in reasons(published, "checkpoint-1", MODEL)
+
+
+@pytest.mark.parametrize("at", [0, 700, -1])
+def test_an_object_of_other_bytes_is_not_safe(published: Rig, hub: LocalHub, at: int) -> None:
+    """It is there, its size is right, and it is not the file; no receipt is left, and right again it is safe."""
+    whole = spoil(hub, at)
+
+    assert "damaged" in reasons(published, MODEL)[MODEL]
+    assert MODEL in reasons(published, MODEL, cached=True)
+
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert {} == reasons(published, MODEL)
+
+
+def test_a_large_object_is_compared_in_spots_or_read_whole(
+    hub_rig: Rig, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its start and end always count, all of it with ``read_data``; what was found damaged stays suspect."""
+    monkeypatch.setattr(sound, "WHOLE_BYTES", 1000)
+    write_unit(hub_rig, files={"model.safetensors": safetensors(300_000), "config.json": b"{}"})
+    hub_rig.update()
+    assert {} == reasons(hub_rig, MODEL)
+
+    whole = spoil(hub, -1)
+    assert "damaged" in reasons(hub_rig, MODEL)[MODEL]
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert {} == reasons(hub_rig, MODEL)
+
+    monkeypatch.setattr(sound.secrets, "randbelow", lambda _: 0)
+    spoil(hub, 150_000)
+    [proof] = ask(hub_rig, MODEL, read_data=True)
+    assert not proof.is_safe
+    assert "damaged" in reasons(hub_rig, MODEL)[MODEL]
+
+
+def spoil(hub: LocalHub, at: int) -> dict[Path, bytes]:
+    """Change one byte of every object; return what they held."""
+    held = {path: path.read_bytes() for path in objects_of(hub)}
+    for path, content in held.items():
+        path.chmod(0o644)
+        changed = bytearray(content)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+    return held
 
 
 def test_a_mirror_that_answers_nonsense_proves_nothing(rig: Rig, server: PlainServer) -> None:
