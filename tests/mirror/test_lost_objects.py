@@ -154,3 +154,45 @@ def test_a_repository_that_has_files_of_others_takes_what_comes_after_a_lost_uni
 
     assert rig.work.workers[1].trouble is None
     assert {"README.md": b"theirs", "note.txt": b"hi"} == second.read_all(REPO)
+
+
+def test_a_store_that_was_copied_is_published_all_the_same(make_rig: MakeRig, server: PlainServer) -> None:
+    """Copied pins are other files with the same bytes: none of them is taken for spoiled."""
+    rig = make_rig(server)
+    rig.write("model.safetensors", safetensors(3000))
+    rig.commit()
+    shutil.rmtree(rig.source)
+    rig.source.mkdir()
+    shutil.copytree(rig.state, rig.state.with_name("copy"), symlinks=True)
+    shutil.rmtree(rig.state)
+    rig.state.with_name("copy").rename(rig.state)
+    rig.restart()
+
+    with capture_logs() as entries:
+        rig.publish()
+
+    assert [] == [entry for entry in entries if entry["event"] == "object.spoiled"]
+    assert {"model.safetensors": safetensors(3000)} == server.read_all(REPO)
+
+
+def test_two_lost_units_do_not_hold_up_what_comes_after_them(make_rig: MakeRig, server: PlainServer) -> None:
+    """Nothing of two snapshots can be published; the file of the third reaches a repository that others began."""
+    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+    for step in (1, 2):
+        rig.write(f"checkpoint-{step}/model.safetensors", safetensors(3000 + step))
+        rig.write(f"checkpoint-{step}/DONE", b"")
+        rig.commit()
+    rig.write("note.txt", b"hi")
+    rig.write("lost.safetensors", safetensors(5000))
+    rig.commit()
+    for oid in rig.held_objects():
+        rig.store.objects.path(oid).unlink()
+    for path in rig.source.rglob("*.safetensors"):
+        path.unlink()
+    server.commit(REPO, {"README.md": b"theirs"})
+
+    for _ in range(3):
+        rig.work.workers[0].run()
+
+    assert rig.work.workers[0].trouble is None
+    assert {"README.md": b"theirs", "note.txt": b"hi"} == server.read_all(REPO)
