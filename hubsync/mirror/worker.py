@@ -207,6 +207,8 @@ class MirrorWorker:
         asked_s = _asked_s(exc)
         wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random(),  # noqa: S311 - jitter
                             is_local=exc.error_kind in _LOCAL)  # fmt: skip
+        if exc.error_kind == "disk_full" and self._store.reserve.give_up():
+            wait_s = 0.0
         trouble.next_try = time.monotonic() + wait_s
         if exc.error_kind in _LIMITED:
             self._limits.defer(self._endpoint if exc.error_kind == "rate_limited" else self._repo, wait_s)

@@ -281,7 +281,7 @@ _EVENTS = (
         "info",
         ("path", "free_bytes"),
         "capture resumed[; {free_bytes} free]",
-        "There is enough free space again.",
+        "There is enough free space again: 5 % more than `min_free`.",
     ),
     # --- units, snapshots, objects
     Event(

@@ -32,6 +32,9 @@ _ENDS = {
     "daemon.reloaded": "config",
 }
 
+# What a daemon that starts says again if it is still so.
+_SAID_AGAIN = frozenset(("target", "disk", "watch", "config"))
+
 Point = tuple[float, float]
 """A moment (seconds since the epoch) and a figure."""
 
@@ -193,6 +196,9 @@ class _Teller:
         target, mirror = str(entry.get("target") or ""), str(entry.get("mirror") or "")
         unit = str(entry.get("unit") or "") if event.startswith("unit.") else ""
         about = (target, mirror or unit)
+        if event == "daemon.started":
+            for key in [key for key in self._open if key[0] in _SAID_AGAIN]:
+                self._open.pop(key).end = now
         ends = _ENDS.get(event)
         if event == "heartbeat" and mirror and entry.get("state") in _WELL:
             ends = "mirror"
