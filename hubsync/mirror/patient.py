@@ -67,7 +67,7 @@ def make_client(patience: Patience, refuse: Callable[[httpx2.Response], None]) -
 def _rewind(request: httpx2.Request) -> None:
     """Let a file that was sent be sent again: httpx follows a redirect with what is left of it, which is nothing."""
     body = getattr(request.stream, "_stream", None)
-    if hasattr(body, "seek"):
+    if body is not None and hasattr(body, "seek"):
         body.seek(0)
 
 
