@@ -376,6 +376,8 @@ class Publisher:
         if newest is None:
             return None
         step = self._view.unit_step(base, newest, ahead)
+        if not step.changes:  # nothing to show ahead: what a record claims and the mirror lacks is taken for made anew
+            return None
         if self._supply.bring([step]):
             return None
         if not self._supply.publishable([step]):
@@ -401,7 +403,7 @@ class Publisher:
     def _newest_waiting(self, steps: Sequence[Step]) -> Snapshot | None:
         """Return the newest snapshot of *steps* that completes units, if another one has objects to send."""
         skipped = set(self._view.skipped_units(steps))
-        of_units = [step.snapshot for step in steps if set(step.snapshot.units) - skipped]
+        of_units = [step.snapshot for step in steps if step.changes and set(step.snapshot.units) - skipped]
         if not of_units:
             return None
         newest = max(of_units, key=lambda snapshot: snapshot.written_at)

@@ -1,13 +1,16 @@
 """Objects that are not here any more: another mirror gives them back, or what needs them waits alone."""
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.plain_server import PlainServer
+from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
+
+from hubsync.errors import MirrorError
 
 MakeRig = Callable[..., Rig]
 
@@ -175,24 +178,30 @@ def test_a_store_that_was_copied_is_published_all_the_same(make_rig: MakeRig, se
     assert {"model.safetensors": safetensors(3000)} == server.read_all(REPO)
 
 
-def test_two_lost_units_do_not_hold_up_what_comes_after_them(make_rig: MakeRig, server: PlainServer) -> None:
-    """Nothing of two snapshots can be published; the file of the third reaches a repository that others began."""
+def test_a_lost_unit_is_not_taken_for_one_that_went_ahead(make_rig: MakeRig, server: PlainServer) -> None:
+    """The newest unit is lost, the mirror fails once: the older ones reach a repository that others began."""
     rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
-    for step in (1, 2):
+    for step in (1, 2, 3):
         rig.write(f"checkpoint-{step}/model.safetensors", safetensors(3000 + step))
         rig.write(f"checkpoint-{step}/DONE", b"")
         rig.commit()
-    rig.write("note.txt", b"hi")
-    rig.write("lost.safetensors", safetensors(5000))
-    rig.commit()
-    for oid in rig.held_objects():
-        rig.store.objects.path(oid).unlink()
-    for path in rig.source.rglob("*.safetensors"):
-        path.unlink()
+    shutil.rmtree(rig.source / "checkpoint-3")
+    rig.store.objects.path(hashlib.sha256(safetensors(3003)).hexdigest()).unlink()
     server.commit(REPO, {"README.md": b"theirs"})
+    server.before = refuse_objects
+    with pytest.raises(MirrorError):
+        rig.publish()
+    assert {"checkpoint-3/model.safetensors"} == rig.publisher().refused().keys()
+    server.before = lambda _: None
 
-    for _ in range(3):
-        rig.work.workers[0].run()
+    rig.publish()
 
-    assert rig.work.workers[0].trouble is None
-    assert {"README.md": b"theirs", "note.txt": b"hi"} == server.read_all(REPO)
+    files = server.read_all(REPO)
+    assert b"theirs" == files.pop("README.md")
+    assert {f"checkpoint-{step}/{name}" for step in (1, 2) for name in ("model.safetensors", "DONE")} == files.keys()
+
+
+def refuse_objects(request: Request) -> None:
+    """Take no object."""
+    if "lfs" in request.path:
+        raise AnswerError(403)
