@@ -72,7 +72,7 @@ class Rehearsal:
 
 def _beside(source: Path, path: str) -> list[str]:
     parent = path.rpartition("/")[0]
-    names = [entry.name for entry in os.scandir(source / parent) if entry.is_file()]
+    names = [entry.name for entry in os.scandir(source / parent) if not entry.is_dir(follow_symlinks=False)]
 
     return [f"{parent}/{name}" if parent else name for name in names]
 

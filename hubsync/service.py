@@ -47,6 +47,7 @@ class TargetWork:
     def release(self) -> None:
         """Drop the pins that no mirror needs any more."""
         self.pipeline.release([worker.publisher.published() for worker in self.workers])
+        self.pipeline.store.reserve.take()
 
     def close(self) -> None:
         """Close the store."""

@@ -45,6 +45,8 @@ def show_status(
         return _watch(state_dir, target, rejected, colour=colour)
     status, running = _read(state_dir, target, rejected)
     if as_json:
+        if not running and status.daemon.state != "stopped":  # a killed daemon could not say so
+            status = replace(status, daemon=replace(status.daemon, state="dead"))
         sys.stdout.write(encode_status(status))
     else:
         sys.stdout.write(_draw(status, running=running, colour=colour))

@@ -112,3 +112,21 @@ def test_a_large_tree_is_told_by_a_handful_of_lines(make_rig: Callable[..., Rig]
     assert [("snapshot.committed", 1200, 12)] == [
         (entry["event"], entry["files"], entry["snapshots"]) for entry in log if entry["log_level"] != "debug"
     ]
+
+
+def test_a_refused_name_is_held_as_long_as_it_is_there(rig: Rig) -> None:
+    """An event tells of it at once; the listing of another directory does not make it forgotten, its end does."""
+    rig.write("sub/a.txt")
+    rig.write("back\\slash")
+    rig.write(LATIN)
+    with capture_logs() as log:
+        for path in ("back\\slash", LATIN, f"{LATIN}-gone", f"{LATIN}/below"):
+            rig.pipeline.note(path)
+        rig.pipeline.take_inventory("sub")
+
+    assert ["back\\slash", LATIN] == [entry["path"] for entry in log if entry["event"] == "file.rejected"]
+    assert {"back\\slash", LATIN} == rig.pipeline.held().keys()
+    for path in ("back\\slash", LATIN):
+        (rig.source / path).unlink()
+        rig.pipeline.note(path)
+    assert {} == rig.pipeline.held()

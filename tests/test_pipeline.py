@@ -522,6 +522,8 @@ def test_too_little_free_space_pauses_capture(local: Rig) -> None:
         assert [] == local.commit()
         assert [] == local.commit()
         assert set() == local.held_objects()
+        local.pipeline._guard._min_free_bytes = local.store.free_bytes() * 98 // 100  # as much is free, but not 5 % more
+        assert [] == local.commit()
         local.pipeline._guard._min_free_bytes = 1
         local.commit()
 

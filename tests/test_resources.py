@@ -90,6 +90,28 @@ def test_a_full_disk_stops_nothing_for_good(config: Path, source: Path, hub: Loc
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
 
 
+@pytest.mark.timeout(300)
+def test_what_is_queued_leaves_a_full_disk(config: Path, source: Path, hub: LocalHub) -> None:
+    """Nobody has to make room first: publishing has a reserve, and frees what it has sent."""
+    config.write_text(config.read_text().replace("[[target]]", '[[target]]\ncapture = "copy"', 1))
+    state = config.parent / "state"
+    hub.add_fault("* * 503")
+    (source / "model.bin").write_bytes(os.urandom(10 << 20))
+    with Daemon(config, *small_disk(state, "size=64m")) as daemon:
+        inside = Path(f"/proc/{daemon.process.pid}/root{state}")
+        daemon.wait_for("snapshot.committed")
+        while not list(inside.glob("targets/*/reserve")):
+            daemon.wait_for("heartbeat")
+        fill(inside)
+        hub.clear_faults()
+        daemon.wait_for("mirror.published")
+        while shutil.disk_usage(inside).free < 10 << 20:
+            daemon.wait_for("heartbeat")
+        assert 0 == daemon.stop()
+
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
 def test_a_state_that_is_gone_ends_hubsync(config: Path, source: Path) -> None:
     """Whoever takes the state directory away takes the lock with it: hubsync ends with 73, so that it is started anew."""
     with Daemon(config) as daemon:

@@ -1,5 +1,6 @@
 """`hubsync status` answers at once."""
 
+import json
 import os
 import re
 import signal
@@ -103,3 +104,37 @@ def test_watching_a_dead_daemon_is_calm(tmp_path: Path) -> None:
     assert shown.index("start it: hubsync run") < shown.index("TARGET / MIRROR")
     assert not re.search(r"\x1b\[\d+(;\d+)*m", shown)
     assert 80 >= max(len(re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", line)) for line in shown.splitlines())
+
+
+def test_a_killed_daemon_is_dead_for_programs(tmp_path: Path) -> None:
+    """It could not write that it ended, so that its last document still says "running"."""
+    config = write_config(tmp_path / "hubsync.toml", tmp_path / "source", {'url = "http://127.0.0.1:1"': "acme/x"})
+    now = datetime.now(UTC)
+    (tmp_path / "state").mkdir()
+    write_status(tmp_path / "state" / "status.json", Status(DaemonStatus(1, "1", now, now)))
+    argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config), "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (3, "dead") == (done.returncode, json.loads(done.stdout)["daemon"]["state"])
+
+
+def test_a_report_with_warnings_is_a_document(tmp_path: Path) -> None:
+    """How often each event warned is told by name."""
+    log = tmp_path / "log.jsonl"
+    line = '{"timestamp":"2026-11-29T03:00:00Z","level":"error","event":"thread.failed","message":"x"}\n'
+    log.write_text(2 * line)
+    argv = [sys.executable, "-m", "hubsync", "report", "--file", str(log), "--since", "2026-11-28", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    assert {"thread.failed": 2} == json.loads(done.stdout)["warnings"]
+
+
+@pytest.mark.parametrize(("event", "said"), [("mirror.failled", "see `hubsync events`"), ("mirror.*", "no such entry")])
+def test_a_log_without_such_entries_says_so(tmp_path: Path, event: str, said: str) -> None:
+    """A misspelt name is told from an event that did not happen."""
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"timestamp":"2026-11-29T03:00:00Z","level":"info","event":"daemon.ready","message":"x"}\n')
+    argv = [sys.executable, "-m", "hubsync", "log", "--file", str(log), "--event", event]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (1, "", True) == (done.returncode, done.stdout, said in done.stderr)

@@ -110,6 +110,9 @@ class Repos:
             (self.directory / folder).mkdir(exist_ok=True)
         for half in self.directory.glob("*/*/*.git/lfs/incoming"):
             shutil.rmtree(half)
+        for pattern in ("*.lock", "refs/**/*.lock"):  # of a git that was killed; nobody could push any more
+            for lock in self.directory.glob(f"*/*/*.git/{pattern}"):
+                lock.unlink()
 
     def create(self, name: RepoName, *, private: bool) -> Repo:
         """Make *name* with the Hub's initial commit; raises FileExistsError if it is there."""

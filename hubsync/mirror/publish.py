@@ -6,7 +6,7 @@ push.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -97,6 +97,7 @@ class Publisher:
         self._retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
+        self.on_success: Callable[[], None] = lambda: None  # called after each push, of which a publication may have two
         self._lacking_at: tuple[str, ...] = ()  # the files whose objects the mirror lacked at the last refusal
         self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
 
@@ -375,6 +376,8 @@ class Publisher:
         if newest is None:
             return None
         step = self._view.unit_step(base, newest, ahead)
+        if not step.changes:  # nothing to show ahead: what a record claims and the mirror lacks is taken for made anew
+            return None
         if self._supply.bring([step]):
             return None
         if not self._supply.publishable([step]):
@@ -395,11 +398,12 @@ class Publisher:
         heads = {name: each.commit for name, each in grafted.items()}
         self._record.note_published(heads, published, ahead, ahead_of=ahead_of)
         self._pusher.note_published(grafted)
+        self.on_success()
 
     def _newest_waiting(self, steps: Sequence[Step]) -> Snapshot | None:
         """Return the newest snapshot of *steps* that completes units, if another one has objects to send."""
         skipped = set(self._view.skipped_units(steps))
-        of_units = [step.snapshot for step in steps if set(step.snapshot.units) - skipped]
+        of_units = [step.snapshot for step in steps if step.changes and set(step.snapshot.units) - skipped]
         if not of_units:
             return None
         newest = max(of_units, key=lambda snapshot: snapshot.written_at)

@@ -81,6 +81,7 @@ class MirrorWorker:
         self._repo = repo_name(publisher.endpoint, publisher.mirror)
         self._log = log.bind(target=target, mirror=self.mirror.name)
         self._notes = TroubleNotes(store.ledger, self.mirror)
+        publisher.on_success = self._end_trouble
         self._go_on_waiting()
 
     @property
@@ -206,6 +207,8 @@ class MirrorWorker:
         asked_s = _asked_s(exc)
         wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random(),  # noqa: S311 - jitter
                             is_local=exc.error_kind in _LOCAL)  # fmt: skip
+        if exc.error_kind == "disk_full" and self._store.reserve.give_up():
+            wait_s = 0.0
         trouble.next_try = time.monotonic() + wait_s
         if exc.error_kind in _LIMITED:
             self._limits.defer(self._endpoint if exc.error_kind == "rate_limited" else self._repo, wait_s)
@@ -245,6 +248,9 @@ class MirrorWorker:
         elif time.monotonic() >= self._refused_next:
             self._refused_tries += 1
             self._refused_next = time.monotonic() + next_refused_try_s(self._refused_tries, kinds)
+        self._end_trouble()
+
+    def _end_trouble(self) -> None:
         if self.trouble is not None:
             self._log.info("mirror.recovered", repo=self.mirror.repo_id, failures=self.trouble.failures,
                            down_s=self.trouble.down_s)  # fmt: skip

@@ -281,7 +281,7 @@ _EVENTS = (
         "info",
         ("path", "free_bytes"),
         "capture resumed[; {free_bytes} free]",
-        "There is enough free space again.",
+        "There is enough free space again: 5 % more than `min_free`.",
     ),
     # --- units, snapshots, objects
     Event(
@@ -678,9 +678,20 @@ def draw_catalogue() -> str:
     return head + "".join(_draw_row(event) for event in CATALOGUE.values())
 
 
+def draw_overview() -> str:
+    """Return the catalogue as the short table of README.md: a line for each event."""
+    rows = (_draw_cells(f"`{one.name}`", one.level, one.action or one.meaning) for one in CATALOGUE.values())
+    return "| event | level | what to do, or what it means if there is nothing to do |\n| --- | --- | --- |\n" + "".join(
+        rows
+    )
+
+
 def _draw_row(event: Event) -> str:
     fields = ", ".join(f"`{name}`" for name in event.fields)
-    cells = (f"`{event.name}`", event.level, event.meaning, event.action, fields)
+    return _draw_cells(f"`{event.name}`", event.level, event.meaning, event.action, fields)
+
+
+def _draw_cells(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
 
 

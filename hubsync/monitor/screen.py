@@ -23,6 +23,7 @@ _HEAD = ("TARGET / MIRROR", "STATE", "BEHIND", "AT RISK", "BACKLOG", "NEWEST UNI
 _STATE, _RIGHT = 1, frozenset((2, 3, 4))
 _NARROWEST_NAME = len(_HEAD[0])
 _BAR_CELLS = 20
+_LONGEST_NAME = 160
 _SHOWN = 3  # of what is held, for each target
 _HOUR_S, _DAY_S = 3_600, 86_400
 _FRESH_S = 1.0  # the document is written at most once a second
@@ -113,7 +114,7 @@ def _waiting(target: TargetStatus, now: datetime) -> Iterator[str]:
     quiet = [one for one in target.waiting if not one.needs_attention]
     for one in quiet[:_SHOWN]:
         since = f" for {format_duration(round((now - one.since).total_seconds()))}" if one.since else ""
-        yield escape_unsafe(f"held{since}: {one.what}: {one.reason}")
+        yield escape_unsafe(f"held{since}: {_shorten(one.what)}: {one.reason}")
     if (more := target.held - len(target.waiting) + len(quiet[_SHOWN:])) > 0:
         yield f"{more} more held: hubsync plan shows all"
 
@@ -194,11 +195,17 @@ def _error(name: str, error: LastError, now: datetime, width: int, paint: Paint)
     attempts = f", attempt {error.attempt}" if error.attempt > 1 else ""
     retry = ""
     if error.next_try_at:
-        retry = f", next try in {format_duration(max(0.0, (error.next_try_at - now).total_seconds()))}"
+        wait_s = (error.next_try_at - now).total_seconds()
+        retry = f", next try in {format_duration(wait_s)}" if wait_s > 0 else ", next try is due"
 
     for line in error.error.splitlines() or [""]:
-        yield from (paint(part, _RED) for part in _fold(escape_unsafe(f"{name}: {line}"), width, rest="    "))
+        yield from (paint(part, _RED) for part in _fold(escape_unsafe(f"{_shorten(name)}: {line}"), width, rest="    "))
     yield from (paint(part, _DIM) for part in _fold(f"{error.error_kind}{since}{attempts}{retry}", width, "    "))
+
+
+def _shorten(name: str) -> str:
+    """Leave out the middle of a very long path; `--json` has all of it."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]} … {name[-_LONGEST_NAME // 2 :]}"
 
 
 def _describe_age(since: datetime, now: datetime) -> str:

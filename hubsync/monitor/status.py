@@ -27,7 +27,7 @@ STALE_AFTER_S = 300.0
 
 _WRITE_EVERY_S = 1.0
 
-DaemonState = Literal["starting", "running", "stopping", "stopped"]
+DaemonState = Literal["starting", "running", "stopping", "stopped", "dead"]
 TargetState = Literal["ok", "degraded", "halted", "paused"]
 MirrorState = Literal["ok", "publishing", "waiting", "failing", "parked"]
 
@@ -133,6 +133,7 @@ class DaemonStatus:
     """Which daemon wrote the document, and when.
 
     Attributes:
+        state: "dead" is said by who reads it, of one that ended without a word.
         config_error: why a newer config is not in force.
         config_mark: the mark of the config that is in force.
         stalled: its own parts that do not get on, such as the watch of a target.

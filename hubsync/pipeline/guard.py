@@ -81,11 +81,16 @@ class Guard:
             reason = f"too little free space: {format_bytes(free)}, min_free is {format_bytes(self._min_free_bytes)}"
             self._log.warning("capture.paused", path=str(self._store.directory), free_bytes=free,
                               min_free_bytes=self._min_free_bytes, reason=reason, hint=_ROOM_HINT)  # fmt: skip
-        elif free >= self._min_free_bytes and self.is_paused:
+        elif free >= self._resume_at and self.is_paused:
             self._log.info("capture.resumed", path=str(self._store.directory), free_bytes=free)
-        self.is_paused = free < self._min_free_bytes
+        self.is_paused = free < (self._resume_at if self.is_paused else self._min_free_bytes)
 
         return not self.is_paused
+
+    @property
+    def _resume_at(self) -> int:
+        """How many bytes have to be free again: a disk that is full to the limit must not pause and resume all the time."""
+        return self._min_free_bytes + self._min_free_bytes // 20
 
     def trouble(self) -> LastError | None:
         """Return why the target does not go on, for people; ``None`` if it does."""
@@ -95,7 +100,6 @@ class Guard:
             return None
         free, wanted = format_bytes(self._store.free_bytes()), format_bytes(self._min_free_bytes)
         return LastError(
-            f"capture is paused: {free} free on the disk of {self._store.directory}, min_free is {wanted}", "disk_full",
-            _ROOM_HINT,
-            self._since,
+            f"capture is paused: {free} free on the disk of {self._store.directory}, min_free is {wanted}; "
+            f"it goes on at {format_bytes(self._resume_at)}", "disk_full", _ROOM_HINT, self._since,
         )  # fmt: skip

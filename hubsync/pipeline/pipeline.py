@@ -6,6 +6,7 @@ All paths are relative to the source; all times are monotonic seconds unless the
 """
 
 import heapq
+import stat
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -130,7 +131,7 @@ class Pipeline:
                 self._feed(entry)
             for path in removed:
                 self._forget(path)
-            self._report_skipped(inventory)
+            self._report_skipped(inventory, under)
             self._held.sum_up()
             self._units.judge_incomplete()
             self._log.debug(
@@ -159,7 +160,10 @@ class Pipeline:
     def note(self, path: str) -> None:
         """Look at *path*, of which an event said that it changed."""
         with self.lock:
-            if self.halted is not None or judge_names(path) is not None:  # an inventory says what is refused by its name
+            if self.halted is not None:
+                return
+            if judge_names(path) is not None:
+                self._note_refused(path)
                 return
             if not self._rules.verdict(path).taken:
                 self._units.note_not_taken(path)
@@ -180,6 +184,22 @@ class Pipeline:
             self._feed(entry, age_s=0.0)
             if not self._files.grows(path):  # a log is no signal, and changes all the time
                 self._units.judge_beside(path)
+
+    def _note_refused(self, path: str) -> None:
+        """Say that the file at *path* is refused by its name, or that it is gone. Of directories an inventory says it."""
+        parent = path.rpartition("/")[0]
+        if parent and judge_names(parent, is_dir=True) is not None:
+            return
+        skip = judge_names(path)
+        if skip is None or skip.kind is not Kind.REJECTED or not self._rules.verdict(path).taken:
+            return
+        try:
+            mode = (self.target.source / path).lstat().st_mode
+        except OSError:
+            self._held.forget(path)
+            return
+        if stat.S_ISREG(mode):
+            self._held.reject(path, skip.reason, skip.hint)
 
     def settle(self) -> Settled:
         """Take what is settled by now, capture it where it may go early, and judge units."""
@@ -343,13 +363,14 @@ class Pipeline:
         self._held.forget(path)
         self._units.note_gone(path)
 
-    def _report_skipped(self, inventory: Inventory) -> None:
+    def _report_skipped(self, inventory: Inventory, under: str) -> None:
         for path, skip in inventory.skipped.items():
             if skip.kind is Kind.REJECTED:
                 self._held.reject(path, skip.reason, skip.hint)
             elif skip.kind is Kind.UNREADABLE:
                 self._held.hold_unreadable(path, skip.reason, skip.hint)
-        for path in [p for p in self._held.reasons if p not in inventory.skipped and not self._files.is_pending(p)]:
+        listed = [path for path in self._held.reasons if not under or path.startswith(f"{under}/")]
+        for path in [p for p in listed if p not in inventory.skipped and not self._files.is_pending(p)]:
             if look(self.target.source, path) is None and not inventory.hides(path):
                 self._held.forget(path)
 

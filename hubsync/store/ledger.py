@@ -313,7 +313,10 @@ class Ledger(ProofRows):
 
     def _one(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row
         with self._lock, _known_errors():
-            return self._connection.execute(query, values).fetchone()
+            try:
+                return self._connection.execute(query, values).fetchone()
+            except UnicodeEncodeError:  # a name that is not UTF-8: nothing is ever recorded of it
+                return None
 
     def _all(self, query: str, *values: object) -> list[Any]:
         with self._lock, _known_errors():

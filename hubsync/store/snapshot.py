@@ -24,6 +24,7 @@ from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import make_private
 from hubsync.store.pruned import Pruned
 from hubsync.store.recovery import MIRRORS, SNAPSHOTS, expect_known_format, note_closed, recover, recover_mirror
+from hubsync.store.reserve import Reserve
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
 from hubsync.watch.inventory import look
@@ -31,6 +32,7 @@ from hubsync.watch.layout_words import choose_newest
 
 AUTHOR = "hubsync <hubsync@localhost>"
 
+_FULL_BYTES = 1 << 20
 _REMEMBERED = 64  # answers about snapshots, which never change; status asks each second
 _UNIT_TRAILER = "Hubsync-Unit: "
 
@@ -69,6 +71,7 @@ class Store:
         self.objects = Objects(self.git.git_dir)
         self.ledger = Ledger(directory / "ledger.sqlite")
         self.pruned = Pruned(directory / "pruned.json")
+        self.reserve = Reserve(directory)
         self._unit_times: dict[str | None, Mapping[str, int]] = {}
         self._snapshots: dict[str, Snapshot] = {}
         self._is_open = self._was_killed = False
@@ -76,6 +79,8 @@ class Store:
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
         make_private(self.directory)
+        if self.free_bytes() < _FULL_BYTES:  # to open it takes some room, too
+            self.reserve.give_up()
         with state_errors():
             expect_known_format(self.directory)
             leftovers = self.git.open()
@@ -248,7 +253,8 @@ class Store:
             return False
         if pinned and (pinned[1] == now or (pinned[0] is not PinKind.LINK and pinned[1].size == now.size)):
             return True
-        if (pinned is None or has_same_content(pinned[1], now)) and _hash_file(path) == oid:
+        # Another inode or time does not mean other bytes: a state directory that was moved or copied, a touched source.
+        if (pinned is None or pinned[1].size == now.size) and _hash_file(path) == oid:
             self.ledger.record_pin(oid, pinned[0] if pinned else PinKind.LINK, now)
             return True
 

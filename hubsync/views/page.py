@@ -1,5 +1,6 @@
 """Draws a story as one page of HTML: no script, no request; light or dark as the reader's system is."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape
@@ -173,13 +174,13 @@ def _length(unit: UnitStory) -> float:
 def _rest(story: Story) -> Iterator[str]:
     rows = "".join(_incident(incident, story.end) for incident in sorted(story.incidents, key=lambda one: -one.start))
     head = "<tr><th>from</th><th>for</th><th>what</th><th>why</th></tr>"
-    table = f'<div class="scroll"><table>{head}{rows}</table></div>' if rows else '<p class="soft">None.</p>'
+    table = f'<div class="scroll"><table class="told">{head}{rows}</table></div>' if rows else '<p class="soft">None.</p>'
     is_open = " open" if len(story.incidents) <= _OPEN_INCIDENTS else ""
     count = format_count(len(story.incidents), "failure")
     yield f'<details class="card" id="failures"{is_open}><summary>{count}</summary>{table}</details>'
-    rows = "".join(_warning(name, count, story.last_said[name]) for name, count in story.warnings.most_common())
+    rows = "".join(_warning(name, count, story.last_said[name]) for name, count in Counter(story.warnings).most_common())
     head = "<tr><th>event</th><th>times</th><th>said last, and what to do</th></tr>"
-    table = f'<div class="scroll"><table>{head}{rows}</table></div>' if rows else '<p class="soft">None.</p>'
+    table = f'<div class="scroll"><table class="told">{head}{rows}</table></div>' if rows else '<p class="soft">None.</p>'
     yield f'<details class="card" id="warnings" open><summary>Warnings and errors</summary>{table}</details>'
 
 

@@ -3,7 +3,6 @@
 It is made of entries alone, so that it can be told of a log from another machine, long after.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +31,9 @@ _ENDS = {
     "unit.completed": "unit",
     "daemon.reloaded": "config",
 }
+
+# What a daemon that starts says again if it is still so.
+_SAID_AGAIN = frozenset(("target", "disk", "watch", "config"))
 
 Point = tuple[float, float]
 """A moment (seconds since the epoch) and a figure."""
@@ -112,7 +114,8 @@ class Story:
     starts: int = 0
     targets: dict[str, TargetStory] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
-    warnings: Counter[str] = field(default_factory=Counter)
+    warnings: dict[str, int] = field(default_factory=dict)
+    """How often each event was a warning or an error."""
     last_said: dict[str, str] = field(default_factory=dict)
     """The newest sentence of each event that was a warning or an error."""
 
@@ -168,7 +171,7 @@ class _Teller:
         story.entries += 1
         story.version = str(entry.get("version", story.version))
         if entry.get("level") in {"warning", "error"}:
-            story.warnings[event] += 1
+            story.warnings[event] = story.warnings.get(event, 0) + 1
             story.last_said[event] = str(entry.get("message", ""))
         self._note_incident(event, entry, now)
         if entry.get("target") is None:
@@ -193,6 +196,9 @@ class _Teller:
         target, mirror = str(entry.get("target") or ""), str(entry.get("mirror") or "")
         unit = str(entry.get("unit") or "") if event.startswith("unit.") else ""
         about = (target, mirror or unit)
+        if event == "daemon.started":
+            for key in [key for key in self._open if key[0] in _SAID_AGAIN]:
+                self._open.pop(key).end = now
         ends = _ENDS.get(event)
         if event == "heartbeat" and mirror and entry.get("state") in _WELL:
             ends = "mirror"

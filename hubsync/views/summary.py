@@ -1,5 +1,6 @@
 """Tells a story in about twenty lines. Pure."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from statistics import median
@@ -100,7 +101,9 @@ def _incidents(story: Story) -> Iterator[str]:
     if (more := sum(len(group) for group in groups[_MOST_INCIDENTS:])) > 0:
         yield f"… and {format_count(more, 'shorter failure')}"
     single = {
-        name: count for name, count in story.warnings.most_common() if name.partition(".")[0] in {"file", "unit", "secret"}
+        name: count
+        for name, count in Counter(story.warnings).most_common()
+        if name.partition(".")[0] in {"file", "unit", "secret"}
     }
     if single:
         yield "also: " + ", ".join(f"{count} x {name}" for name, count in single.items())

@@ -1,6 +1,7 @@
 """`hubsync explain` says the whole chain of one path, with a daemon and without."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,22 @@ def wait_until_explained(config: Path, source: Path, word: str) -> Any:
         if word in done.stdout:
             break
     return done
+
+
+def test_names_and_links_that_are_refused_are_explained_too(config: Path, source: Path) -> None:
+    """A name that is not UTF-8, in a file's and a directory's name, and a loop of links beside an index."""
+    broken = os.fsdecode(b"bad\xff.txt")
+    (source / broken).write_text("x")
+    (source / os.fsdecode(b"dir\xff")).mkdir()
+    (source / os.fsdecode(b"dir\xff") / "inside.txt").write_text("x")
+    (source / "loop").symlink_to("loop")
+    (source / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+
+    everything = explained(config, source)
+    one = explained(config, source / broken)
+    directory = explained(config, source / os.fsdecode(b"dir\xff"))
+    index = explained(config, source / "model.safetensors.index.json")
+
+    assert [1, 1, 1, 1] == [everything[0], one[0], directory[0], index[0]]
+    assert "not valid UTF-8" in one[1][0]["state"]
+    assert 4 <= len(everything[1])

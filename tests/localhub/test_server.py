@@ -154,6 +154,21 @@ def test_half_made_things_are_cleared_at_the_start(tmp_path: Path) -> None:
     assert [] == list((tmp_path / "hub" / "incoming").iterdir())
 
 
+def test_a_lock_that_a_killed_git_left_stops_no_push(tmp_path: Path) -> None:
+    """It is cleared at the start."""
+    with LocalHub(tmp_path) as hub:
+        HfApi(endpoint=hub.url, token=hub.token).create_repo("acme/x")
+    locks = [tmp_path / "models/acme/x.git" / name for name in ("HEAD.lock", "refs/heads/main.lock")]
+    for lock in locks:
+        lock.touch()
+
+    with LocalHub(tmp_path) as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id="acme/x")
+        assert api.file_exists("acme/x", "x.txt")
+    assert [] == [lock for lock in locks if lock.exists()]
+
+
 def test_requests_are_remembered(hub: LocalHub, http: httpx2.Client, repo_id: str) -> None:
     """With what was sent and what was answered, for the caller and for whoever asks."""
     hub.forget_requests()

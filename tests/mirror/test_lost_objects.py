@@ -1,13 +1,16 @@
 """Objects that are not here any more: another mirror gives them back, or what needs them waits alone."""
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.plain_server import PlainServer
+from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
+
+from hubsync.errors import MirrorError
 
 MakeRig = Callable[..., Rig]
 
@@ -154,3 +157,51 @@ def test_a_repository_that_has_files_of_others_takes_what_comes_after_a_lost_uni
 
     assert rig.work.workers[1].trouble is None
     assert {"README.md": b"theirs", "note.txt": b"hi"} == second.read_all(REPO)
+
+
+def test_a_store_that_was_copied_is_published_all_the_same(make_rig: MakeRig, server: PlainServer) -> None:
+    """Copied pins are other files with the same bytes: none of them is taken for spoiled."""
+    rig = make_rig(server)
+    rig.write("model.safetensors", safetensors(3000))
+    rig.commit()
+    shutil.rmtree(rig.source)
+    rig.source.mkdir()
+    shutil.copytree(rig.state, rig.state.with_name("copy"), symlinks=True)
+    shutil.rmtree(rig.state)
+    rig.state.with_name("copy").rename(rig.state)
+    rig.restart()
+
+    with capture_logs() as entries:
+        rig.publish()
+
+    assert [] == [entry for entry in entries if entry["event"] == "object.spoiled"]
+    assert {"model.safetensors": safetensors(3000)} == server.read_all(REPO)
+
+
+def test_a_lost_unit_is_not_taken_for_one_that_went_ahead(make_rig: MakeRig, server: PlainServer) -> None:
+    """The newest unit is lost, the mirror fails once: the older ones reach a repository that others began."""
+    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+    for step in (1, 2, 3):
+        rig.write(f"checkpoint-{step}/model.safetensors", safetensors(3000 + step))
+        rig.write(f"checkpoint-{step}/DONE", b"")
+        rig.commit()
+    shutil.rmtree(rig.source / "checkpoint-3")
+    rig.store.objects.path(hashlib.sha256(safetensors(3003)).hexdigest()).unlink()
+    server.commit(REPO, {"README.md": b"theirs"})
+    server.before = refuse_objects
+    with pytest.raises(MirrorError):
+        rig.publish()
+    assert {"checkpoint-3/model.safetensors"} == rig.publisher().refused().keys()
+    server.before = lambda _: None
+
+    rig.publish()
+
+    files = server.read_all(REPO)
+    assert b"theirs" == files.pop("README.md")
+    assert {f"checkpoint-{step}/{name}" for step in (1, 2) for name in ("model.safetensors", "DONE")} == files.keys()
+
+
+def refuse_objects(request: Request) -> None:
+    """Take no object."""
+    if "lfs" in request.path:
+        raise AnswerError(403)

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,3 +170,31 @@ def test_a_note_that_cannot_be_read_is_none(rig: Rig, worker: MirrorWorker, serv
         rig.store.ledger.set_meta(name, "{broken")
 
     assert again(rig).trouble is None
+
+
+def test_each_push_that_arrives_ends_the_trouble(make_rig: Callable[..., Rig], server: PlainServer) -> None:
+    """A backlog may take hours after an outage: from the newest unit's push on the mirror works again, and says so."""
+    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+    worker = rig.work.workers[0]
+    rig.update()
+    for step in (1, 2):
+        for name in ("w.bin", "DONE"):
+            os.utime(rig.write(f"checkpoint-{step}/{name}", b"\0%d" % step), (1_600_000_000 + step,) * 2)
+    rig.commit()
+    server.before = refuse(503)
+    worker.run()
+    pushes: list[Request] = []
+
+    def refuse_second(request: Request) -> None:
+        if request.is_push:
+            pushes.append(request)
+            if len(pushes) > 1:
+                raise AnswerError(503, b"")
+
+    server.before = refuse_second
+    with capture_logs() as log:
+        worker.run(now=True)
+
+    said = [entry for entry in log if entry["event"] in {"mirror.recovered", "mirror.failed"}]
+    told = [(entry["event"], entry.get("attempt")) for entry in said]
+    assert [("mirror.recovered", None), ("mirror.failed", 1)] == told

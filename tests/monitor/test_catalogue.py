@@ -10,7 +10,15 @@ import pytest
 from support.catalogue import find_strange
 
 import hubsync
-from hubsync.monitor.events import CATALOGUE, COMMON_FIELDS, Event, describe_event, draw_catalogue, mentioned_fields
+from hubsync.monitor.events import (
+    CATALOGUE,
+    COMMON_FIELDS,
+    Event,
+    describe_event,
+    draw_catalogue,
+    draw_overview,
+    mentioned_fields,
+)
 
 SOURCES = sorted(Path(hubsync.__file__).parent.rglob("*.py"))
 LOGGERS = {"log", "logger", "_log", "_logger"}
@@ -179,6 +187,15 @@ def test_the_page_of_events_is_the_catalogue() -> None:
 
     assert draw_catalogue() == (Path(hubsync.__file__).parents[1] / "config/monitoring/events.md").read_text("utf-8")
     assert [5] * len(CATALOGUE) == [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows]
+
+
+def test_the_table_in_the_readme_is_the_catalogue() -> None:
+    """It has a row for each event, from the same source as `hubsync events`."""
+    readme = (Path(hubsync.__file__).parents[1] / "README.md").read_text("utf-8")
+    shown = readme.partition("<!-- events: begin -->\n\n")[2].partition("\n<!-- events: end -->")[0]
+
+    assert draw_overview() == shown
+    assert len(CATALOGUE) + 2 == len(shown.splitlines())
 
 
 def test_a_sentence_puts_numbers_in_their_units() -> None:

@@ -275,6 +275,16 @@ def test_names_cannot_paint_the_terminal() -> None:
     assert "a\\xff" in text
 
 
+def test_a_very_long_path_takes_a_few_lines() -> None:
+    """Its beginning and its end are shown; programs get all of it."""
+    path = "/".join(["begin", *["d" * 240] * 14, "end"])
+    text = shown(replace(WELL, targets=(replace(TARGET, waiting=(Waiting(path, "why", NOW, needs_attention=True),)),)))
+
+    assert "begin/ddd" in text
+    assert "ddd/end: why" in "".join(text.split("\n    "))
+    assert text.count("\n") < shown(replace(WELL, targets=(TARGET,))).count("\n") + 8
+
+
 def test_while_nothing_changes_only_the_time_of_the_file_moves(tmp_path: Path) -> None:
     """Nothing is written then, and a reader sees all the same until when it held; what somebody broke is written anew."""
     path = tmp_path / "status.json"

@@ -86,6 +86,19 @@ def test_a_unit_is_followed_from_its_last_write_to_each_mirror() -> None:
     assert [5 * HOUR] == target.mirrors["hub"].lags
 
 
+def test_what_a_new_daemon_does_not_say_again_is_over() -> None:
+    """A daemon that was ended in the middle of it never says that there is room again; the next one just goes on."""
+    paused = entry("capture.paused", 0, target="sft", reason="too little free space")
+    started = entry("daemon.started", 2)
+    [over] = [one for one in tell([paused, started, entry("heartbeat", 3, target="sft")]).incidents if one.what == "disk"]
+    again = [
+        one for one in tell([paused, started, paused | {"timestamp": started["timestamp"]}]).incidents if one.what == "disk"
+    ]
+
+    assert 2 * HOUR == (over.end or 0) - over.start
+    assert [False, True] == [one.end is None for one in again]
+
+
 def test_the_week_is_told_in_twenty_lines() -> None:
     """However many targets and failures there are."""
     entries = [one for number in range(30) for one in _renamed(a_night(), f"target-{number}")]
