@@ -1,15 +1,15 @@
 """Opens what is known of a target here for reading, beside a daemon or without one. It changes nothing there."""
 
-import shutil
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hubsync.config.model import Target
-from hubsync.errors import UsageError
+from hubsync.errors import StateError, UsageError
 from hubsync.pipeline import store_directory
-from hubsync.store.ledger import Ledger
+from hubsync.store.ledger import Ledger, copy_ledger
 from hubsync.store.snapshot import Store
 
 
@@ -23,10 +23,9 @@ class ReadStore(Store):
 
     def open(self) -> None:
         """Copy the ledger: a daemon may be writing the original."""
-        for suffix in ("", "-wal"):
-            part = self.directory / f"ledger.sqlite{suffix}"
-            if part.exists():
-                shutil.copy(part, self._scratch)
+        if (original := self.directory / "ledger.sqlite").exists():
+            with contextlib.suppress(StateError):  # it is a cache
+                copy_ledger(original, self._scratch / "ledger.sqlite")
         self.ledger.open()
         self.follow_branch()
 

@@ -378,6 +378,22 @@ def open_beside(path: Path) -> Iterator[Ledger]:
         ledger.close()
 
 
+def copy_ledger(path: Path, to: Path) -> None:
+    """Copy the ledger at *path*, which this process or another one may be writing, to the new file *to*.
+
+    Through SQLite itself: closing a plain file of it would drop all locks that this process holds on it.
+    """
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(address, uri=True, timeout=30)) as original,
+            contextlib.closing(sqlite3.connect(to)) as copy,
+        ):
+            original.backup(copy)
+    except sqlite3.Error as exc:
+        raise StateError(f"{path}: {exc}") from exc
+
+
 def _parents(paths: Iterable[str]) -> set[str]:
     """Return all directories above *paths*."""
     found: set[str] = set()

@@ -1,13 +1,16 @@
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from hubsync.store.capture import Captured
 from hubsync.store.git import REGULAR, TreeEntry
-from hubsync.store.ledger import Ledger
+from hubsync.store.ledger import Ledger, copy_ledger
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
 from hubsync.store.route import Route, Routing
@@ -198,3 +201,23 @@ def test_uploads_are_remembered_for_each_mirror_alone(ledger: Ledger) -> None:
     ledger.forget_uploads("m0")
 
     assert (set(), {"a"}) == (ledger.uploaded("m0", ["a", "b"]), ledger.uploaded("m1", ["a", "b"]))
+
+
+def test_a_copy_leaves_the_locks_of_this_process_alone(tmp_path: Path) -> None:
+    """Else the next program that closes the ledger takes the log of an open one away, and what is written then is lost."""
+    path = tmp_path / "ledger.sqlite"
+    look = f"import sqlite3; print(sorted(sqlite3.connect({str(path)!r}).execute('SELECT oid FROM damaged')))"
+
+    def seen_outside() -> str:
+        return subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stdout.strip()
+
+    ledger = Ledger(path)
+    ledger.open()
+    ledger.record_read("m", (), ["a"])
+    copy_ledger(path, tmp_path / "copy.sqlite")
+    assert "[('a',)]" == seen_outside()
+    ledger.record_read("m", (), ["b"])
+    assert "[('a',), ('b',)]" == seen_outside()
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "copy.sqlite")) as copy:
+        assert [("a",)] == copy.execute("SELECT oid FROM damaged").fetchall()
