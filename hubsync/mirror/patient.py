@@ -57,9 +57,18 @@ def make_client(patience: Patience, refuse: Callable[[httpx2.Response], None]) -
         if response.status_code in _ASKED_AGAIN:
             response.read()
             refuse(response)
+        if response.has_redirect_location:
+            _rewind(response.request)
 
     hooks = {"response": [look]}
     return httpx2.Client(transport=_Transport(patience), follow_redirects=True, event_hooks=hooks)
+
+
+def _rewind(request: httpx2.Request) -> None:
+    """Let a file that was sent be sent again: httpx follows a redirect with what is left of it, which is nothing."""
+    body = getattr(request.stream, "_stream", None)
+    if body is not None and hasattr(body, "seek"):
+        body.seek(0)
 
 
 def _place(url: httpx2.URL) -> tuple[str, int]:

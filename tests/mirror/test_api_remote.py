@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from support.rig import REPO, Rig, safetensors
 from support.running import digests, download
 
-from hubsync.localhub import LocalHub
+from hubsync.localhub import LocalHub, Settings
 
 MakeRig = Callable[..., Rig]
 HTTP = {"transport": "http"}
@@ -62,6 +62,19 @@ def test_everything_arrives(http_rig: Rig, hub: LocalHub, api: HfApi, tmp_path: 
     assert ["config.json, 10 B", "5 files, 200.1 kB"] == [commit.title for commit in commits[:2]]
     assert [second.commit, first.commit] == [commit.commit_id for commit in commits[:2]]
     assert [] == http_rig.publisher().backlog()
+
+
+@pytest.mark.parametrize("part_bytes", [1 << 30, 50_000])
+def test_storage_that_redirects_gets_all_bytes(http_rig: Rig, hub: LocalHub, tmp_path: Path, part_bytes: int) -> None:
+    """Each PUT is redirected after it was sent: it is sent again from its beginning, whole or in parts."""
+    hub.settings = Settings(single_max_bytes=part_bytes, part_bytes=part_bytes)
+    fault = hub.add_fault("PUT /_lfs/* redirect=other times=2")
+    write_some(http_rig)
+
+    http_rig.update()
+
+    assert digests(http_rig.source) == download(hub, REPO, tmp_path / "got")
+    assert 2 == fault.shown
 
 
 def test_nothing_new_asks_nothing(http_rig: Rig, hub: LocalHub) -> None:
