@@ -127,3 +127,14 @@ def test_a_report_with_warnings_is_a_document(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
     assert {"thread.failed": 2} == json.loads(done.stdout)["warnings"]
+
+
+@pytest.mark.parametrize(("event", "said"), [("mirror.failled", "see `hubsync events`"), ("mirror.*", "no such entry")])
+def test_a_log_without_such_entries_says_so(tmp_path: Path, event: str, said: str) -> None:
+    """A misspelt name is told from an event that did not happen."""
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"timestamp":"2026-11-29T03:00:00Z","level":"info","event":"daemon.ready","message":"x"}\n')
+    argv = [sys.executable, "-m", "hubsync", "log", "--file", str(log), "--event", event]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (1, "", True) == (done.returncode, done.stdout, said in done.stderr)

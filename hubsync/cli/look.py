@@ -101,7 +101,19 @@ def show_log_command(
     if follow and last is None and conditions["since"] is None:
         last = _FOLLOWED_LINES
     printer = Printer(sys.stdout, as_json=as_json, colour=session.has_colour())
-    sys.exit(show_log(_log_place(session, file), Query(**conditions), printer, last=last, follow=follow))
+    code = show_log(_log_place(session, file), Query(**conditions), printer, last=last, follow=follow)
+    if code and not as_json:
+        click.echo(_describe_nothing(conditions["events"]), err=True)
+    sys.exit(code)
+
+
+def _describe_nothing(patterns: tuple[str, ...]) -> str:
+    from fnmatch import fnmatchcase
+
+    from hubsync.monitor.events import CATALOGUE
+
+    unknown = [one for one in patterns if not any(fnmatchcase(name, one.removeprefix("!")) for name in CATALOGUE)]
+    return f"no event is named {unknown[0]!r}: see `hubsync events`" if unknown else "the log has no such entry"
 
 
 @cli.command("report")

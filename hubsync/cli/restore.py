@@ -61,12 +61,12 @@ def restore(session: Session, /, places: tuple[str, ...], *, as_json: bool, **as
 
 def _read_wish(asked: Mapping[str, Any]) -> "Wish":
     from hubsync.restore.catalog import Wish
-    from hubsync.watch.rules import PathRules
+    from hubsync.watch.rules import PublishedRules
 
     named = [name for name in ("unit", "latest", "best") if asked[name]]
     if len(named) > 1:
         raise UsageError(f"--{named[0]} and --{named[1]} exclude each other", hint="give one of them")
-    rules = PathRules(asked["include"] or ("**",), asked["exclude"])
+    rules = PublishedRules(asked["include"] or ("**",), asked["exclude"])
     unit = asked["unit"].strip("/") if asked["unit"] else None
 
     return Wish(unit, asked["revision"], asked["latest"], asked["best"], rules)

@@ -67,7 +67,7 @@ class Freer:
                     )
             else:
                 proven[unit] = drop
-        is_done = bool(proven) and self._free(publisher, proven) and len(proven) == len(units)
+        is_done = len(proven) == len(units) and self._free(publisher, proven)  # the squash takes the history of all
         self._tries.pop(mirror.name, None)
         if not is_done:
             wait_s = min(_FIRST_TRY_S * 2**failures, _LAST_TRY_S)

@@ -15,7 +15,7 @@ from hubsync.store.pointer import Pointer
 from hubsync.units import unit_among
 from hubsync.watch.layout_words import choose_newest
 from hubsync.watch.names import judge_names
-from hubsync.watch.rules import PathRules
+from hubsync.watch.rules import PublishedRules
 
 STATE = "trainer_state.json"
 
@@ -47,7 +47,7 @@ class Wish:
     revision: str | None = None
     latest: bool = False
     best: bool = False
-    rules: PathRules = field(default_factory=PathRules)
+    rules: PublishedRules = field(default_factory=PublishedRules)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Ruling(NamedTuple):
 
 _OWN_MARK = Ruling(False, "it is for hubsync alone")
 _TAKEN = Ruling(True, "no rule excludes it")
+_NOT_INCLUDED = Ruling(False, "no include pattern matches")
 _TOO_DEEP = Ruling(False, f"deeper than {DEEPEST} directories")
 
 
@@ -93,7 +94,7 @@ class PathRules:
         if name == MARK:
             return _OWN_MARK
         if not is_dir and self._included is not None and not self._included.match_file(path):
-            return Ruling(False, "no include pattern matches")
+            return _NOT_INCLUDED
 
         return _TAKEN
 
@@ -113,6 +114,20 @@ class PathRules:
         ruling = self.verdict_below_taken(directory, name, is_dir=True)
 
         return None if ruling.taken else Ruling(False, f"{ruling.reason} (on {directory}/)")
+
+
+class PublishedRules(PathRules):
+    """The same patterns for what a mirror shows: there no name is a temporary one, and nothing is left out unasked."""
+
+    def verdict(self, path: str, *, is_dir: bool = False) -> Ruling:
+        """Return whether the patterns take *path*."""
+        return _TAKEN if path.count("/") > DEEPEST else super().verdict(path, is_dir=is_dir)
+
+    def verdict_below_taken(self, path: str, name: str, *, is_dir: bool = False) -> Ruling:
+        """Return :meth:`verdict` of *path* for a caller that has already asked for the parent."""
+        if reason := self.exclusion(path, name, is_dir=is_dir):
+            return Ruling(False, reason)
+        return _TAKEN if is_dir or self._included is None or self._included.match_file(path) else _NOT_INCLUDED
 
 
 class Prefilter:

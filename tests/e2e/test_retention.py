@@ -125,3 +125,27 @@ def test_nothing_is_destroyed_that_is_nowhere_else(
     config.write_text(config.read_text().replace(', "m1:acme/x"', ""))
     assert "it would be the last copy" in hubsync(config, "once").stderr
     assert before <= objects(hub)
+
+
+def test_a_damaged_copy_elsewhere_holds_all_that_a_squash_would_destroy(
+    tmp_path: Path, source: Path, hub: LocalHub, other_hub: LocalHub
+) -> None:
+    """One unit that is not proved elsewhere keeps its objects and its history, and so those of the others too."""
+    config = write_config(tmp_path / "hubsync.toml", source, {endpoint(each): "acme/x" for each in (hub, other_hub)})
+    for step in (1, 2, 3):
+        write_checkpoint(source / f"checkpoint-{step}", 20_000)
+    assert 0 == hubsync(config, "once").returncode
+    [damaged] = [path for path in other_hub.directory.rglob("*") if path.name in weights(source / "checkpoint-1")][:1]
+    content = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    keep_newest(config)
+
+    told = hubsync(config, "once").stderr
+    assert "storage.held" in told
+    assert "storage.freed" not in told
+    assert weights(source) == objects(hub)
+
+    damaged.write_bytes(content)
+    assert "storage.freed" in hubsync(config, "once").stderr
+    assert weights(source / "checkpoint-3") == objects(hub)

@@ -13,7 +13,7 @@ from hubsync.errors import DiskFullError, MirrorError, UsageError
 from hubsync.localhub import LocalHub
 from hubsync.restore.catalog import Wish
 from hubsync.restore.staging import DestinationError
-from hubsync.watch.rules import PathRules
+from hubsync.watch.rules import PublishedRules
 
 MakeRestorer = Callable[..., Restorer]
 Hubs = Callable[[], LocalHub]
@@ -35,6 +35,16 @@ def test_a_unit_comes_home_byte_for_byte(restorer: MakeRestorer, server: PlainSe
     assert read(tmp_path / "out" / "unit") == UNIT
     assert ["unit"] == [path.name for path in (tmp_path / "out").iterdir()]
     assert (4, "checkpoint-1") == (done.files, done.unit)
+
+
+def test_names_that_are_never_published_come_home_too(restorer: MakeRestorer, server: PlainServer, tmp_path: Path) -> None:
+    """What another one put on the mirror is restored whatever it is called: nothing is left out without a word."""
+    files = dict.fromkeys(("uv.lock", "a.tmp", ".cache/x", "tmpabcdefgh", "b.part", ".out.partial/x", "c~"), b"x")
+    put_plain(server, files)
+
+    restorer(server)(tmp_path / "out")
+
+    assert files == read(tmp_path / "out")
 
 
 def test_modes_come_back(restorer: MakeRestorer, server: PlainServer, tmp_path: Path) -> None:
@@ -165,7 +175,7 @@ def test_patterns_choose_files(restorer: MakeRestorer, server: PlainServer, tmp_
     """Only the weights come if only they are asked for."""
     put_plain(server, in_units(**{"checkpoint-1": UNIT}))
 
-    restorer(server)(tmp_path / "out", Wish(unit="checkpoint-1", rules=PathRules(("*.bin", "*.json"), ("sub/",))))
+    restorer(server)(tmp_path / "out", Wish(unit="checkpoint-1", rules=PublishedRules(("*.bin", "*.json"), ("sub/",))))
 
     assert {"model.bin"} == read(tmp_path / "out").keys()
 
