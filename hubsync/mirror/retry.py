@@ -1,4 +1,4 @@
-"""Decides when a failed mirror is tried again: exponential with full jitter, capped; permanent failures hourly, in the end."""
+"""Decides when a failed mirror is tried again: exponential with full jitter, capped; what is permanent, ever more rarely."""
 
 from collections.abc import Collection
 
