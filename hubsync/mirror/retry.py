@@ -1,4 +1,4 @@
-"""Decides when a failed mirror is tried again: exponential with full jitter, capped; what is permanent, ever more rarely."""
+"""Decides when a failed mirror is tried again: exponential with full jitter, capped; permanent failures less often."""
 
 from collections.abc import Collection
 
