@@ -1,4 +1,4 @@
-"""Decides when a failed mirror is tried again: exponential with full jitter, capped; permanent failures hourly."""
+"""Decides when a failed mirror is tried again: exponential with full jitter, capped; permanent failures less often."""
 
 from collections.abc import Collection
 
@@ -6,6 +6,8 @@ _FIRST_S = 2.0
 _LONGEST_S = 900.0
 _LONGEST_LOCAL_S = 60.0
 _PARKED_S = 3600.0  # a permanent failure is tried again this often, in case somebody mended it
+# At first sooner: not all that a server says for good is meant so, and who mends it does not wait an hour.
+_PARKED_FIRST_S, _PARKED_GROWTH = 60.0, 5.0
 _ASKED_S = 5.0  # a shorter wait than this is no reason to ask more often than we would by ourselves
 _REFUSED_S = 30.0
 # How often it is seen whether what parked a mirror was mended: who does that perhaps waits for it, at first.
@@ -40,7 +42,7 @@ def next_try_s(attempt: int, *, retryable: bool, asked_s: float | None, luck: fl
     if asked_s is not None and asked_s >= _ASKED_S:
         return min(asked_s, _PARKED_S) + luck
     if not retryable:
-        return _PARKED_S
+        return min(_PARKED_S, _PARKED_FIRST_S * _PARKED_GROWTH ** min(attempt - 1, 10))
     ceiling = min(_LONGEST_LOCAL_S if is_local else _LONGEST_S, _FIRST_S * 2.0 ** min(attempt - 1, 30))
 
     return max(asked_s or 0.0, 0.5, ceiling * luck)

@@ -205,6 +205,7 @@ def _error(name: str, error: LastError, now: datetime, width: int, paint: Paint)
 
 def _shorten(name: str) -> str:
     """Leave out the middle of a very long path; `--json` has all of it."""
+    name = escape_unsafe(name)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]} … {name[-_LONGEST_NAME // 2 :]}"
 
 

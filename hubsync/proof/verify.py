@@ -16,7 +16,7 @@ from hubsync.errors import HubsyncError
 from hubsync.mirror.graft import policy_of, with_prefix
 from hubsync.mirror.record import Record
 from hubsync.mirror.token import Tokens
-from hubsync.mirror.view import Step, View
+from hubsync.mirror.view import Ahead, Step, View
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import ReceiptBook
@@ -241,19 +241,17 @@ class _Expected:
         record = Record(Git(store.mirror_directory(self._mirror.name)), store, self._mirror.name, view)
         backlog = store.backlog(record.published)
         self.behind = len(backlog)
-        if record.published is None:
-            return
         ahead = record.ahead(backlog)
-        [snapshot] = store.read_snapshots([record.published])
-        whole = Step(snapshot, tuple(store.git.diff_trees(None, snapshot.commit)))
-        [step] = view.filter(None, [whole], ahead)
+        steps = self._steps(view, record.published, ahead)
+        if not steps:
+            return
         start = with_prefix(self._mirror.path_in_repo, "")
         entries = {
             Place(line.branch, path[len(start) :]): entry.blob
-            for line in view.lines(None, [step], ahead)
-            for path, entry in line.tree(snapshot.commit).items()
+            for line in view.lines(None, steps, ahead)
+            for path, entry in line.tree(record.published).items()
         }
-        blobs = {change.path: change.after.blob for change in step.changes if change.after}
+        blobs = {change.path: change.after.blob for step in steps for change in step.changes if change.after}
         pointers = store.pointers({*entries.values(), *blobs.values()})
 
         def content(blob: str) -> Content:
@@ -262,6 +260,19 @@ class _Expected:
 
         self.contents = {place: content(blob) for place, blob in entries.items()}
         self._paths = {path: content(blob) for path, blob in blobs.items()}
+
+    def _steps(self, view: View, published: str | None, ahead: Ahead) -> list[Step]:
+        """Return what makes an empty mirror one that holds *published* and the units that went *ahead* of it."""
+        store = self._store
+        steps = []
+        if published is not None:
+            [snapshot] = store.read_snapshots([published])
+            whole = Step(snapshot, tuple(store.git.diff_trees(None, snapshot.commit)))
+            steps = view.filter(None, [whole], ahead)
+        alone = Ahead({}, ahead.order)
+        commits = sorted(set(ahead.units.values()), key=lambda commit: ahead.order[commit])
+
+        return [*steps, *(view.unit_step(None, each, alone) for each in store.read_snapshots(commits))]
 
     def is_theirs(self, place: Place) -> bool:
         """Tell whether the mirror's own version may stand at *place*."""

@@ -36,6 +36,12 @@ def drop_broken_refs(git: Git) -> list[str]:
     return [str(path.relative_to(git.git_dir)) for path in broken]
 
 
+def has_empty_objects(git: Git) -> bool:
+    """Tell whether a file of objects, or an index of a pack, has no content; git writes none like that."""
+    files = (path for path in (git.git_dir / "objects").glob("*/*") if path.suffix in {"", ".pack", ".idx"})
+    return any(path.stat().st_size == 0 for path in files)
+
+
 def drop_damaged_objects(git: Git) -> list[str]:
     """Read all objects and take out those that are not what they are called; return the names of their files."""
     objects = git.git_dir / "objects"

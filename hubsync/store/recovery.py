@@ -18,6 +18,7 @@ from hubsync.store.mend import (
     drop_damaged_objects,
     find_line,
     find_newest_whole,
+    has_empty_objects,
     is_id,
     is_whole,
     list_missing,
@@ -55,13 +56,17 @@ def note_closed(directory: Path) -> None:
 
 
 def recover(directory: Path, source: Path, git: Git, ledger: Ledger) -> bool:
-    """Put the store in *directory* right, and note that it is in use; return whether it was not closed before.
+    """Put the store in *directory* right, and note that it is in use; return whether all of it had to be read.
 
     Raises:
         StateError: it is damaged so that nothing of its queue is left.
     """
     was_killed = (directory / _OPEN_FILE).exists()
     broken = drop_broken_refs(git)
+    # A disk or a hand can damage what was closed in order; all content is read only where that shows.
+    was_killed = (
+        was_killed or has_empty_objects(git) or ((tip := git.resolve(SNAPSHOTS)) is not None and not is_whole(git, tip))
+    )
     damaged = drop_damaged_objects(git) if was_killed else []
     head, known = git.resolve(SNAPSHOTS), ledger.meta("snapshot") or None
     is_cut = False

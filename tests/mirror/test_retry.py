@@ -22,10 +22,17 @@ def test_what_the_hub_asks_for_is_kept(attempt: int, luck: float, retryable: boo
     assert min(asked_s, 3600) <= wait_s < 3602
 
 
-@given(attempts, luck)
+@given(st.integers(4, 10_000), luck)
 def test_a_parked_mirror_is_tried_hourly(attempt: int, luck: float) -> None:
     """Waiting does not help, but somebody may have mended it."""
     assert 3600 == next_try_s(attempt, retryable=False, asked_s=None, luck=luck)
+
+
+def test_a_parked_mirror_is_tried_a_few_times_before() -> None:
+    """A proxy's passing refusal costs a minute, not an hour; three tries more bother nobody."""
+    waits = [next_try_s(attempt, retryable=False, asked_s=None, luck=0.5) for attempt in (1, 2, 3)]
+
+    assert [60, 300, 1500] == waits
 
 
 @pytest.mark.parametrize(("attempt", "longest_s"), [(1, 2), (2, 4), (3, 8), (9, 512), (10, 900), (1000, 900)])

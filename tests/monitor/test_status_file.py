@@ -277,7 +277,7 @@ def test_names_cannot_paint_the_terminal() -> None:
 
 def test_a_very_long_path_takes_a_few_lines() -> None:
     """Its beginning and its end are shown; programs get all of it."""
-    path = "/".join(["begin", *["d" * 240] * 14, "end"])
+    path = "/".join(["begin", "ddd", *["\1" * 240] * 14, "ddd", "end"])
     text = shown(replace(WELL, targets=(replace(TARGET, waiting=(Waiting(path, "why", NOW, needs_attention=True),)),)))
 
     assert "begin/ddd" in text

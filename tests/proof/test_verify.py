@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 from proof.conftest import api, change, git_of, objects_of, reasons, write_unit
-from support.plain_server import PlainServer
+from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import NO_LOGIN, REPO, Rig, safetensors
 
-from hubsync.errors import UsageError
+from hubsync.errors import MirrorError, UsageError
 from hubsync.localhub import LocalHub
 from hubsync.mirror.token import Tokens
 from hubsync.proof.verify import Means, MirrorVerdict, Reading, verify
@@ -107,6 +107,33 @@ def test_a_mirror_that_is_behind_is_measured_by_what_it_has(published: Rig) -> N
 
     verdict = look(published)
     assert (True, 1) == (verdict.is_passed, verdict.behind)
+
+
+@pytest.mark.parametrize("publish", ["tree", "revisions"])
+def test_a_unit_that_went_ahead_of_older_ones_is_verified_too(make_rig: MakeRig, server: PlainServer, publish: str) -> None:
+    """Nothing else of the queue is there yet, and what is lost of that unit is found."""
+    rig = make_rig(server, publish=publish, units=("checkpoint-*",), complete_when=("config.json",))
+    for step in (1, 2):
+        write_unit(rig, f"checkpoint-{step}", {"model.safetensors": safetensors(3000 + step), "config.json": b"{}"})
+        rig.commit()
+    pushes = []
+
+    def fail_after_one_push(request: Request) -> None:
+        if pushes and "lfs" in request.path:
+            raise AnswerError(403)
+        pushes.extend([request] * request.is_push)
+
+    server.before = fail_after_one_push
+    with pytest.raises(MirrorError):
+        rig.publish()
+    server.before = lambda _: None
+
+    passed = look(rig)
+    server.objects.clear()
+
+    assert (True, []) == (passed.is_passed, passed.found.extra)
+    assert any(name.endswith("model.safetensors") for name in look(rig).found.dangling)
+    assert 2 <= passed.files
 
 
 def test_a_mirror_that_cannot_be_asked_fails(published: Rig, hub: LocalHub) -> None:

@@ -154,6 +154,23 @@ def test_of_a_damaged_pack_the_rest_is_kept(rig: Rig, server: PlainServer) -> No
     expect_all(rig, server)
 
 
+@pytest.mark.parametrize("suffix", [".idx", ".pack"])
+def test_a_store_that_was_closed_in_order_is_mended_too(rig: Rig, server: PlainServer, suffix: str) -> None:
+    """A bad disk or a hand empties a file of git between two runs: an index is made again, of a pack the rest is kept."""
+    for path, content in QUEUED.items():
+        rig.write(path, content)
+
+    def empty(target: Path) -> None:
+        file = newest_pack(target).with_suffix(suffix)
+        file.chmod(0o600)
+        file.write_bytes(b"")
+
+    done = damage(rig, empty)
+
+    assert {".idx": set(), ".pack": {"objects", "queue"}}[suffix] <= set(done)
+    expect_all(rig, server)
+
+
 def test_half_a_pack_is_nothing(rig: Rig, server: PlainServer) -> None:
     """A pack without its index, and an index without its pack, do no harm, nor do locks and halves of any kind."""
     names = ("objects/pack/tmp_pack_x", "objects/pack/pack-1.idx", "objects/pack/pack-2.pack", "objects/pack/pack-3.keep",
