@@ -233,6 +233,8 @@ class Publisher:
                         raise
                 else:
                     return done
+                finally:
+                    self._view.forget_listed()
 
     def _sends_again(self, exc: MirrorError) -> bool:
         """Tell whether the mirror lacks an object that it was not sent again yet; a second time it is the file's fault."""
