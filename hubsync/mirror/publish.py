@@ -369,7 +369,7 @@ class Publisher:
 
     def _publish_newest_unit(self, backlog: Sequence[Snapshot]) -> Published | None:
         """Publish the newest unit by itself if the mirror would wait for other objects before it gets that."""
-        if self._budget.is_spent():
+        if self._budget.is_spent() or not any(snapshot.units for snapshot in backlog):
             return None
         started = time.monotonic()
         base = self.published()

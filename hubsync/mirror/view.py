@@ -404,7 +404,7 @@ class View:
 
         return files
 
-    def _without_dropped(self, commit: str, files: dict[str, TreeEntry]) -> dict[str, TreeEntry]:
+    def _without_dropped(self, commit: str, files: Tree) -> Tree:
         hidden = {unit for unit in self.dropped if self._hides(unit, commit)}
         return files if not hidden else {p: e for p, e in files.items() if unit_of(self._target, p) not in hidden}
 
@@ -412,8 +412,9 @@ class View:
         """Forget what was listed of snapshots: of 100,000 files each takes 30 MB."""
         self._listed.cache_clear()
 
-    def _list_shown(self, commit: str) -> dict[str, TreeEntry]:
-        return {path: entry for path, entry in self._store.git.list_tree(commit).items() if self.shows(path)}
+    def _list_shown(self, commit: str) -> Tree:
+        listed = self._store.git.list_tree(commit)
+        return listed if self._is_whole else {path: entry for path, entry in listed.items() if self.shows(path)}
 
     def _is_frozen_place(self, place: str) -> bool:
         if not self.refused:

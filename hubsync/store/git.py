@@ -171,8 +171,9 @@ class Git:
 
     def diff_trees(self, before: str | None, after: str) -> list[TreeChange]:
         """Return what differs from *before* (``None``: the empty tree) to *after*."""
-        if before is None:
-            return [TreeChange(path, None, entry) for path, entry in self.list_tree(after).items()]
+        if before is None:  # read anew: what is remembered of a whole tree is for those who ask twice
+            listed = self.run("ls-tree", "-z", "--full-tree", "-r", after).stdout
+            return [TreeChange(path, None, entry) for path, entry in _read_tree(listed)]
         return list(_read_diff(self.run("diff-tree", "-r", "-z", "--no-renames", before, after).stdout))
 
     def diff_line(self, commits: Sequence[str]) -> list[list[TreeChange]]:
@@ -182,7 +183,7 @@ class Git:
         feed = [f"{commit}\n".encode() for commit in commits]
         raw = self.run("diff-tree", "--stdin", "-r", "-z", "--root", "--no-renames", feed=feed).stdout
         steps: dict[str, list[TreeChange]] = {commit: [] for commit in commits}
-        fields = _split(raw)
+        fields = split(raw)
         current: list[TreeChange] = []
         for field in fields:
             if field.startswith(b":"):
@@ -430,14 +431,14 @@ def _change_line(path: str, entry: TreeEntry | None) -> bytes:
 
 
 def _read_tree(listed: bytes) -> Iterator[tuple[str, TreeEntry]]:
-    for line in _split(listed):
+    for line in split(listed):
         meta, _, path = line.partition(b"\t")
         mode, _, blob = meta.decode().split(" ")
         yield os.fsdecode(path), TreeEntry(sys.intern(mode), blob)
 
 
 def _read_diff(raw: bytes) -> Iterator[TreeChange]:
-    fields = _split(raw)
+    fields = split(raw)
     for meta in fields:
         yield _read_change(meta, next(fields))
 
@@ -451,7 +452,7 @@ def _entry(mode: str, blob: str) -> TreeEntry | None:
     return None if blob == ABSENT else TreeEntry(sys.intern(mode), blob)
 
 
-def _split(raw: bytes) -> Iterator[bytes]:
+def split(raw: bytes) -> Iterator[bytes]:
     """Yield the fields of *raw*, each of which ends with a NUL; a list of them would take several times its room."""
     start = 0
     while (end := raw.find(b"\0", start)) >= 0:
