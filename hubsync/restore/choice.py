@@ -127,8 +127,9 @@ def gave_wrong(mirrors: list[Health], refusals: Refusals) -> list[str]:
     """Return the mirrors that gave other bytes for a piece, if no mirror could still give the right ones; else none."""
     if any(mirror.name not in refusals.reasons for mirror in mirrors):
         return []
-    reasons = refusals.reasons
-    return [each.name for each in mirrors if refusals.wrong.get(each.name) or isinstance(reasons[each.name], OtherSizeError)]
+    other_size = {name for name, reason in refusals.reasons.items() if isinstance(reason, OtherSizeError)}
+
+    return [mirror.name for mirror in mirrors if refusals.wrong.get(mirror.name) or mirror.name in other_size]
 
 
 def why_not(mirrors: list[Health], refusals: Refusals) -> TransferError:
