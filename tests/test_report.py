@@ -75,6 +75,47 @@ def test_what_settled_is_behind_before_it_is_committed(rig: Rig) -> None:
     assert 0.0 == describe(rig).behind_s
 
 
+def wait_and_restart(rig: Rig, path: str, hours: float) -> None:
+    """Let the settled *path* have waited for *hours*, and restart."""
+    rig.pipeline._files._settled_at[path] -= hours * HOUR
+    rig.pipeline.settle()
+    rig.restart()
+    rig.settle()
+
+
+@pytest.mark.parametrize("path", ["log.txt", "model.bin"])
+def test_what_settled_before_a_restart_is_as_far_behind_as_before(rig: Rig, path: str) -> None:
+    """A daemon that dies more often than it commits says for how long it has published nothing, until it does."""
+    touch(rig, 0, rig.write(path))
+    rig.settle()
+    wait_and_restart(rig, path, 2)
+    wait_and_restart(rig, path, 1)
+
+    assert describe(rig).behind_s == pytest.approx(3 * HOUR, abs=60)
+    rig.pipeline.commit()
+    rig.publisher().publish()
+    rig.write(path, b"more")
+    rig.restart()
+    rig.settle()
+    assert describe(rig).behind_s < HOUR
+
+
+def test_what_comes_after_a_restart_is_not_behind(rig: Rig) -> None:
+    """A file that took the place of what waited has waited for no longer than it is there; so has an old one, later."""
+    rig.write("a.bin")
+    rig.settle()
+    rig.pipeline._files._settled_at["a.bin"] -= 2 * HOUR
+    rig.pipeline.settle()
+    rig.write("a.bin", b"again")
+    rig.restart()
+    rig.settle()
+    assert describe(rig).behind_s < HOUR
+    touch(rig, 0, rig.write("old.bin"))
+    rig.settle()
+
+    assert describe(rig).behind_s < HOUR
+
+
 def test_a_late_mirror_is_behind_alone(two: Two) -> None:
     """One mirror's lag is not the other's; the target's is that of the worse one."""
     save(two.rig, "checkpoint-1", 1)
