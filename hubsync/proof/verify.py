@@ -18,6 +18,7 @@ from hubsync.mirror.record import Record
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.view import Ahead, Step, View
 from hubsync.monitor.logger import bound, get_logger
+from hubsync.pipeline.provenance import is_own
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import ReceiptBook
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places, judge
@@ -309,5 +310,6 @@ def _compare_source(target: Target, store: ReadStore) -> SourceVerdict:
     changed = sorted(entries.keys() - set(same))
 
     gone = store.ledger.tree_paths() - entries.keys() - store.pruned.paths()
+    published_beside = {path for path in gone if is_own(target, store.ledger, path)}
 
-    return SourceVerdict(len(same), tuple(changed), len(gone))
+    return SourceVerdict(len(same), tuple(changed), len(gone - published_beside))
