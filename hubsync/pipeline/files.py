@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 
 from hubsync.config.model import Target
+from hubsync.pipeline.oldest import Oldest
 from hubsync.pipeline.provenance import Provenance
 from hubsync.store.capture import has_same_content
 from hubsync.store.git import TreeEntry
@@ -29,6 +30,7 @@ class Files:
         early: settled files that were captured before their commit.
         first_write: when the first of the files came (seconds since the epoch).
         last_write: when the newest of them was written (seconds since the epoch).
+        oldest: since when something settled waits, over restarts.
     """
 
     def __init__(self, target: Target, store: Store, provenance: Provenance) -> None:
@@ -43,6 +45,7 @@ class Files:
         self._pruned = store.pruned
         self._provenance = provenance
         self._settled_at: dict[str, float] = {}
+        self.oldest = Oldest(store.ledger)
         self._logs: set[str] = set()
 
     # --- what is known of one
@@ -174,7 +177,9 @@ class Files:
 
     def _settle(self, path: str, identity: Identity) -> None:
         self.settled[path] = identity
-        self._settled_at.setdefault(path, time.monotonic())
+        if path not in self._settled_at:
+            waited_s = self.oldest.waited_s(identity.mtime_ns / 1e9, grows=self.grows(path))
+            self._settled_at[path] = time.monotonic() - waited_s
 
     def refuse(self, path: str, identity: Identity) -> None:
         """Take *path* no more until it changes."""
