@@ -151,7 +151,8 @@ def _verify_mirror(means: Means, target: Target, mirror: Mirror, store: ReadStor
     try:
         expected = _Expected(target, mirror, store)
         verdict.behind = expected.behind
-        with Asker(mirror, means.config.endpoints[mirror.endpoint], means.tokens, means.stop) as asker:
+        known = store.mirror_directory(mirror.name)
+        with Asker(mirror, means.config.endpoints[mirror.endpoint], means.tokens, means.stop, known) as asker:
             _look(means, target, verdict, expected, asker, reading)
     except HubsyncError as exc:
         verdict.error = exc
