@@ -75,6 +75,20 @@ def test_what_settled_is_behind_before_it_is_committed(rig: Rig) -> None:
     assert 0.0 == describe(rig).behind_s
 
 
+def test_a_pin_does_not_end_the_wait(rig: Rig) -> None:
+    """A hard link moves the ctime of what it pins: that is no new content; new content has not waited."""
+    path = rig.write("model.bin", b"1")
+    rig.settle()
+    rig.pipeline._files._settled_at["model.bin"] -= 2 * HOUR
+    (rig.state / "link").hardlink_to(path)
+    rig.settle()
+    assert describe(rig).behind_s > HOUR
+    rig.write("model.bin", b"22")
+    rig.settle()
+
+    assert describe(rig).behind_s < HOUR
+
+
 def wait_and_restart(rig: Rig, path: str, hours: float) -> None:
     """Let the settled *path* have waited for *hours*, and restart."""
     rig.pipeline._files._settled_at[path] -= hours * HOUR

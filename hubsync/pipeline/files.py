@@ -149,7 +149,9 @@ class Files:
         if grows and path in self.settled:  # the next commit takes what is there then
             self.settled[path] = identity
             return False
-        self.settled.pop(path, None)
+        settled = self.settled.pop(path, None)
+        if settled is not None and not has_same_content(identity, settled):  # our own pins move the ctime
+            self._settled_at.pop(path, None)
         now = time.monotonic()
         self.settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s), grows=grows)
 
@@ -157,7 +159,6 @@ class Files:
 
     def take_settled(self) -> list[str]:
         """Return what has settled since it was asked last."""
-        self._settled_at = {path: at for path, at in self._settled_at.items() if path in self.settled}
         settled = dict(self.settler.take_settled(time.monotonic()))
         for path, identity in settled.items():
             self._settle(path, identity)
@@ -185,10 +186,12 @@ class Files:
         """Take *path* no more until it changes."""
         self.refused[path] = identity
         self.settled.pop(path, None)
+        self._settled_at.pop(path, None)
 
     def unsettle(self, path: str) -> None:
         """Have *path* settle and be captured anew."""
         self.settled.pop(path, None)
+        self._settled_at.pop(path, None)
         self.early.discard(path)
 
     def forget(self, path: str) -> None:
