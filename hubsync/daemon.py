@@ -102,7 +102,7 @@ class Daemon:
             with state_errors():
                 control.start()
             stack.callback(control.stop)
-            self._jobs.add("pulse", self._beat_pulse, every((self._notifier.watchdog_interval_s or _LOOK_S) / 4))
+            self._jobs.add("pulse", self._beat_pulse, every((self._notifier.watchdog_interval_s or 2 * _LOOK_S) / 4))
             self._jobs.add("tokens", self._wake_mended, None)
             self._jobs.add("status", self._write_status, None)
             self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
@@ -402,6 +402,7 @@ _COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {
     "flush": TargetRun.flush,
     "pause": TargetRun.pause,
     "resume": TargetRun.resume,
+    "verified": TargetRun.note_verified,
 }
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 Priority = Literal["idle", "low", "normal"]
 
-_STANDINGS = {"idle": (19, os.SCHED_IDLE), "low": (19, os.SCHED_BATCH)}
+_STANDINGS = {"idle": (19, os.SCHED_IDLE), "low": (10, os.SCHED_BATCH)}
 
 
 def stand_back(priority: Priority) -> None:

@@ -29,12 +29,12 @@ _WRITE_EVERY_S = 1.0
 
 DaemonState = Literal["starting", "running", "stopping", "stopped", "dead"]
 TargetState = Literal["ok", "degraded", "halted", "paused"]
-MirrorState = Literal["ok", "publishing", "waiting", "failing", "parked"]
+MirrorState = Literal["ok", "publishing", "waiting", "degraded", "failing", "parked"]
 
 
 @dataclass(frozen=True, slots=True)
 class LastError:
-    """The failure that something is in now."""
+    """The failure that something is in now; *is_retrying*: it is tried again at this moment."""
 
     error: str
     error_kind: str = "internal"
@@ -42,6 +42,7 @@ class LastError:
     since: datetime | None = None
     attempt: int = 1
     next_try_at: datetime | None = None
+    is_retrying: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class MirrorStatus:
     """How far one mirror is.
 
     Attributes:
+        state: "publishing" with a ``last_error`` says that bytes arrive again, after failures; nothing is published yet.
+            "degraded" says that its last verification failed, and nothing has shown since that this is over.
         behind_s: the age of the oldest settled thing that it lacks; 0 when it lacks nothing.
         at_risk_s: the training time that would be lost with this machine if only this mirror were left.
         waits_for: what it waits for although nothing is wrong: the Hub's patience, or its next commit.

@@ -16,6 +16,7 @@ from hubsync.monitor.logger import get_logger
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import note_holdings, stands_for
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places
+from hubsync.proof.standing import note_failure, read_failure
 from hubsync.store.proof_rows import Receipt
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
@@ -71,7 +72,8 @@ class ReceiptKeeper:
         began = time.monotonic()
         receipts = self.store.ledger.receipts(self.mirror.name)
         claims = self._claims(published, receipts)
-        with Asker(self.mirror, self.config.endpoints[self.mirror.endpoint], self.tokens, self.stop) as asker:
+        ours = self.store.mirror_directory(self.mirror.name)
+        with Asker(self.mirror, self.config.endpoints[self.mirror.endpoint], self.tokens, self.stop, ours) as asker:
             heads = asker.read_heads()
             wanted = _choose(claims, receipts, heads)
             del claims  # of 100,000 files it is tens of megabytes
@@ -83,10 +85,17 @@ class ReceiptKeeper:
                 note_holdings(self.store.ledger, self.mirror.name, holdings)
                 told.add(holdings, receipts)
         del wanted, receipts
+        self._note_whole(told)
         self.refresh()
         self._tell(told, began)
 
         return told.failure
+
+    def _note_whole(self, told: "_Told") -> None:
+        """End a failure that a verification found, if there is a receipt now for all that was missing."""
+        failure = read_failure(self.store.ledger, self.mirror.name)
+        if failure is not None and failure.is_provable and not told.lacks:
+            note_failure(self.store.ledger, self.mirror.name, None)
 
     def refresh(self) -> None:
         """Look up which units are proved: other commands make receipts too."""
@@ -130,17 +139,19 @@ class ReceiptKeeper:
 
 @dataclass(slots=True)
 class _Told:
-    """What the mirror told: how many files it *held*, whose receipts are *stale*, and the first *failure*."""
+    """What the mirror told: how many files it *held*, whose receipts are *stale*, if it *lacks* any, the first *failure*."""
 
     held: int = 0
     commit: str | None = None
     stale: list[str] = field(default_factory=list)
     reason: str = ""
+    lacks: bool = False
     failure: HubsyncError | None = None
 
     def add(self, holdings: Sequence[Holding], before: Container[str]) -> None:
         """Add some answers; *before* are the paths that had receipts."""
         for each in holdings:
+            self.lacks |= bool(each.reason)
             if not each.reason:
                 self.held, self.commit = self.held + 1, each.commit
             elif not each.is_answer:

@@ -181,7 +181,7 @@ def test_a_paused_target_publishes_nothing(config: Path, source: Path, hub: Loca
 
 @pytest.mark.parametrize(
     ("priority", "nice", "policy"),
-    [("idle", 19, os.SCHED_IDLE), ("low", 19, os.SCHED_BATCH), ("normal", 0, os.SCHED_OTHER)],
+    [("idle", 19, os.SCHED_IDLE), ("low", 10, os.SCHED_BATCH), ("normal", 0, os.SCHED_OTHER)],
 )
 def test_the_daemon_stands_back_unless_it_is_told_not_to(config: Path, priority: str, nice: int, policy: int) -> None:
     """All of its threads are scheduled as a batch job is, which its children inherit."""
