@@ -139,7 +139,7 @@ class ReceiptKeeper:
 
 @dataclass(slots=True)
 class _Told:
-    """What the mirror told: how many files it *held*, whose receipts are *stale*, if it *lacks* any, the first *failure*."""
+    """What the mirror told: the files it *held*, which receipts are *stale*, if it *lacks* any, the first *failure*."""
 
     held: int = 0
     commit: str | None = None
