@@ -45,5 +45,6 @@ def test_a_token_that_is_printed_is_seen(tmp_path: Path) -> None:
     """A line of the log with a token fails the test."""
     (tmp_path / "run").mkdir()
     config = write_config(tmp_path / "hubsync.toml", tmp_path / "run", {'url = "http://127.0.0.1:9"': "acme/x"})
-    with pytest.raises(AssertionError), Daemon(config, "sh", "-c", f"echo '[\"{TOKEN}\"]' >&2", "sh") as daemon:
+    with pytest.raises(AssertionError), Daemon(config, "sh", "-c", f"echo '{{\"event\": \"{TOKEN}\"}}' >&2", "sh") as daemon:
         daemon.process.wait()
+    assert daemon.leaks
