@@ -133,7 +133,8 @@ def summarize(status: Status) -> str:
     """Return one line for ``systemctl status``."""
     well = sum(target.state == "ok" for target in status.targets)
     troubles = [
-        f"{target.name}/{mirror.name} {mirror.state}: {mirror.last_error.error_kind}"
+        f"{target.name}/{mirror.name} {'trying again after' if mirror.last_error.is_retrying else f'{mirror.state}:'} "
+        f"{mirror.last_error.error_kind}"
         for target in status.targets
         for mirror in target.mirrors
         if mirror.last_error is not None
@@ -162,9 +163,10 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float, p
     behind_s = 0.0 if backlog.since is None else time.time() - backlog.since
     waits_for = worker.waits_for()
     pull = worker.publisher.pull_request
-    state: MirrorState = "publishing" if worker.is_running else "waiting" if waits_for else "ok"
-    if worker.trouble is not None:
-        state = "parked" if worker.trouble.is_parked else "failing"
+    transfer, trouble, is_running = worker.publisher.transfer, worker.trouble, worker.is_running
+    state: MirrorState = "publishing" if is_running else "waiting" if waits_for else "ok"
+    if trouble is not None and not (is_running and transfer is not None and transfer.bytes_per_s):
+        state = "parked" if trouble.is_parked else "failing"
 
     return MirrorStatus(
         name=worker.mirror.name,
@@ -178,10 +180,10 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float, p
         behind_s=round(max(0.0, behind_s, settled_s), 1),
         at_risk_s=round(_measure_risk(work, worker.publisher), 1),
         last_success=worker.last_success,
-        transfer=worker.publisher.transfer,
+        transfer=transfer,
         waits_for=waits_for,
         pull_request=None if pull is None else pull.url,
-        last_error=_describe_trouble(worker.trouble),
+        last_error=_describe_trouble(trouble, is_running=is_running),
         proven=tuple(
             ProvenUnit(unit, datetime.fromtimestamp(at, UTC))
             for unit, at in sorted(proven.items(), key=lambda item: (item[1], item[0]), reverse=True)[:_SHOWN]
@@ -202,11 +204,11 @@ def _measure_risk(work: TargetWork, publisher: Publisher) -> float:
     return max(0.0, pipeline.last_write - since) if since else 0.0
 
 
-def _describe_trouble(trouble: Trouble | None) -> LastError | None:
+def _describe_trouble(trouble: Trouble | None, *, is_running: bool) -> LastError | None:
     if trouble is None:
         return None
     wait = timedelta(seconds=max(0.0, trouble.next_try - time.monotonic()))
     return LastError(
         str(trouble.error), trouble.error.error_kind, trouble.hint, trouble.since_utc, trouble.failures,
-        datetime.now(UTC) + wait,
+        None if is_running else datetime.now(UTC) + wait, is_running,
     )  # fmt: skip

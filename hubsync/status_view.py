@@ -14,6 +14,7 @@ from hubsync.monitor.status import Status, choose_exit_code, describe_rejected, 
 from hubsync.presence import is_locked
 
 _REFRESH_S = 1.0
+_NO_STATUS = "ask again in a moment; if it stays so, its log says why: the disk of state_dir may be full"
 
 
 def is_in_force(seen: Glance | None, target: str | None) -> bool:
@@ -38,7 +39,8 @@ def show_status(
 
     Raises:
         ConfigError: it is rejected, and no daemon runs with a former one.
-        NotRunningError: no daemon ever ran on this state directory, or none does that would mend its status.
+        NotRunningError: no daemon ever ran on this state directory, or none does that would mend its status, or one has
+            just begun to run.
         StateError: the status of a running daemon cannot be read.
     """
     if watch and not as_json and sys.stdout.isatty():
@@ -76,6 +78,10 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
         raise rejected
     try:
         status = read_status(state_dir / "status.json")
+    except NotRunningError as exc:
+        if not running:
+            raise
+        raise NotRunningError("hubsync has begun to run here, and has not written its status yet", hint=_NO_STATUS) from exc
     except StateError as exc:
         if running:
             raise

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from support.plain_server import PlainServer
+from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import Rig
 from support.running import write_checkpoint
 
-from hubsync.monitor.status import DaemonStatus, LastError, Status, TargetStatus, Waiting
-from hubsync.report import describe_target, log_heartbeat
+from hubsync.monitor.status import DaemonStatus, LastError, Status, TargetStatus, Waiting, choose_exit_code
+from hubsync.report import describe_target, log_heartbeat, summarize
 
 HOUR = 3600
 BEGAN = int(time.time()) - 48 * HOUR
@@ -73,6 +73,61 @@ def test_what_settled_is_behind_before_it_is_committed(rig: Rig) -> None:
     rig.pipeline.commit()
     rig.publisher().publish()
     assert 0.0 == describe(rig).behind_s
+
+
+def test_a_pin_does_not_end_the_wait(rig: Rig) -> None:
+    """A hard link moves the ctime of what it pins: that is no new content; new content has not waited."""
+    path = rig.write("model.bin", b"1")
+    rig.settle()
+    rig.pipeline._files._settled_at["model.bin"] -= 2 * HOUR
+    (rig.state / "link").hardlink_to(path)
+    rig.settle()
+    assert describe(rig).behind_s > HOUR
+    rig.write("model.bin", b"22")
+    rig.settle()
+
+    assert describe(rig).behind_s < HOUR
+
+
+def wait_and_restart(rig: Rig, path: str, hours: float) -> None:
+    """Let the settled *path* have waited for *hours*, and restart."""
+    rig.pipeline._files._settled_at[path] -= hours * HOUR
+    rig.pipeline.settle()
+    rig.restart()
+    rig.settle()
+
+
+@pytest.mark.parametrize("path", ["log.txt", "model.bin"])
+def test_what_settled_before_a_restart_is_as_far_behind_as_before(rig: Rig, path: str) -> None:
+    """A daemon that dies more often than it commits says for how long it has published nothing, until it does."""
+    touch(rig, 0, rig.write(path))
+    rig.settle()
+    wait_and_restart(rig, path, 2)
+    wait_and_restart(rig, path, 1)
+
+    assert describe(rig).behind_s == pytest.approx(3 * HOUR, abs=60)
+    rig.pipeline.commit()
+    rig.publisher().publish()
+    rig.write(path, b"more")
+    rig.restart()
+    rig.settle()
+    assert describe(rig).behind_s < HOUR
+
+
+def test_what_comes_after_a_restart_is_not_behind(rig: Rig) -> None:
+    """A file that took the place of what waited has waited for no longer than it is there; so has an old one, later."""
+    rig.write("a.bin")
+    rig.settle()
+    rig.pipeline._files._settled_at["a.bin"] -= 2 * HOUR
+    rig.pipeline.settle()
+    rig.write("a.bin", b"again")
+    rig.restart()
+    rig.settle()
+    assert describe(rig).behind_s < HOUR
+    touch(rig, 0, rig.write("old.bin"))
+    rig.settle()
+
+    assert describe(rig).behind_s < HOUR
 
 
 def test_a_late_mirror_is_behind_alone(two: Two) -> None:
@@ -201,3 +256,37 @@ def test_what_waited_before_a_restart_has_its_true_age(make_rig: Callable[..., R
 
     assert held.since is not None
     assert changed == pytest.approx(held.since.timestamp(), abs=0.001)
+
+
+def test_a_mirror_that_is_tried_again_says_so(rig: Rig, server: PlainServer) -> None:
+    """While a try is on, its error is the last one; once bytes arrive the mirror fails no more, but is not well yet."""
+    worker = rig.work.workers[0]
+    seen: list[TargetStatus] = []
+
+    def refuse(_: Request) -> None:
+        raise AnswerError(503)
+
+    def look(_: Request) -> None:
+        if (gauge := worker.publisher._remote.sending) is not None:
+            gauge.note(1)
+        seen.append(describe(rig))
+
+    rig.write("model.bin", b"1" * 100)
+    rig.commit()
+    server.before = refuse
+    worker.run()
+    failed = describe(rig)
+    server.before = look
+    worker.run(now=True)
+
+    def tell(target: TargetStatus) -> tuple[str, bool | None]:
+        (mirror,) = target.mirrors
+        return mirror.state, mirror.last_error and mirror.last_error.is_retrying
+
+    assert [("failing", False), ("failing", True), ("ok", None)] == [*map(tell, (failed, seen[0], describe(rig)))]
+    sending = next(target for target in seen if target.mirrors[0].transfer is not None)
+    assert ("publishing", True) == tell(sending)
+    now = datetime.now(UTC)
+    status = Status(DaemonStatus(1, "1", now, now), (sending,))
+    assert 1 == choose_exit_code(status, now, running=True)
+    assert "run/m0 trying again after server" in summarize(status)

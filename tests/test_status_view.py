@@ -118,6 +118,20 @@ def test_a_killed_daemon_is_dead_for_programs(tmp_path: Path) -> None:
     assert (3, "dead") == (done.returncode, json.loads(done.stdout)["daemon"]["state"])
 
 
+def test_a_daemon_that_has_not_written_yet_is_not_denied(tmp_path: Path) -> None:
+    """Before its first document, which a full disk may delay, nobody is told that none has run, or to start one."""
+    config = write_config(tmp_path / "hubsync.toml", tmp_path / "source", {'url = "http://127.0.0.1:1"': "acme/x"})
+    (tmp_path / "state").mkdir()
+    with (tmp_path / "state" / "lock").open("w") as lock:
+        lock.write(str(os.getpid()))
+        lock.flush()
+        argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (3, True) == (done.returncode, "has not written its status yet" in done.stderr)
+    assert "hubsync run" not in done.stderr
+
+
 def test_a_report_with_warnings_is_a_document(tmp_path: Path) -> None:
     """How often each event warned is told by name."""
     log = tmp_path / "log.jsonl"

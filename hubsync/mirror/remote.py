@@ -119,6 +119,10 @@ class Remote:
         specs = [f"+{theirs}:{ours}" for theirs, ours in wanted.items()]
         self._network("fetch", *_FETCH, "{url}", *specs)
 
+    def fetch_trees(self, branch: str) -> None:
+        """Fetch the newest commit of *branch* without history, and without contents where the server can leave them out."""
+        self._network("fetch", *_FETCH, "--filter=blob:none", "{url}", f"+{self._ref(branch)}:refs/trees/fetched")
+
     @property
     def lfs_url(self) -> str:
         """The address of the LFS API beside the address at which the repository answered."""

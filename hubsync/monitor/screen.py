@@ -193,13 +193,14 @@ def _bar(transfer: Transfer) -> str:
 def _error(name: str, error: LastError, now: datetime, width: int, paint: Paint) -> Iterator[str]:
     since = f" for {_describe_age(error.since, now)}" if error.since else ""
     attempts = f", attempt {error.attempt}" if error.attempt > 1 else ""
-    retry = ""
+    retry = ", trying again now" if error.is_retrying else ""
     if error.next_try_at:
         wait_s = (error.next_try_at - now).total_seconds()
         retry = f", next try in {format_duration(wait_s)}" if wait_s > 0 else ", next try is due"
 
+    what = f"{_shorten(name)}: {'last error: ' if error.is_retrying else ''}"
     for line in error.error.splitlines() or [""]:
-        yield from (paint(part, _RED) for part in _fold(escape_unsafe(f"{_shorten(name)}: {line}"), width, rest="    "))
+        yield from (paint(part, _RED) for part in _fold(escape_unsafe(f"{what}{line}"), width, rest="    "))
     yield from (paint(part, _DIM) for part in _fold(f"{error.error_kind}{since}{attempts}{retry}", width, "    "))
 
 

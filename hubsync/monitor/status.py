@@ -34,7 +34,7 @@ MirrorState = Literal["ok", "publishing", "waiting", "failing", "parked"]
 
 @dataclass(frozen=True, slots=True)
 class LastError:
-    """The failure that something is in now."""
+    """The failure that something is in now; *is_retrying*: it is tried again at this moment."""
 
     error: str
     error_kind: str = "internal"
@@ -42,6 +42,7 @@ class LastError:
     since: datetime | None = None
     attempt: int = 1
     next_try_at: datetime | None = None
+    is_retrying: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class MirrorStatus:
     """How far one mirror is.
 
     Attributes:
+        state: "publishing" with a ``last_error`` says that bytes arrive again, after failures; nothing is published yet.
         behind_s: the age of the oldest settled thing that it lacks; 0 when it lacks nothing.
         at_risk_s: the training time that would be lost with this machine if only this mirror were left.
         waits_for: what it waits for although nothing is wrong: the Hub's patience, or its next commit.

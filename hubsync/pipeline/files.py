@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 
 from hubsync.config.model import Target
+from hubsync.pipeline.oldest import Oldest
 from hubsync.pipeline.provenance import Provenance
 from hubsync.store.capture import has_same_content
 from hubsync.store.git import TreeEntry
@@ -29,6 +30,7 @@ class Files:
         early: settled files that were captured before their commit.
         first_write: when the first of the files came (seconds since the epoch).
         last_write: when the newest of them was written (seconds since the epoch).
+        oldest: since when something settled waits, over restarts.
     """
 
     def __init__(self, target: Target, store: Store, provenance: Provenance) -> None:
@@ -43,6 +45,7 @@ class Files:
         self._pruned = store.pruned
         self._provenance = provenance
         self._settled_at: dict[str, float] = {}
+        self.oldest = Oldest(store.ledger)
         self._logs: set[str] = set()
 
     # --- what is known of one
@@ -146,7 +149,9 @@ class Files:
         if grows and path in self.settled:  # the next commit takes what is there then
             self.settled[path] = identity
             return False
-        self.settled.pop(path, None)
+        settled = self.settled.pop(path, None)
+        if settled is not None and not has_same_content(identity, settled):  # our own pins move the ctime
+            self._settled_at.pop(path, None)
         now = time.monotonic()
         self.settler.feed(path, identity, now, now - (age_of(identity) if age_s is None else age_s), grows=grows)
 
@@ -154,7 +159,6 @@ class Files:
 
     def take_settled(self) -> list[str]:
         """Return what has settled since it was asked last."""
-        self._settled_at = {path: at for path, at in self._settled_at.items() if path in self.settled}
         settled = dict(self.settler.take_settled(time.monotonic()))
         for path, identity in settled.items():
             self._settle(path, identity)
@@ -174,16 +178,20 @@ class Files:
 
     def _settle(self, path: str, identity: Identity) -> None:
         self.settled[path] = identity
-        self._settled_at.setdefault(path, time.monotonic())
+        if path not in self._settled_at:
+            waited_s = self.oldest.waited_s(identity.mtime_ns / 1e9, grows=self.grows(path))
+            self._settled_at[path] = time.monotonic() - waited_s
 
     def refuse(self, path: str, identity: Identity) -> None:
         """Take *path* no more until it changes."""
         self.refused[path] = identity
         self.settled.pop(path, None)
+        self._settled_at.pop(path, None)
 
     def unsettle(self, path: str) -> None:
         """Have *path* settle and be captured anew."""
         self.settled.pop(path, None)
+        self._settled_at.pop(path, None)
         self.early.discard(path)
 
     def forget(self, path: str) -> None:

@@ -79,6 +79,7 @@ class Pipeline:
         self._capturing = Capturing(capturer, self._files, store, target.quiet_s, stop, self._log)
         self._intake = Intake(target, self._files, self._held, self._capturing, self._feed, self._forget)
         self._looks = 0  # counts events and inventories
+        self._is_listed = False  # the whole source was, since the start
 
     @property
     def halted(self) -> HubsyncError | None:
@@ -125,6 +126,7 @@ class Pipeline:
             self._files.note_writes(inventory.entries.values())
             changed, removed = self._files.compare(inventory, under)
             if not under:
+                self._is_listed = True
                 self.reading.expect([entry.identity.size for entry in changed])
                 self._held.tell_collisions(find_collisions(inventory.entries))
             for entry in changed:
@@ -212,6 +214,7 @@ class Pipeline:
             for unit in self._units.take_touched(self._waiting_units()):
                 self._units.judge(unit)
             self._units.abandon_late()
+            self._note_oldest(all_seen=not self._files.settler)
 
             return Settled(any(unit.completion.complete for unit in self._units.by_name.values()), early)
 
@@ -254,6 +257,8 @@ class Pipeline:
                 commits += self._commit_removed(confirmed=confirm_deletes)
             if commits:
                 self.store.repack()
+            if commits or not units_only:
+                self._note_oldest(all_seen=True)
 
             return commits
 
@@ -340,6 +345,9 @@ class Pipeline:
             abandoned = self._units.abandoned()
             waiting = (path for path in self._files.settled if not abandoned or self.unit_of(path) not in abandoned)
             return max(map(self._files.waited_s, waiting), default=0.0)
+
+    def _note_oldest(self, *, all_seen: bool) -> None:
+        self._files.oldest.note(self.oldest_settled_s(), all_seen=all_seen and self._is_listed)
 
     def unit_of(self, path: str) -> str | None:
         """Return the unit that *path* belongs to."""

@@ -9,11 +9,20 @@ from pathlib import PurePosixPath
 from hubsync.config.model import Target
 from hubsync.store.capture import Captured
 from hubsync.store.git import REGULAR, TreeEntry, blob_id
+from hubsync.store.ledger import Ledger
 from hubsync.store.provenance import NAMES, RECORD, Described, Origin, decode_origin, encode_provenance
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.units import unit_of
 
 Describe = Callable[[SnapshotWriter, Sequence[Captured]], Mapping[str, TreeEntry]]
+
+
+def is_own(target: Target, ledger: Ledger, path: str) -> bool:
+    """Tell whether *path* was never in the source: it was published beside what was."""
+    parent, _, name = path.rpartition("/")
+    is_named = name in NAMES and unit_of(target, path) == parent
+
+    return is_named and (target.provenance or ledger.known(path) is None)
 
 
 class Provenance:
@@ -25,9 +34,7 @@ class Provenance:
 
     def is_own(self, path: str) -> bool:
         """Tell whether *path* was never in the source: it was published beside what was."""
-        parent, _, name = path.rpartition("/")
-        is_named = name in NAMES and unit_of(self._target, path) == parent
-        return is_named and (self._target.provenance or self._store.ledger.known(path) is None)
+        return is_own(self._target, self._store.ledger, path)
 
     def describer(self, unit: str, layout: str) -> Describe | None:
         """Return what writes what a snapshot of captured files is to say of *unit*, and returns what that changes."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +21,7 @@ from hubsync.mirror.graft import with_prefix
 from hubsync.mirror.hub import Hub, HubFile
 from hubsync.mirror.token import Tokens
 from hubsync.proof.claims import Claim, Holding, Place, judge, objects_of
+from hubsync.proof.modes import ModeReader
 from hubsync.proof.reading import DAMAGED
 from hubsync.proof.sound import Depth, Sounder
 from hubsync.restore.catalog import File, Files
@@ -39,9 +41,14 @@ Shown = dict[Place, File]
 
 
 class Asker:
-    """Asks *mirror*; use as a context manager. Not for use by several threads at once."""
+    """Asks *mirror*; use as a context manager. Not for use by several threads at once.
 
-    def __init__(self, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: threading.Event) -> None:
+    *known* is the mirror's repository on this machine, if there is one: it saves a question where nobody else published.
+    """
+
+    def __init__(
+        self, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: threading.Event, known: Path | None = None
+    ) -> None:
         self.mirror = mirror
         self._endpoint = endpoint
         self._tokens = tokens
@@ -49,6 +56,7 @@ class Asker:
         self._stack = contextlib.ExitStack()
         self._hub = Hub(endpoint, tokens)
         self._source: ApiSource | GitSource = ApiSource(mirror, endpoint, tokens)
+        self._modes = ModeReader(mirror, endpoint, tokens, stop, known)
 
     def __enter__(self) -> Self:
         return self
@@ -119,14 +127,28 @@ class Asker:
         return {
             Place(branch, path): file
             for branch, paths in by_branch.items()
-            for path, file in self._look_up(heads[branch], paths).items()
+            for path, file in self._with_modes(branch, heads[branch], self._look_up(heads[branch], paths)).items()
         }
 
     def show_all(self, heads: Mapping[str, str], branches: Iterable[str]) -> dict[str, Files]:
         """Return all that the mirror shows of the target on each of *branches* that is there."""
         refs = {f"refs/heads/{branch}": commit for branch, commit in heads.items()}
         wanted = [branch for branch in branches if branch in heads]
-        return self._source.fetch(wanted, refs) if wanted else {}
+        listed = self._source.fetch(wanted, refs) if wanted else {}
+        if isinstance(self._source, GitSource):
+            return listed
+        return {branch: self._with_modes(branch, heads[branch], files) for branch, files in listed.items()}
+
+    def _with_modes(self, branch: str, commit: str, files: Files) -> Files:
+        """Return *files* with the modes that git has for them: the API has none."""
+        if not files:
+            return files
+        places = {path: with_prefix(self.mirror.path_in_repo, path) for path in files}
+        entries = self._modes.read(branch, commit, places.values())
+        return {
+            path: replace(file, mode=entries[places[path]].mode) if places[path] in entries else file
+            for path, file in files.items()
+        }
 
     def _look_up(self, commit: str, paths: Sequence[str]) -> Files:
         if len(paths) > _FEW_PLACES:

@@ -70,7 +70,8 @@ class ReceiptKeeper:
         began = time.monotonic()
         receipts = self.store.ledger.receipts(self.mirror.name)
         claims = self._claims(published, receipts)
-        with Asker(self.mirror, self.config.endpoints[self.mirror.endpoint], self.tokens, self.stop) as asker:
+        ours = self.store.mirror_directory(self.mirror.name)
+        with Asker(self.mirror, self.config.endpoints[self.mirror.endpoint], self.tokens, self.stop, ours) as asker:
             heads = asker.read_heads()
             wanted = _choose(claims, receipts, heads)
             known = {receipt.oid: receipt.proven_at for receipt in receipts.values() if receipt.oid is not None}

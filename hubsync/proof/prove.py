@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.mirror.token import Tokens
+from hubsync.pipeline import store_directory
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import ReceiptBook
 from hubsync.proof.claims import Claim, Holding, Places, required_mirrors
 from hubsync.proof.local import Survey, Surveyor
 from hubsync.proof.sound import Depth
+from hubsync.store.snapshot import Store
 from hubsync.watch.rules import PathRules
 
 PROPAGATED = 'deletes = "propagate": what is deleted here is deleted on the mirrors too'
@@ -125,10 +127,13 @@ def _ask_all(
     claims: Mapping[str, list[Claim]],
     depths: Mapping[str, Depth],
 ) -> dict[str, list[Holding]]:
+    store = Store(store_directory(target, means.config.service.state_dir), target.source)
+
     def ask(mirror: Mirror) -> list[Holding]:
         if not claims[mirror.name]:
             return []
-        with Asker(mirror, means.config.endpoints[mirror.endpoint], means.tokens, means.stop) as asker:
+        endpoint = means.config.endpoints[mirror.endpoint]
+        with Asker(mirror, endpoint, means.tokens, means.stop, store.mirror_directory(mirror.name)) as asker:
             return asker.prove(claims[mirror.name], against=(target.source, depths[mirror.name]))
 
     with ThreadPoolExecutor(len(mirrors)) as pool:

@@ -18,6 +18,7 @@ from hubsync.mirror.record import Record
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.view import Ahead, Step, View
 from hubsync.monitor.logger import bound, get_logger
+from hubsync.pipeline.provenance import is_own
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import ReceiptBook
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places, judge
@@ -150,7 +151,8 @@ def _verify_mirror(means: Means, target: Target, mirror: Mirror, store: ReadStor
     try:
         expected = _Expected(target, mirror, store)
         verdict.behind = expected.behind
-        with Asker(mirror, means.config.endpoints[mirror.endpoint], means.tokens, means.stop) as asker:
+        known = store.mirror_directory(mirror.name)
+        with Asker(mirror, means.config.endpoints[mirror.endpoint], means.tokens, means.stop, known) as asker:
             _look(means, target, verdict, expected, asker, reading)
     except HubsyncError as exc:
         verdict.error = exc
@@ -309,5 +311,6 @@ def _compare_source(target: Target, store: ReadStore) -> SourceVerdict:
     changed = sorted(entries.keys() - set(same))
 
     gone = store.ledger.tree_paths() - entries.keys() - store.pruned.paths()
+    published_beside = {path for path in gone if is_own(target, store.ledger, path)}
 
-    return SourceVerdict(len(same), tuple(changed), len(gone))
+    return SourceVerdict(len(same), tuple(changed), len(gone - published_beside))

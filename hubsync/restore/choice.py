@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from hubsync.mirror.agent_client import TransferError
+from hubsync.restore.get import OtherSizeError
 
 MOST_FAILURES = 7  # in a row, with nothing got between them: half a minute or more
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
@@ -120,6 +121,15 @@ def pick(mirrors: list[Health], refusals: Refusals, now: float) -> tuple[Health 
         return ready, 0.0
 
     return None, min(mirror.not_before for mirror in left) - now
+
+
+def gave_wrong(mirrors: list[Health], refusals: Refusals) -> list[str]:
+    """Return the mirrors that gave other bytes for a piece, if no mirror could still give the right ones; else none."""
+    if any(mirror.name not in refusals.reasons for mirror in mirrors):
+        return []
+    other_size = {name for name, reason in refusals.reasons.items() if isinstance(reason, OtherSizeError)}
+
+    return [mirror.name for mirror in mirrors if refusals.wrong.get(mirror.name) or mirror.name in other_size]
 
 
 def why_not(mirrors: list[Health], refusals: Refusals) -> TransferError:

@@ -4,12 +4,12 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from hubsync.errors import HubsyncError
+from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.agent_client import Action, TransferError
 from hubsync.mirror.failures import read_failure
-from hubsync.restore.choice import Health, Refusals, is_stale, lacks_piece, pick, why_not
+from hubsync.restore.choice import Health, Refusals, gave_wrong, is_stale, lacks_piece, pick, why_not
 from hubsync.restore.get import Getter, Span
 from hubsync.restore.pieces import Incoming, Piece
 from hubsync.restore.progress import Meter
@@ -22,6 +22,10 @@ _CONNECT_S = 10.0
 _POLL_S = 0.2
 _PROBE_BYTES = 512 << 10
 _PROBE_LEAST_S = 1.0
+_WRONG_HINT = (
+    "restore from another mirror that has it; without --mirror all are tried. "
+    "hubsync verify TARGET --read-data lists all that is damaged"
+)
 
 
 class _Work:
@@ -60,11 +64,18 @@ class _Addresses:
 
 
 class Download:
-    """Gets *pieces* into *staging*. ``run`` returns when all are there and right."""
+    """Gets *pieces* into *staging*. ``run`` returns when all are there and right. *names* are the files they are for."""
 
     def __init__(
-        self, sources: Sequence[Source], pieces: Iterable[Piece], staging: Staging, meter: Meter, stall_s: float
+        self,
+        sources: Sequence[Source],
+        pieces: Iterable[Piece],
+        staging: Staging,
+        meter: Meter,
+        stall_s: float,
+        names: Mapping[str, str],
     ) -> None:
+        self._names = names
         self._mirrors = [Health(source.mirror.name) for source in sources]
         self._addresses = {source.mirror.name: _Addresses(source) for source in sources}
         self._staging = staging
@@ -258,12 +269,21 @@ class Download:
             if mirror is not None:
                 return mirror
             if wait_s <= 0:
-                failure = read_failure("download", str(why_not(self._mirrors, work.refusals)))
-                raise failure
+                raise self._explain(work)
             with self._turn:
                 self._turn.wait(min(wait_s, _POLL_S))
 
         return None
+
+    def _explain(self, work: _Work) -> MirrorError:
+        """Return why the piece of *work* cannot be had."""
+        if not (wrong := gave_wrong(self._mirrors, work.refusals)):
+            return read_failure("download", str(why_not(self._mirrors, work.refusals)))
+        name = work.incoming.piece.name
+        file, kind = self._names.get(name, name), "object" if work.incoming.piece.is_object else "content"
+
+        return MirrorError(f"{file}: the {kind} on {', '.join(wrong)} does not have the bytes it should ({name})",
+                           error_kind="lost", retryable=False, hint=_WRONG_HINT)  # fmt: skip
 
     def _note_failure(self, work: _Work, mirror: Health, exc: TransferError) -> None:
         if lacks_piece(exc):

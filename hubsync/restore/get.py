@@ -29,6 +29,10 @@ _LONG_S = 1.0
 Origin = tuple[str, str, int]
 
 
+class OtherSizeError(TransferError):
+    """What is there has another size than what was wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Bytes that are wanted: from *first* up to, but without, *end*, of *size* in all."""
@@ -182,12 +186,12 @@ def _follow(action: Action, location: str) -> Action:
 def _check_range(said: str, span: Span) -> None:
     expected = {f"bytes {span.first}-{span.end - 1}/{size}" for size in (span.size, "*")}
     if said not in expected:
-        raise TransferError(f"another range came than was asked for: {said[:80]!r}", status=422)
+        raise OtherSizeError(f"another range came than was asked for: {said[:80]!r}", status=422)
 
 
 def _check_length(said: str | None, span: Span) -> None:
     if said is not None and said != str(span.size):
-        raise TransferError(f"it has {said[:20]} bytes, and {span.size} were expected", status=422)
+        raise OtherSizeError(f"it has {said[:20]} bytes, and {span.size} were expected", status=422)
 
 
 def _refusal(response: http.client.HTTPResponse) -> TransferError:

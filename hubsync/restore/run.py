@@ -244,7 +244,8 @@ def _get(plan: _Plan, mirrors: Sequence[From], staging: Staging, meter: Meter, s
         _check_room(plan, pieces, staging)
     meter.expect(sum(piece.size for piece in pieces.values()), len(pieces))
     stall_s = min(each.endpoint.timeout_s for each in mirrors)
-    download = Download(plan.sources, pieces.values(), staging, meter, stall_s)
+    names = {file.pointer.oid if file.pointer else file.blob: path for path, file in plan.files.items()}
+    download = Download(plan.sources, pieces.values(), staging, meter, stall_s, names)
     if pieces:
         download.rank()
         download.run(stop)

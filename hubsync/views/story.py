@@ -200,7 +200,8 @@ class _Teller:
             for key in [key for key in self._open if key[0] in _SAID_AGAIN]:
                 self._open.pop(key).end = now
         ends = _ENDS.get(event)
-        if event == "heartbeat" and mirror and entry.get("state") in _WELL:
+        is_well = entry.get("state") in _WELL and not entry.get("error_kind")  # an upload after failures may fail too
+        if event == "heartbeat" and mirror and is_well:
             ends = "mirror"
         if ends is not None:
             if (over := self._open.pop((ends, *about), None)) is not None:

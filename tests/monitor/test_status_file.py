@@ -250,6 +250,15 @@ def test_an_upload_shows_how_far_it_is() -> None:
     assert "████████████░░░░░░░░  61%  7.6 GB of 12.4 GB, 42.0 MB/s, 1m55s left" in lines[row + 1]
 
 
+def test_what_is_tried_again_is_said_to_be() -> None:
+    """The error is the last one, with no time for the next try: that is now."""
+    error = replace(ERROR, next_try_at=None, is_retrying=True)
+    text = shown(replace(WELL, targets=(replace(TARGET, mirrors=(replace(HUB, state="failing", last_error=error),)),)))
+
+    assert "acme/llama-sft: last error: 403" in text
+    assert "attempt 4, trying again now" in text
+
+
 def test_colours_add_nothing_but_colours() -> None:
     """Without its escape sequences the coloured form is the plain one."""
     coloured = draw_status(STATUS, NOW, running=True, colour=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from proof.conftest import api, ask, change, objects_of, reasons, write_unit
+from proof.conftest import api, ask, change, git_of, objects_of, reasons, write_unit
 from support.plain_server import AnswerError, PlainServer
 from support.rig import REPO, Rig, safetensors
 
@@ -203,6 +203,25 @@ def test_what_the_mirror_lost_is_not_safe(published: Rig, hub: LocalHub, damage:
     damage(hub)
 
     assert MODEL in reasons(published, "checkpoint-1", MODEL)
+
+
+@pytest.mark.parametrize("path", [MODEL, "checkpoint-1/config.json"])
+def test_a_link_there_is_not_the_file(published: Rig, hub: LocalHub, path: str) -> None:
+    """Its content is the same to the byte, and yet git makes a link of it; the Hub's API does not tell."""
+    entry = git_of(hub, "rev-parse", f"main:{path}")
+    make_link(hub, path, entry)
+
+    assert "no file" in reasons(published, "checkpoint-1")[path]
+    assert path in reasons(published, path, cached=True)
+
+
+def make_link(hub: LocalHub, path: str, blob: str) -> None:
+    """Make a link of a file on *hub*, by hand."""
+    author = ("-c", "user.name=o", "-c", "user.email=o@x")
+    git_of(hub, "read-tree", "main")
+    git_of(hub, "update-index", "--cacheinfo", f"120000,{blob},{path}")
+    commit = git_of(hub, *author, "commit-tree", "-p", "main", "-m", "by hand", git_of(hub, "write-tree"))
+    git_of(hub, "update-ref", "refs/heads/main", commit)
 
 
 @pytest.mark.parametrize("at", [0, 700, -1])

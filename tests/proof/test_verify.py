@@ -49,6 +49,18 @@ def test_a_sound_mirror_passes(hub: LocalHub, make_rig: MakeRig, publish: str) -
     assert {} == reasons(rig, "checkpoint-1", "checkpoint-2", cached=True)
 
 
+def test_what_was_never_in_the_source_is_not_gone(hub: LocalHub, make_rig: MakeRig) -> None:
+    """The records that are published with a unit do not count; a file that was deleted since does."""
+    rig = make_rig(hub, units=("checkpoint-*",), complete_when=("config.json",), provenance=True)
+    write_unit(rig)
+    rig.update()
+    means = Means(rig.config, Tokens(NO_LOGIN), threading.Event())
+
+    assert 0 == verify(means, rig.config.targets[0], Reading()).source.gone
+    (rig.source / MODEL).unlink()
+    assert 1 == verify(means, rig.config.targets[0], Reading()).source.gone
+
+
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [

@@ -165,6 +165,22 @@ def test_without_another_mirror_wrong_bytes_are_a_failure(
     assert {"a.bin": content, "b.txt": b"b"} == read(tmp_path / "out")
 
 
+@pytest.mark.parametrize("size", [300_000, 100])
+def test_a_damaged_object_is_said_to_be_that(
+    restorer: MakeRestorer, server: PlainServer, tmp_path: Path, size: int
+) -> None:
+    """The Hub itself is well: the file, the mirror and another mirror are what to speak of."""
+    content = noise(300_000)
+    put_plain(server, {"sub/a.bin": content})
+    server.objects[hashlib.sha256(content).hexdigest()] = noise(size)
+
+    with pytest.raises(MirrorError, match=r"sub/a\.bin: the object on m0 does not have the bytes") as raised:
+        restorer(server)(tmp_path / "out")
+
+    assert ("lost", False, 1) == (raised.value.error_kind, raised.value.retryable, raised.value.status)
+    assert "another mirror" in raised.value.hint
+
+
 def test_bytes_that_were_spoiled_on_the_disk_are_got_again(restorer: MakeRestorer, hubs: Hubs, tmp_path: Path) -> None:
     """What a former run left is hashed again before it counts."""
     hub, files = hubs(), {"a.bin": noise(200_000), "b.bin": noise(200_000)}

@@ -37,6 +37,15 @@ def test_what_is_not_over_is_said_so() -> None:
     assert "    → wait" in text.splitlines()
 
 
+def test_an_upload_after_failures_does_not_end_them() -> None:
+    """It may fail as well: the first success ends them."""
+    sending = [{**one, "error_kind": "network"} for one in beat(1.05, "publishing")]
+    log = [*beat(1), failed(1, 1), *sending]
+    (still,), (over,) = tell(log).incidents, tell([*log, *beat(1.1)]).incidents
+
+    assert (True, False) == (still.end is None, over.end is None)
+
+
 def test_one_cause_is_told_once() -> None:
     """A limit that stops three targets is one item with three names and one cure; what is worse comes before it."""
     late = {"reason": "inotify watch limit reached", "hint": "raise it"}

@@ -1,0 +1,60 @@
+"""Reads of a mirror's commits which of their files are links or submodules: the Hub's API shows these as plain files.
+
+From the mirror's repository here, if that has the commit; else from the mirror itself, by git: a commit and its trees, no
+contents. Nothing is written but a scratch repository.
+"""
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubsync.config.model import Endpoint, Mirror
+from hubsync.errors import GitError, ToolMissingError
+from hubsync.mirror.remote import Remote
+from hubsync.mirror.token import Tokens
+from hubsync.store.git import Git, TreeEntry, git_executable
+from hubsync.store.objects import Objects
+
+_FEW_PATHS = 400  # more are found by listing the whole commit
+
+
+@dataclass(frozen=True, slots=True)
+class ModeReader:
+    """Reads modes of *mirror*; *known* is its repository on this machine, which may be missing or lack what is asked."""
+
+    mirror: Mirror
+    endpoint: Endpoint
+    tokens: Tokens
+    stop: threading.Event
+    known: Path | None = None
+
+    def read(self, branch: str, commit: str, paths: Iterable[str]) -> Mapping[str, TreeEntry]:
+        """Return what git has at *paths* of *commit*, the head of *branch*; nothing where git may not be used.
+
+        Raises:
+            MirrorError: the mirror cannot be asked, or refuses.
+            GitError: its head has moved meanwhile.
+        """
+        if self.mirror.transport == "http":
+            return {}
+        try:
+            git_executable()
+        except ToolMissingError:
+            return {}
+        wanted = list(paths)
+        if self.known is not None and self.known.exists():
+            with contextlib.suppress(GitError):
+                return _list(Git(self.known), commit, wanted)
+        with tempfile.TemporaryDirectory(prefix="hubsync-modes-") as scratch:
+            git = Git(Path(scratch) / "mirror.git")
+            git.open()
+            patient = self.endpoint.model_copy(update={"stall_s": min(self.endpoint.stall_s, self.endpoint.timeout_s)})
+            Remote(git, Objects(git.git_dir), self.mirror, patient, self.tokens, self.stop).fetch_trees(branch)
+            return _list(git, commit, wanted)
+
+
+def _list(git: Git, commit: str, paths: list[str]) -> Mapping[str, TreeEntry]:
+    return git.list_tree(commit, *(paths if len(paths) <= _FEW_PATHS else ()))
