@@ -400,6 +400,7 @@ _COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {
     "flush": TargetRun.flush,
     "pause": TargetRun.pause,
     "resume": TargetRun.resume,
+    "verified": TargetRun.note_verified,
 }
 
 

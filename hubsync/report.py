@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from hubsync.config.model import Target
-from hubsync.errors import HubsyncError
+from hubsync.errors import HubsyncError, StateError
 from hubsync.mirror.publish import Publisher
 from hubsync.mirror.worker import MirrorWorker, Trouble
 from hubsync.monitor.logger import get_logger
@@ -20,6 +20,7 @@ from hubsync.monitor.status import (
     Waiting,
 )
 from hubsync.monitor.text import format_bytes, format_duration
+from hubsync.proof.standing import read_failure
 from hubsync.service import TargetWork
 from hubsync.watch.layout_words import choose_newest
 
@@ -167,6 +168,9 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float, p
     state: MirrorState = "publishing" if is_running else "waiting" if waits_for else "ok"
     if trouble is not None and not (is_running and transfer is not None and transfer.bytes_per_s):
         state = "parked" if trouble.is_parked else "failing"
+    failure = _read_failure(work, worker.mirror.name)
+    if failure is not None and state in {"ok", "waiting"}:
+        state = "degraded"
 
     return MirrorStatus(
         name=worker.mirror.name,
@@ -183,7 +187,7 @@ def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float, p
         transfer=transfer,
         waits_for=waits_for,
         pull_request=None if pull is None else pull.url,
-        last_error=_describe_trouble(trouble, is_running=is_running),
+        last_error=_describe_trouble(trouble, is_running=is_running) or failure,
         proven=tuple(
             ProvenUnit(unit, datetime.fromtimestamp(at, UTC))
             for unit, at in sorted(proven.items(), key=lambda item: (item[1], item[0]), reverse=True)[:_SHOWN]
@@ -202,6 +206,17 @@ def _measure_risk(work: TargetWork, publisher: Publisher) -> float:
         safe = [snapshot.written_at for snapshot in pipeline.store.read_snapshots([published])]
     since = max(safe, default=pipeline.first_write)
     return max(0.0, pipeline.last_write - since) if since else 0.0
+
+
+def _read_failure(work: TargetWork, mirror: str) -> LastError | None:
+    """Return how *mirror* failed its last verification; ``None`` if it is well."""
+    try:
+        failure = read_failure(work.pipeline.store.ledger, mirror)
+    except StateError:
+        return None  # a ledger in trouble is told of by what needs it
+    if failure is None:
+        return None
+    return LastError(failure.error, failure.error_kind, failure.hint, datetime.fromtimestamp(failure.since, UTC))
 
 
 def _describe_trouble(trouble: Trouble | None, *, is_running: bool) -> LastError | None:

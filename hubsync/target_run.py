@@ -258,6 +258,13 @@ class TargetRun:
     def _verify(self) -> None:
         """Compare all mirrors with what was published to them; the results are logged."""
         verify_by_schedule(self.target, self.work.keepers)
+        self.note_verified()
+
+    def note_verified(self) -> None:
+        """Take in what a verification found, also one by command, and have it shown."""
+        for keeper in self.work.keepers:
+            keeper.refresh()
+            self._jobs.wake(self._prove_name(keeper.mirror))
         self._on_change()
 
     def _prove_name(self, mirror: Mirror) -> str:

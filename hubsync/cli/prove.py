@@ -1,6 +1,7 @@
 """The commands that prove what mirrors hold."""
 # ruff: noqa: PLC0415 - heavy imports stand in the commands that need them
 
+import contextlib
 import sys
 import threading
 import time
@@ -85,7 +86,8 @@ def verify(session: Session, /, *, target: str, as_json: bool, **asked: Any) -> 
     Says what is missing, different, or a pointer whose object cannot be had; files that others added are no fault. Exits
     with 1 if something is wrong. Needs no daemon.
     """
-    from hubsync.errors import MirrorError
+    from hubsync.control import send_command
+    from hubsync.errors import HubsyncError, MirrorError
     from hubsync.mirror.token import Tokens
     from hubsync.monitor.progress import Progress
     from hubsync.proof.verify import Means
@@ -106,6 +108,8 @@ def verify(session: Session, /, *, target: str, as_json: bool, **asked: Any) -> 
             lambda name, files, size: progress.update(name, all_bytes=size, doing=f"{files} contents"),
         )
         found = compare(means, declared, reading, asked["mirror"])
+    with contextlib.suppress(HubsyncError, OSError):  # a daemon, if one runs, is to show it at once
+        send_command(config.service.state_dir / "control.sock", "verified", (target,))
     if as_json:
         print_json(**_verification(found))
     else:

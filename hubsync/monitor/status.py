@@ -29,7 +29,7 @@ _WRITE_EVERY_S = 1.0
 
 DaemonState = Literal["starting", "running", "stopping", "stopped", "dead"]
 TargetState = Literal["ok", "degraded", "halted", "paused"]
-MirrorState = Literal["ok", "publishing", "waiting", "failing", "parked"]
+MirrorState = Literal["ok", "publishing", "waiting", "degraded", "failing", "parked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,7 @@ class MirrorStatus:
 
     Attributes:
         state: "publishing" with a ``last_error`` says that bytes arrive again, after failures; nothing is published yet.
+            "degraded" says that its last verification failed, and nothing has shown since that this is over.
         behind_s: the age of the oldest settled thing that it lacks; 0 when it lacks nothing.
         at_risk_s: the training time that would be lost with this machine if only this mirror were left.
         waits_for: what it waits for although nothing is wrong: the Hub's patience, or its next commit.

@@ -12,6 +12,7 @@ from hubsync.config.model import Target
 from hubsync.errors import StateError
 from hubsync.pipeline import store_directory
 from hubsync.proof.claims import Claim, Content, Holding
+from hubsync.proof.standing import Failure, note_failure
 from hubsync.store.ledger import Ledger, open_beside
 from hubsync.store.proof_rows import Receipt
 
@@ -58,6 +59,14 @@ class ReceiptBook:
         try:
             with open_beside(self._path) as ledger, ledger.transaction():
                 ledger.record_read(mirror, read, damaged)
+        except StateError:
+            return
+
+    def note_verdict(self, mirror: str, failure: Failure | None) -> None:
+        """Note how *mirror* failed its verification, or (``None``) that it passed."""
+        try:
+            with open_beside(self._path) as ledger:
+                note_failure(ledger, mirror, failure)
         except StateError:
             return
 

@@ -11,11 +11,9 @@ _BYTES_PER_S = 50_000_000  # from each mirror, so that a training's own download
 
 
 def verify_by_schedule(target: Target, keepers: Sequence[ReceiptKeeper]) -> None:
-    """Verify *target* on all its mirrors; the results are logged, and receipts follow."""
+    """Verify *target* on all its mirrors; the results are logged and noted."""
     first = keepers[0]
     try:
         verify(Means(first.config, first.tokens, first.stop), target, Reading(target.verify_sample, _BYTES_PER_S))
     except UsageError:
         return  # nothing was captured yet
-    for keeper in keepers:
-        keeper.refresh()

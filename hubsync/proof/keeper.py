@@ -16,6 +16,7 @@ from hubsync.monitor.logger import get_logger
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import note_holdings, stands_for
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places
+from hubsync.proof.standing import note_failure, read_failure
 from hubsync.store.proof_rows import Receipt
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
@@ -77,10 +78,17 @@ class ReceiptKeeper:
             known = {receipt.oid: receipt.proven_at for receipt in receipts.values() if receipt.oid is not None}
             holdings = [_dated(each, known) for each in (asker.prove(wanted, known, heads) if wanted else ())]
         note_holdings(self.store.ledger, self.mirror.name, holdings)
+        self._note_whole(holdings)
         self.refresh()
         self._tell(receipts, holdings, began)
 
         return next((HubsyncError(each.reason) for each in holdings if not each.is_answer), None)
+
+    def _note_whole(self, holdings: list[Holding]) -> None:
+        """End a failure that a verification found, if there is a receipt now for all that was missing."""
+        failure = read_failure(self.store.ledger, self.mirror.name)
+        if failure is not None and failure.is_provable and not any(each.reason for each in holdings):
+            note_failure(self.store.ledger, self.mirror.name, None)
 
     def refresh(self) -> None:
         """Look up which units are proved: other commands make receipts too."""

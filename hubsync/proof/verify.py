@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from hubsync.config.model import Config, Mirror, Target
-from hubsync.errors import HubsyncError
+from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.graft import policy_of, with_prefix
 from hubsync.mirror.record import Record
 from hubsync.mirror.token import Tokens
@@ -24,6 +24,7 @@ from hubsync.proof.book import ReceiptBook
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places, judge
 from hubsync.proof.compare import Difference, choose_sample, compare, name_of, objects_in, shorten
 from hubsync.proof.reading import DAMAGED, Reader, Wanted
+from hubsync.proof.standing import Failure
 from hubsync.proof.stores import ReadStore, opened_store
 from hubsync.restore.catalog import File
 from hubsync.store.git import Git
@@ -67,6 +68,7 @@ class MirrorVerdict:
     found: Difference = field(default_factory=Difference)
     error: HubsyncError | None = None
     took_s: float = 0.0
+    is_provable: bool = False  # whether receipts for the source's paths would show that nothing is wrong any more
 
     @property
     def is_passed(self) -> bool:
@@ -157,8 +159,21 @@ def _verify_mirror(means: Means, target: Target, mirror: Mirror, store: ReadStor
     except HubsyncError as exc:
         verdict.error = exc
     verdict.took_s = round(time.monotonic() - began, 3)
+    if not means.stop.is_set():
+        ReceiptBook.of(target, means.config.service.state_dir).note_verdict(mirror.name, _failure(target, verdict))
 
     return verdict
+
+
+def _failure(target: Target, verdict: MirrorVerdict) -> Failure | None:
+    """Return what is to be remembered of *verdict*."""
+    if verdict.is_passed:
+        return None
+    error, again = verdict.error, f"then: hubsync verify {target.name}"
+    if error is not None:
+        hint = f"{error.hint}; {again}" if error.hint else again.removeprefix("then: ")
+        return Failure(f"verify: {error}", error.error_kind, hint, isinstance(error, MirrorError))
+    return Failure(f"verify: {verdict.found.describe()}", "lost", f"{_CURE}; {again}", verdict.is_provable)
 
 
 def _look(
@@ -172,7 +187,8 @@ def _look(
     found = verdict.found = compare(expected.contents, shown, expected.is_theirs)
     objects = objects_in(shown)
     sizes = {oid: shown[places[0]].size for oid, places in objects.items()}
-    wanted = _sample(shown, sizes, reading, by_blob=asker.reads_blobs)
+    book = ReceiptBook.of(target, means.config.service.state_dir)
+    wanted = _sample(shown, sizes, reading, book.damaged(mirror.name), by_blob=asker.reads_blobs)
     lost = asker.find_lost({oid: size for oid, size in sizes.items() if oid not in wanted})
     if unsure := next((why for why in lost.values() if why.retryable), None):
         raise HubsyncError(f"objects cannot be asked for: {unsure}", hint="run it again later")
@@ -186,13 +202,17 @@ def _look(
     verdict.read_files = len(wanted)
     verdict.read_bytes = sum(each.size for each in wanted.values())
     bad = lost.keys() | damaged.keys()
-    book = ReceiptBook.of(target, means.config.service.state_dir)
     book.note_read(mirror.name, wanted.keys() - damaged.keys(), [oid for oid, why in damaged.items() if why == DAMAGED])
-    book.note(mirror.name, list(expected.holdings(shown, bad, heads)))
+    holdings = expected.holdings(shown, bad, heads)
+    book.note(mirror.name, holdings)
+    lacking = {*found.missing, *found.different, *found.dangling}
+    verdict.is_provable = not found.damaged and lacking <= {name_of(each.claim.place) for each in holdings}
 
 
-def _sample(shown: Mapping[Place, File], sizes: Mapping[str, int], reading: Reading, *, by_blob: bool) -> dict[str, Wanted]:
-    """Return what is to be read: objects, and what lies in git where git itself has not checked it."""
+def _sample(
+    shown: Mapping[Place, File], sizes: Mapping[str, int], reading: Reading, suspect: frozenset[str], *, by_blob: bool
+) -> dict[str, Wanted]:
+    """Return what is to be read: objects, and what lies in git where git has not checked it; all that is *suspect*."""
     every: dict[str, Wanted] = {}
     for place, file in shown.items():
         is_weights = place.path.endswith(".safetensors")
@@ -202,7 +222,7 @@ def _sample(shown: Mapping[Place, File], sizes: Mapping[str, int], reading: Read
             every[file.pointer.oid] = Wanted(file.pointer.oid, sizes[file.pointer.oid], True, is_weights)
         elif by_blob:
             every[file.blob] = Wanted(file.blob, file.size, False)
-    chosen = choose_sample(every, reading.share, secrets.randbits(64))
+    chosen = {*choose_sample(every, reading.share, secrets.randbits(64)), *(suspect & every.keys())}
 
     return {name: every[name] for name in chosen}
 

@@ -70,3 +70,38 @@ def test_a_daemon_proves_what_it_published(tmp_path: Path, source: Path, hub: Lo
     [proved] = status["targets"][0]["mirrors"][0]["proven"]
     assert "checkpoint-1" == proved["unit"]
     assert 77 != hubsync(config, "verify", "run").returncode != 0
+
+
+def test_what_a_verification_finds_stays_in_the_status(tmp_path: Path, source: Path, hub: LocalHub) -> None:
+    """Found by a command while the daemon runs: the mirror is degraded until a later verification passes."""
+    config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+    with Daemon(config) as daemon:
+        daemon.wait_for("daemon.ready")
+        write_checkpoint(source / "checkpoint-1")
+        daemon.wait_for("unit.published", unit="checkpoint-1")
+        assert 0 == hubsync(config, "status").returncode
+
+        objects = [path for path in hub.directory.rglob("*") if path.is_file() and len(path.name) == 64]
+        held = {path: path.read_bytes() for path in objects}
+        for path, content in held.items():
+            path.chmod(0o644)
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert 1 == hubsync(config, "verify", "run", "--read-data").returncode
+        daemon.wait_for("heartbeat", state="degraded", error_kind="lost")
+
+        shown = document(hubsync(config, "status", "--json"), 1)["targets"][0]
+        assert ("degraded", "degraded") == (shown["state"], shown["mirrors"][0]["state"])
+        error = shown["mirrors"][0]["last_error"]
+        assert "2 damaged" in error["error"]
+        assert "hubsync verify run" in error["hint"]
+        assert error["since"]
+        assert "2 damaged" in hubsync(config, "status").stdout
+        assert 1 == hubsync(config, "verify", "run").returncode
+
+        for path, content in held.items():
+            path.write_bytes(content)
+        assert 0 == hubsync(config, "verify", "run").returncode
+        daemon.take_events()
+        daemon.wait_for("heartbeat", state="ok", mirrors_failing=0)
+        assert 0 == hubsync(config, "status").returncode
+        daemon.stop()
