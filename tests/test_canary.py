@@ -1,5 +1,6 @@
 """The lookout for leaked tokens, which stands beside every test (support/site/canary.py), is not blind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -45,5 +46,7 @@ def test_a_token_that_is_printed_is_seen(tmp_path: Path) -> None:
     """A line of the log with a token fails the test."""
     (tmp_path / "run").mkdir()
     config = write_config(tmp_path / "hubsync.toml", tmp_path / "run", {'url = "http://127.0.0.1:9"': "acme/x"})
-    with pytest.raises(AssertionError), Daemon(config, "sh", "-c", f"echo '[\"{TOKEN}\"]' >&2", "sh") as daemon:
+    said = json.dumps({"event": TOKEN})
+    with pytest.raises(AssertionError), Daemon(config, "sh", "-c", f"echo '{said}' >&2", "sh") as daemon:
         daemon.process.wait()
+    assert daemon.leaks

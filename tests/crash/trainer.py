@@ -18,7 +18,7 @@ from pathlib import Path
 Version = dict[str, str]  # path in the unit → SHA-256
 
 DONE = "DONE"
-_LARGE = 12_000_000  # takes part of a second to upload, at the rate that the config allows
+_LARGE = 12_000_000  # takes a second or two to upload, at the rate that the config allows
 _SMALL = 60_000
 _LEAST_LOOSE = 8  # of so many one may be deleted: never more than half of a target while hubsync is away
 _BUSY_S = 0.02

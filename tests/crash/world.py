@@ -213,7 +213,7 @@ def _name_of(pid: int) -> str:
 
 def _declare(root: Path, hubs: dict[str, HubProcess]) -> str:
     endpoints = "\n".join(
-        f'[endpoint.{name}]\nurl = "{hub.url}"\ntoken = {{ file = "{hub.directory}/token" }}\nupload_rate = "20MB/s"\n'
+        f'[endpoint.{name}]\nurl = "{hub.url}"\ntoken = {{ file = "{hub.directory}/token" }}\nupload_rate = "5MB/s"\n'
         for name, hub in hubs.items()
     )
     units = 'units = ["checkpoint-*"]\ncomplete_when = ["DONE"]\n'

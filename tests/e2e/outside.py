@@ -72,8 +72,8 @@ def _command_lines() -> Iterator[tuple[int, str]]:
 
 
 def own_bytes(directory: Path) -> int:
-    """Return the disk space below *directory* that no other directory shares through hard links."""
-    stats = [path.lstat() for path in directory.rglob("*")]
+    """Return the disk space below *directory* that no other directory shares through hard links, but for the reserve."""
+    stats = [path.lstat() for path in directory.rglob("*") if path.name != "reserve"]
     return sum(stat.st_blocks * 512 for stat in stats if stat.st_nlink == 1)
 
 
