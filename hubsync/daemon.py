@@ -19,6 +19,7 @@ from hubsync.control import ControlServer, Request
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
 from hubsync.health import Health, Part, WallClock
 from hubsync.jobs import Jobs, every
+from hubsync.memory import bound_heaps
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
@@ -87,6 +88,7 @@ class Daemon:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code."""
+        bound_heaps()
         self._bell.catch((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         with ExitStack() as stack:
             self._lock_fd = stack.enter_context(hold_state(self._config.service.state_dir))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from hubsync.config.model import Mirror, Target
 from hubsync.health import Part
 from hubsync.jobs import Jobs, every, make_trigger
+from hubsync.memory import give_back
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
@@ -146,6 +147,7 @@ class TargetRun:
             return
         with bound(target=self.target.name):
             self.work.pipeline.commit()
+        give_back()
         self.watcher.look_again()  # a file that was still being written must become quiet anew
         self.wake_mirrors()
 
@@ -235,6 +237,7 @@ class TargetRun:
         if self.is_paused:
             return
         published = worker.run()
+        give_back()
         if published is not None:
             self._jobs.wake(self._prove_name(worker.mirror))
         self.work.release()
@@ -251,6 +254,7 @@ class TargetRun:
         """Bring a mirror's receipts up to date, unless the mirror is in trouble, or its Hub asked for a wait."""
         wait_s = worker.wait_s() if worker.trouble is None else max(_TROUBLED_S, worker.wait_s())
         again_s = wait_s if wait_s > 0 else keeper.keep()
+        give_back()
         if again_s is not None:
             self._jobs.wake(self._prove_name(worker.mirror), after_s=max(0.1, again_s))
         self._on_change()

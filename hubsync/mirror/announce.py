@@ -13,6 +13,8 @@ from hubsync.mirror.view import Line, Step, View
 from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Snapshot
 
+_AT_ONCE = 10_000  # blobs that are measured
+
 log = get_logger()
 
 
@@ -86,9 +88,14 @@ class Announcer:
 
     def _measure_blobs(self, blobs: Sequence[str]) -> int:
         """Return the bytes that *blobs* stand for: those of the object behind a pointer, else their own."""
-        pointers = self.place.store.pointers(set(blobs))
-        own = self.place.git.sizes({blob for blob in blobs if blob not in pointers})
-        return sum(pointers[blob].size if blob in pointers else own.get(blob, 0) for blob in blobs)
+        total = 0
+        for start in range(0, len(blobs), _AT_ONCE):
+            some = blobs[start : start + _AT_ONCE]
+            pointers = self.place.store.pointers(set(some))
+            own = self.place.git.sizes({blob for blob in some if blob not in pointers})
+            total += sum(pointers[blob].size if blob in pointers else own.get(blob, 0) for blob in some)
+
+        return total
 
 
 def sum_up(done: Sequence[Published]) -> Published | None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
-from hubsync.store.git import REGULAR, Git, TreeEntry, quote_path
+from hubsync.store.git import REGULAR, Git, TreeEntry, quote_path, split
 from hubsync.store.route import LFS_ATTRIBUTES, hub_attributes
 
 NAME = ".gitattributes"
@@ -79,8 +79,9 @@ def _disagreeing(git: Git, files: Mapping[str, bytes], pointers: Mapping[str, bo
         answer = git.run(
             "check-attr", "--cached", "--stdin", "-z", "filter",
             feed=(os.fsencode(path) + b"\0" for path in pointers), environment=environment,
-        ).stdout.split(b"\0")[:-1]  # fmt: skip
-    for raw, value in zip(answer[::3], answer[2::3], strict=True):
+        ).stdout  # fmt: skip
+    fields = split(answer)
+    for raw, _, value in zip(fields, fields, fields, strict=True):
         path = os.fsdecode(raw)
         if (value == b"lfs") != pointers[path]:
             yield path, pointers[path]

@@ -233,6 +233,8 @@ class Publisher:
                         raise
                 else:
                     return done
+                finally:
+                    self._view.forget_listed()
 
     def _sends_again(self, exc: MirrorError) -> bool:
         """Tell whether the mirror lacks an object that it was not sent again yet; a second time it is the file's fault."""
@@ -367,7 +369,7 @@ class Publisher:
 
     def _publish_newest_unit(self, backlog: Sequence[Snapshot]) -> Published | None:
         """Publish the newest unit by itself if the mirror would wait for other objects before it gets that."""
-        if self._budget.is_spent():
+        if self._budget.is_spent() or not any(snapshot.units for snapshot in backlog):
             return None
         started = time.monotonic()
         base = self.published()

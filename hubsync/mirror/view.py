@@ -404,12 +404,17 @@ class View:
 
         return files
 
-    def _without_dropped(self, commit: str, files: dict[str, TreeEntry]) -> dict[str, TreeEntry]:
+    def _without_dropped(self, commit: str, files: Tree) -> Tree:
         hidden = {unit for unit in self.dropped if self._hides(unit, commit)}
         return files if not hidden else {p: e for p, e in files.items() if unit_of(self._target, p) not in hidden}
 
-    def _list_shown(self, commit: str) -> dict[str, TreeEntry]:
-        return {path: entry for path, entry in self._store.git.list_tree(commit).items() if self.shows(path)}
+    def forget_listed(self) -> None:
+        """Forget what was listed of snapshots: of 100,000 files each takes 30 MB."""
+        self._listed.cache_clear()
+
+    def _list_shown(self, commit: str) -> Tree:
+        listed = self._store.git.list_tree(commit)
+        return listed if self._is_whole else {path: entry for path, entry in listed.items() if self.shows(path)}
 
     def _is_frozen_place(self, place: str) -> bool:
         if not self.refused:
@@ -421,6 +426,8 @@ class View:
         return with_prefix(self._mirror.path_in_repo, path)
 
     def _place_all(self, changes: Iterable[TreeChange], inside: int = 0) -> tuple[TreeChange, ...]:
+        if not inside and self._place("") == "":
+            return tuple(changes)
         return tuple(TreeChange(self._place(each.path[inside:]), each.before, each.after) for each in changes)
 
 
@@ -442,6 +449,8 @@ def diff(before: Tree, after: Tree) -> list[TreeChange]:
 
 def fold(steps: Sequence[Step]) -> Step:
     """Return *steps* as one that leads to the last snapshot."""
+    if len(steps) == 1:
+        return steps[0]
     folded: dict[str, TreeChange] = {}
     for change in (change for step in steps for change in step.changes):
         before = folded[change.path].before if change.path in folded else change.before

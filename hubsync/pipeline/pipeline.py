@@ -9,9 +9,10 @@ import heapq
 import stat
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
@@ -37,6 +38,7 @@ from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
 
+_WRITTEN_AT_ONCE = 10_000  # files
 _NO_ROOM = "capture is paused: there is too little free space"
 
 log = get_logger()
@@ -441,18 +443,32 @@ class Pipeline:
                 raise FileChangedError(path, "changed while the unit was captured")
 
     def _commit_settled(self) -> list[str]:
-        written: list[Written] = []
         loose = [(path, identity.size) for path, identity in self._files.settled.items() if self._units.is_loose(path)]
         limits = BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes)
+        batches = split_batches(loose, limits)
+        written: list[Written] = []
+        try:
+            while some := next(batches, None):
+                written += self._commit_batches(chain([some], batches))
+        finally:  # if one of the later ones fails, the earlier ones are in the store all the same
+            commits = tell_written(written, self._log)
+
+        return commits
+
+    def _commit_batches(self, batches: Iterator[list[str]]) -> list[Written]:
+        """Commit *batches* until they are enough files for one writer, which holds what it wrote until it is left."""
+        written: list[Written] = []
         done: list[str] = []
         with self.store.write() as writer:
-            for batch in split_batches(loose, limits):
+            for batch in batches:
                 captured = self._intake.capture_settled(batch)
                 done += [c.path for c in captured]
                 written += write_snapshot(writer, captured, describe=self._provenance.describe_again)
+                if len(done) >= _WRITTEN_AT_ONCE:
+                    break
         self._drop_settled(done)
 
-        return tell_written(written, self._log)
+        return written
 
     def _commit_removed(self, *, confirmed: bool) -> list[str]:
         """Commit the removal of paths that are gone, if deletions are propagated."""

@@ -56,12 +56,14 @@ class Asker:
         self._stack = contextlib.ExitStack()
         self._hub = Hub(endpoint, tokens)
         self._source: ApiSource | GitSource = ApiSource(mirror, endpoint, tokens)
+        self._listed: dict[str, Files] = {}
         self._modes = ModeReader(mirror, endpoint, tokens, stop, known)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._listed.clear()
         self._source.lfs.close()
         self._stack.close()
 
@@ -121,7 +123,7 @@ class Asker:
             return {}
         if isinstance(self._source, GitSource):
             refs = {f"refs/heads/{branch}": commit for branch, commit in heads.items()}
-            listed = self._source.fetch(by_branch, refs)
+            listed = self._fetch(by_branch, refs, heads)
             return {Place(b, p): files[p] for b, files in listed.items() for p in by_branch[b] if p in files}
 
         return {
@@ -150,9 +152,18 @@ class Asker:
             for path, file in files.items()
         }
 
+    def _fetch(self, revisions: Iterable[str], refs: Mapping[str, str], heads: Mapping[str, str]) -> dict[str, Files]:
+        """Return the files of each of *revisions*; those of a commit are listed once, however often they are asked for."""
+        commits = {revision: heads.get(revision, revision) for revision in revisions}
+        if lacking := [revision for revision, commit in commits.items() if commit not in self._listed]:
+            fetched = self._source.fetch(lacking, refs)
+            self._listed |= {commits[revision]: files for revision, files in fetched.items()}
+
+        return {revision: self._listed[commit] for revision, commit in commits.items()}
+
     def _look_up(self, commit: str, paths: Sequence[str]) -> Files:
         if len(paths) > _FEW_PLACES:
-            files = self._source.fetch([commit], {})[commit]
+            files = self._fetch([commit], {}, {})[commit]
             return {path: files[path] for path in paths if path in files}
         places = {with_prefix(self.mirror.path_in_repo, path): path for path in paths}
         found = self._hub.look_up(self.mirror, commit, places)

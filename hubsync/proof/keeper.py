@@ -6,7 +6,7 @@ tried again later. A ledger that was lost gets its receipts anew: they cost a fe
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hubsync.config.model import Config, Mirror, Target
@@ -22,6 +22,7 @@ from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 
 _FIRST_S, _LONGEST_S = 5.0, 900.0
+_AT_ONCE = 5000  # files that are asked for; what is answered of all at once takes much room
 _MANY = 2000  # files on one branch; of more, only those that lack a receipt are asked for after each publication
 
 log = get_logger()
@@ -75,26 +76,32 @@ class ReceiptKeeper:
         with Asker(self.mirror, self.config.endpoints[self.mirror.endpoint], self.tokens, self.stop, ours) as asker:
             heads = asker.read_heads()
             wanted = _choose(claims, receipts, heads)
+            del claims  # of 100,000 files it is tens of megabytes
             known = {receipt.oid: receipt.proven_at for receipt in receipts.values() if receipt.oid is not None}
-            holdings = [_dated(each, known) for each in (asker.prove(wanted, known, heads) if wanted else ())]
-        note_holdings(self.store.ledger, self.mirror.name, holdings)
-        self._note_whole(holdings)
+            told = _Told()
+            for start in range(0, len(wanted), _AT_ONCE):
+                asked = asker.prove(wanted[start : start + _AT_ONCE], known, heads)
+                holdings = [_dated(each, known) for each in asked]
+                note_holdings(self.store.ledger, self.mirror.name, holdings)
+                told.add(holdings, receipts)
+        del wanted, receipts
+        self._note_whole(told)
         self.refresh()
-        self._tell(receipts, holdings, began)
+        self._tell(told, began)
 
-        return next((HubsyncError(each.reason) for each in holdings if not each.is_answer), None)
+        return told.failure
 
-    def _note_whole(self, holdings: list[Holding]) -> None:
+    def _note_whole(self, told: "_Told") -> None:
         """End a failure that a verification found, if there is a receipt now for all that was missing."""
         failure = read_failure(self.store.ledger, self.mirror.name)
-        if failure is not None and failure.is_provable and not any(each.reason for each in holdings):
+        if failure is not None and failure.is_provable and not told.lacks:
             note_failure(self.store.ledger, self.mirror.name, None)
 
     def refresh(self) -> None:
         """Look up which units are proved: other commands make receipts too."""
         proven: dict[str, float] = {}
-        for path, receipt in self.store.ledger.receipts(self.mirror.name).items():
-            if unit := unit_of(self.target, path):
+        for receipt in self.store.ledger.each_receipt(self.mirror.name):
+            if unit := unit_of(self.target, receipt.path):
                 proven[unit] = min(proven.get(unit, receipt.proven_at), receipt.proven_at)
         for path in self.store.ledger.tree_paths() if proven else ():
             if (unit := unit_of(self.target, path)) in proven and self._lacks(path):
@@ -121,15 +128,37 @@ class ReceiptKeeper:
 
         return claims
 
-    def _tell(self, before: Mapping[str, Receipt], holdings: list[Holding], began: float) -> None:
-        held = [each for each in holdings if not each.reason]
-        stale = [each for each in holdings if each.reason and each.is_answer and each.claim.path in before]
-        if held:
+    def _tell(self, told: "_Told", began: float) -> None:
+        if told.held:
             log.debug("receipt.made", target=self.target.name, mirror=self.mirror.name, repo=self.mirror.repo_id,
-                      files=len(held), commit=held[-1].commit, took_s=round(time.monotonic() - began, 3))  # fmt: skip
-        if stale:
+                      files=told.held, commit=told.commit, took_s=round(time.monotonic() - began, 3))  # fmt: skip
+        if told.stale:
             log.info("receipt.stale", target=self.target.name, mirror=self.mirror.name, repo=self.mirror.repo_id,
-                     files=len(stale), paths=[each.claim.path for each in stale], reason=stale[0].reason)  # fmt: skip
+                     files=len(told.stale), paths=told.stale, reason=told.reason)  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the mirror told: the files it *held*, which receipts are *stale*, if it *lacks* any, the first *failure*."""
+
+    held: int = 0
+    commit: str | None = None
+    stale: list[str] = field(default_factory=list)
+    reason: str = ""
+    lacks: bool = False
+    failure: HubsyncError | None = None
+
+    def add(self, holdings: Sequence[Holding], before: Container[str]) -> None:
+        """Add some answers; *before* are the paths that had receipts."""
+        for each in holdings:
+            self.lacks |= bool(each.reason)
+            if not each.reason:
+                self.held, self.commit = self.held + 1, each.commit
+            elif not each.is_answer:
+                self.failure = self.failure or HubsyncError(each.reason)
+            elif each.claim.path in before:
+                self.stale.append(each.claim.path)
+                self.reason = self.reason or each.reason
 
 
 def _dated(holding: Holding, known: Mapping[str, float]) -> Holding:

@@ -170,7 +170,6 @@ class ApiSource:
         self._hub = Hub(endpoint, tokens)
         self._base = f"{endpoint.url}/{_WEB_PREFIX[mirror.repo_type]}{mirror.repo_id}"
         self._files: dict[str, tuple[str, str]] = {}  # blob → a commit and path that hold it
-        self._places: dict[str, str] = {}  # blob → the address of that file
         self.lfs = _Lfs(endpoint, tokens)
 
     def list_refs(self) -> dict[str, str]:
@@ -187,7 +186,6 @@ class ApiSource:
             pointer = Pointer(file.oid, file.size) if file.oid else None
             files[path] = CatalogFile(REGULAR, file.blob, pointer, file.size)
             self._files[file.blob] = (commit, path)
-            self._places[file.blob] = f"{self._base}/resolve/{commit}/{quote(os.fsencode(path), safe='/')}"
 
         return below(files, self.mirror.path_in_repo)
 
@@ -203,10 +201,12 @@ class ApiSource:
 
     def blob_address(self, blob: str) -> Action:
         """Return the address of a file that holds *blob*, with the token: it is on the Hub's own host."""
-        if blob not in self._places:
+        if blob not in self._files:
             raise TransferError(f"not found: {self.mirror.name} shows no file with {blob}", status=404)
+        commit, path = self._files[blob]
+        place = f"{self._base}/resolve/{commit}/{quote(os.fsencode(path), safe='/')}"
         token = self._tokens.read(self._endpoint)
-        return Action(self._places[blob], {"Authorization": f"Bearer {token}"} if token else {})
+        return Action(place, {"Authorization": f"Bearer {token}"} if token else {})
 
 
 def open_source(

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -170,8 +171,9 @@ class Git:
 
     def diff_trees(self, before: str | None, after: str) -> list[TreeChange]:
         """Return what differs from *before* (``None``: the empty tree) to *after*."""
-        if before is None:
-            return [TreeChange(path, None, entry) for path, entry in self.list_tree(after).items()]
+        if before is None:  # read anew: what is remembered of a whole tree is for those who ask twice
+            listed = self.run("ls-tree", "-z", "--full-tree", "-r", after).stdout
+            return [TreeChange(path, None, entry) for path, entry in _read_tree(listed)]
         return list(_read_diff(self.run("diff-tree", "-r", "-z", "--no-renames", before, after).stdout))
 
     def diff_line(self, commits: Sequence[str]) -> list[list[TreeChange]]:
@@ -181,11 +183,11 @@ class Git:
         feed = [f"{commit}\n".encode() for commit in commits]
         raw = self.run("diff-tree", "--stdin", "-r", "-z", "--root", "--no-renames", feed=feed).stdout
         steps: dict[str, list[TreeChange]] = {commit: [] for commit in commits}
-        fields = iter(raw.split(b"\0")[:-1])
+        fields = split(raw)
         current: list[TreeChange] = []
         for field in fields:
             if field.startswith(b":"):
-                current += _read_diff(field + b"\0" + next(fields) + b"\0")
+                current.append(_read_change(field, next(fields)))
             else:
                 current = steps[field.decode()]
 
@@ -429,18 +431,30 @@ def _change_line(path: str, entry: TreeEntry | None) -> bytes:
 
 
 def _read_tree(listed: bytes) -> Iterator[tuple[str, TreeEntry]]:
-    for line in listed.split(b"\0")[:-1]:
+    for line in split(listed):
         meta, _, path = line.partition(b"\t")
         mode, _, blob = meta.decode().split(" ")
-        yield os.fsdecode(path), TreeEntry(mode, blob)
+        yield os.fsdecode(path), TreeEntry(sys.intern(mode), blob)
 
 
 def _read_diff(raw: bytes) -> Iterator[TreeChange]:
-    fields = raw.split(b"\0")[:-1]
-    for meta, path in zip(fields[::2], fields[1::2], strict=True):
-        mode_before, mode_after, before, after, _ = meta[1:].decode().split(" ")
-        yield TreeChange(os.fsdecode(path), _entry(mode_before, before), _entry(mode_after, after))
+    fields = split(raw)
+    for meta in fields:
+        yield _read_change(meta, next(fields))
+
+
+def _read_change(meta: bytes, path: bytes) -> TreeChange:
+    mode_before, mode_after, before, after, _ = meta[1:].decode().split(" ")
+    return TreeChange(os.fsdecode(path), _entry(mode_before, before), _entry(mode_after, after))
 
 
 def _entry(mode: str, blob: str) -> TreeEntry | None:
-    return None if blob == ABSENT else TreeEntry(mode, blob)
+    return None if blob == ABSENT else TreeEntry(sys.intern(mode), blob)
+
+
+def split(raw: bytes) -> Iterator[bytes]:
+    """Yield the fields of *raw*, each of which ends with a NUL; a list of them would take several times its room."""
+    start = 0
+    while (end := raw.find(b"\0", start)) >= 0:
+        yield raw[start:end]
+        start = end + 1

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -252,12 +253,14 @@ class Ledger(ProofRows):
             ((blob, pointer.oid if pointer else "", pointer.size if pointer else 0) for blob, pointer in pointers),
         )
 
-    def pointers(self, objects: Iterable[str]) -> list[tuple[str, Pointer | None]]:
-        """Return the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
+    def pointers(self, objects: Iterable[str]) -> Iterator[tuple[str, Pointer | None]]:
+        """Yield the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
         query = "SELECT oid, size FROM pointers WHERE blob = ?"
-        with self._lock, _known_errors():
-            rows = [(name, self._connection.execute(query, (name,)).fetchone()) for name in objects]
-        return [(name, Pointer(*row) if row else None) for name, row in rows]
+        names = iter(objects)
+        while some := list(islice(names, _ROWS_AT_ONCE)):
+            with self._lock, _known_errors():
+                rows = [(name, self._connection.execute(query, (name,)).fetchone()) for name in some]
+            yield from ((name, Pointer(*row) if row else None) for name, row in rows)
 
     def record_uploads(self, mirror: str, oids: Iterable[str]) -> None:
         """Remember that *mirror* has the objects *oids*."""

@@ -32,6 +32,7 @@ _FIXED = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_XET": "1",
+    "MALLOC_ARENA_MAX": "2",  # each arena of a thread keeps what it once held
 }
 
 _OUTPUT_CAP = 64 * 1024 * 1024  # of stdout; a listing of 500,000 paths

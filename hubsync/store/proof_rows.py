@@ -4,8 +4,9 @@ It must never know how a ledger is opened: that is ``ledger``'s.
 """
 
 import json
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +63,14 @@ class ProofRows(ABC):
 
     def receipts(self, mirror: str) -> dict[str, Receipt]:
         """Return what *mirror* was proved to hold, by path of the source."""
+        return {receipt.path: receipt for receipt in self.each_receipt(mirror)}
+
+    def each_receipt(self, mirror: str) -> Iterator[Receipt]:
+        """Yield what *mirror* was proved to hold, without holding it all."""
         query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
-        return {row[0]: Receipt(*row) for row in self._all(query, mirror)}
+        for path, branch, place, size, oid, blob, commit, at in self._each(query, mirror):
+            same = path if place == path else place  # of 100,000 receipts, equal strings are one
+            yield Receipt(path, sys.intern(branch), same, size, oid, blob, sys.intern(commit), at)
 
     def receipt(self, mirror: str, path: str) -> Receipt | None:
         """Return what *mirror* was proved to hold of *path*."""
@@ -114,6 +121,10 @@ class ProofRows(ABC):
     @abstractmethod
     def _all(self, query: str, *values: object) -> list[Any]:
         """Return all rows of an answer."""
+
+    @abstractmethod
+    def _each(self, query: str, *values: object) -> Iterator[Any]:
+        """Yield the rows of an answer, a few at once."""
 
     @abstractmethod
     def _do(self, query: str, *values: object) -> None:

@@ -1,0 +1,25 @@
+"""Keeps the memory that one large step took from staying with the process for good.
+
+The C library grows its heaps for a step over 100,000 files, one heap for each thread, and would keep them. Where it is
+not glibc, nothing is done.
+"""
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
+_LARGE_BYTES = 1 << 18  # blocks from this size on go back to the system as soon as they are free
+_ARENAS = 2
+
+
+def bound_heaps() -> None:
+    """Share two heaps among all threads, and keep large blocks out of them; to be called before threads are started."""
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_TRIM_THRESHOLD, _LARGE_BYTES)
+        mallopt(_ARENA_MAX, _ARENAS)
+
+
+def give_back() -> None:
+    """Give what is free to the system."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

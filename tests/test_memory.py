@@ -1,0 +1,34 @@
+"""What hubsync holds in memory grows slowly with the number of files, whatever it does with them."""
+
+from pathlib import Path
+
+from support.running import Daemon, endpoint, write_config
+
+from hubsync.localhub import LocalHub
+
+FEW, MANY = 50, 5050
+MOST_BYTES_PER_FILE = 4000
+
+
+def test_a_first_publication_holds_little_of_each_file(tmp_path: Path) -> None:
+    """From the first inventory to the last receipt, of 5,000 small files."""
+    with LocalHub(tmp_path / "hub") as hub:
+        few, many = (_peak_bytes(hub, tmp_path / str(count), count) for count in (FEW, MANY))
+
+    assert (many - few) / (MANY - FEW) < MOST_BYTES_PER_FILE
+
+
+def _peak_bytes(hub: LocalHub, directory: Path, count: int) -> int:
+    """Return the most memory that a daemon was given while it published *count* files and made receipts of them."""
+    for number in range(count):
+        file = directory / "run" / f"folder-{number // 200:03}" / f"file-{number % 200:03}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{number}\n")
+    config = write_config(directory / "hubsync.toml", directory / "run", {endpoint(hub): f"acme/x{count}"})
+    config.write_text(config.read_text().replace("[log]", '[log]\nlevel = "debug"', 1))
+    with Daemon(config) as daemon:
+        daemon.wait_for("receipt.made", files=count)
+        status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+        assert 0 == daemon.stop()
+
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
