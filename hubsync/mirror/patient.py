@@ -20,7 +20,8 @@ _PIECE_BYTES = 1 << 20
 _SLOWEST_BYTES_PER_S = 100  # as for git
 _USUAL_S = 30.0
 _ASKED_AGAIN = frozenset({429, 500, 502, 503, 504})
-_UNBOUNDED = "/resolve/"  # files, which go to disk
+_API = ("/api/", "/info/lfs/")  # all else is files, which go to disk, from wherever they are kept
+_BOUNDED = "hubsync.bounded"
 
 
 class UnreachableError(httpx2.TransportError):
@@ -85,8 +86,10 @@ class _Transport(httpx2.HTTPTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         timeout_s = self._patience.of(*_place(request.url))
-        request.extensions = {**request.extensions, "timeout": httpx2.Timeout(timeout_s).as_dict()}
-        is_bounded = _UNBOUNDED not in request.url.path
+        is_bounded = request.extensions.get(_BOUNDED) or any(part in request.url.path for part in _API)
+        # What a request has in its extensions goes to where it is redirected.
+        timeout = httpx2.Timeout(timeout_s).as_dict()
+        request.extensions = {**request.extensions, "timeout": timeout, _BOUNDED: is_bounded}
         if is_bounded:
             request.headers["Accept-Encoding"] = "gzip"
         with _once():

@@ -29,7 +29,7 @@ class _Commits:
             tips = list(self.git.list_refs(LEFT.rstrip("/")))
         else:
             tips = [first.since] if first.since and self.git.resolve(first.since) else []
-        named = ("--first-parent", f"--author=^{AUTHOR.partition(' ')[0]} <", "-z")
+        named = ("--first-parent", "--reverse", f"--author=^{AUTHOR.partition(' ')[0]} <", "-z")
         raw = self.git.text("log", *named, "--format=%H %at %ct %B", *tips) if tips else ""
         ours = [read_snapshot(record) for record in raw.split("\0") if record]
 

@@ -317,6 +317,7 @@ def test_the_last_proof_counts_if_asked_for(published: Rig, hub: LocalHub) -> No
     assert {} == reasons(published, "checkpoint-1", cached=True)
 
     published.write(MODEL, safetensors(3000, b"\3"))
+    published.settle()
     assert "other content" in reasons(published, "checkpoint-1", cached=True)[MODEL]
 
 
