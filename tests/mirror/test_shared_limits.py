@@ -39,7 +39,7 @@ def share_endpoint(rig: Rig) -> None:
     "headers",
     [
         {"Retry_After": "300"},
-        {"Retry_After": format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)},
+        {"Retry_After": "{date}"},
         {"RateLimit": '"api";r=0;t=300', "RateLimit_Policy": '"fixed window";"api";q=500;w=300'},
     ],
     ids=["seconds", "date", "RateLimit"],
@@ -48,7 +48,8 @@ def test_a_wait_is_read_from_the_headers(rig: Rig, server: PlainServer, headers:
     """Seconds, a date, and what is left of the window: each is the wait that is kept."""
     rig.write("a.txt")
     rig.commit()
-    server.before = refuse(429, **headers)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
+    server.before = refuse(429, **{name: value.format(date=date) for name, value in headers.items()})
 
     rig.work.workers[0].run()
 
