@@ -1,6 +1,7 @@
 """Objects that are not here any more: another mirror gives them back, or what needs them waits alone."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,8 +183,9 @@ def test_a_lost_unit_is_not_taken_for_one_that_went_ahead(make_rig: MakeRig, ser
     """The newest unit is lost, the mirror fails once: the older ones reach a repository that others began."""
     rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
     for step in (1, 2, 3):
-        rig.write(f"checkpoint-{step}/model.safetensors", safetensors(3000 + step))
-        rig.write(f"checkpoint-{step}/DONE", b"")
+        for name, content in (("model.safetensors", safetensors(3000 + step)), ("DONE", b"")):
+            written = rig.write(f"checkpoint-{step}/{name}", content)
+            os.utime(written, (1_700_000_000 + step,) * 2)  # which of them is newest is told by whole seconds
         rig.commit()
     shutil.rmtree(rig.source / "checkpoint-3")
     rig.store.objects.path(hashlib.sha256(safetensors(3003)).hexdigest()).unlink()
@@ -191,6 +193,7 @@ def test_a_lost_unit_is_not_taken_for_one_that_went_ahead(make_rig: MakeRig, ser
     server.before = refuse_objects
     with pytest.raises(MirrorError):
         rig.publish()
+    assert {"checkpoint-3/model.safetensors"} == rig.publisher().refused().keys()
     server.before = lambda _: None
 
     rig.publish()
