@@ -103,8 +103,8 @@ def test_no_role_that_is_excluded_leaves_nothing(role: str) -> None:
 
 
 def test_the_rules_of_a_mirror_are_compiled_once(make_units: MakeRig) -> None:
-    """They are asked for with each file of a proof; what was compiled for it is garbage that only a full collection finds."""
-    mirror = make_units({"include": ("weights",)}).target.mirrors[0]
+    """A proof asks for them with each of its files, and what is compiled is not freed at once."""
+    mirror = make_units({"include": ("weights",)}).config.targets[0].mirrors[0]
 
     assert mirror_rules(mirror) is mirror_rules(mirror.model_copy())
 
