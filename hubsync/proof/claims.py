@@ -9,6 +9,7 @@ from hubsync.mirror.roles import mirror_rules
 from hubsync.mirror.view import revision_of
 from hubsync.restore.catalog import File
 from hubsync.units import unit_of
+from hubsync.watch.rules import PathRules
 
 _PLAIN_MODES = frozenset({"100644", "100664", "100755"})
 
@@ -63,12 +64,13 @@ class Places:
     """Where each mirror of *target* shows the files of the source."""
 
     target: Target
-    _rules: dict[str, object] = field(default_factory=dict)
+    _rules: dict[str, PathRules] = field(default_factory=dict)
 
     def of(self, mirror: Mirror, path: str) -> Place | None:
         """Return the place of *path*; ``None`` if *mirror* is not meant to hold it."""
-        rules = self._rules.setdefault(mirror.name, mirror_rules(mirror))
-        if not rules.verdict(path).taken:  # type: ignore[attr-defined]
+        if (rules := self._rules.get(mirror.name)) is None:
+            rules = self._rules[mirror.name] = mirror_rules(mirror)
+        if not rules.verdict(path).taken:
             return None
         unit = unit_of(self.target, path) if self.target.publish == "revisions" else None
         if unit is None:
