@@ -252,14 +252,14 @@ class Ledger(ProofRows):
         """Remember of blobs whether they are pointers (``None``: ordinary content)."""
         self._many(
             "INSERT OR IGNORE INTO pointers VALUES (?,?,?)",
-            ((blob, pointer.oid if pointer else "", pointer.size if pointer else 0) for blob, pointer in pointers),
+            sorted((blob, pointer.oid if pointer else "", pointer.size if pointer else 0) for blob, pointer in pointers),
         )
 
     def pointers(self, objects: Iterable[str]) -> Iterator[tuple[str, Pointer | None]]:
         """Yield the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
         query = "SELECT oid, size FROM pointers WHERE blob = ?"
         names = iter(objects)
-        while some := list(islice(names, _ROWS_AT_ONCE)):
+        while some := sorted(islice(names, _ROWS_AT_ONCE)):  # neighbours lie on one page
             with self._lock, _known_errors():
                 rows = [(name, self._connection.execute(query, (name,)).fetchone()) for name in some]
             yield from ((name, Pointer(*row) if row else None) for name, row in rows)
