@@ -229,18 +229,19 @@ def test_a_source_that_vanishes_halts_its_target_and_resumes(
 
 
 def test_directories_moved_in_and_bursts_arrive_whole(config: Path, source: Path, hub: LocalHub, tmp_path: Path) -> None:
-    """A checkpoint that is renamed into the source, and hundreds of files at once, all arrive."""
+    """A checkpoint that is renamed into the source, and many files at once, all arrive."""
     write_checkpoint(tmp_path / "staging")
     with Daemon(config) as daemon:
         daemon.wait_for("watch.started")
         (tmp_path / "staging").rename(source / "checkpoint-7")
-        for number in range(500):
+        for number in range(120):
             (source / f"d{number % 50}").mkdir(exist_ok=True)
             (source / f"d{number % 50}" / f"{number}.txt").write_text(str(number))
         daemon.wait_for("unit.published", unit="checkpoint-7")
-        while digests(source) != download(hub, "acme/x", tmp_path / "copy"):
-            daemon.wait_for("heartbeat")
+        assert 0 == hubsync(config, "wait", "run").returncode
         assert 0 == daemon.stop()
+
+    assert digests(source) == download(hub, "acme/x", tmp_path / "copy")
 
 
 def test_a_file_that_grows_slowly_is_never_published_torn(
