@@ -1,7 +1,6 @@
 """What arrives on the mirrors, when, in which commits, and what it costs on the way."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -18,7 +17,6 @@ from outside import (
     wait_until,
 )
 from support.running import (
-    ROOT,
     Daemon,
     digests,
     download,
@@ -155,22 +153,6 @@ def test_a_mirror_that_is_away_costs_neither_the_other_nor_the_disk(
             wait_until(lambda: not pinned(state), "the objects are let go")
             assert digests(source) == download(again, "acme/x", tmp_path / "copy")
         assert 0 == daemon.stop()
-
-
-def test_small_files_start_no_process_each(tmp_path: Path, source: Path, config: Path, hub: LocalHub) -> None:
-    """2,000 files in 20 directories are published with a few dozen processes."""
-    for number in range(2000):
-        path = source / f"d{number % 20}" / f"{number}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f'{{"number": {number}}}')
-    trace = tmp_path / "trace"
-    command = [*strace(trace, "execve"), sys.executable, "-m", "hubsync", "once", "-c", str(config)]
-
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-
-    started = [line for line in trace.read_text().splitlines() if line.endswith("= 0")]
-    assert 10 < len(started) < 100
-    assert set(digests(source)) == paths_at(repository(hub)) - {".gitattributes"}
 
 
 def test_a_restart_over_an_unchanged_source_reads_sends_and_commits_nothing(
