@@ -1,7 +1,7 @@
 """Decides what a mirror must show for a file of the source to be held there, and whether what it shows is that. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from hubsync.config.model import Mirror, Target
@@ -58,17 +58,15 @@ class Holding:
     is_damaged: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Places:
     """Where each mirror of *target* shows the files of the source."""
 
     target: Target
-    _rules: dict[str, object] = field(default_factory=dict)
 
     def of(self, mirror: Mirror, path: str) -> Place | None:
         """Return the place of *path*; ``None`` if *mirror* is not meant to hold it."""
-        rules = self._rules.setdefault(mirror.name, mirror_rules(mirror))
-        if not rules.verdict(path).taken:  # type: ignore[attr-defined]
+        if not mirror_rules(mirror).verdict(path).taken:
             return None
         unit = unit_of(self.target, path) if self.target.publish == "revisions" else None
         if unit is None:

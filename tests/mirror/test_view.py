@@ -16,7 +16,7 @@ from support.rig import REPO, Rig, safetensors
 
 from hubsync.config.model import Best
 from hubsync.errors import MirrorError
-from hubsync.mirror.roles import ROLES, expand_exclude, expand_include
+from hubsync.mirror.roles import ROLES, expand_exclude, expand_include, mirror_rules
 from hubsync.mirror.selection import choose_best, choose_latest, newest_units
 from hubsync.mirror.view import revision_of
 from hubsync.watch.rules import PathRules
@@ -100,6 +100,13 @@ def test_no_role_that_is_excluded_leaves_nothing(role: str) -> None:
 
     assert (role != "weights") == rules.verdict("checkpoint-5/model.safetensors").taken
     assert (role != "resume") == rules.verdict("checkpoint-5/optimizer.pt").taken
+
+
+def test_the_rules_of_a_mirror_are_compiled_once(make_units: MakeRig) -> None:
+    """A proof asks for them with each of its files, and what is compiled is not freed at once."""
+    mirror = make_units({"include": ("weights",)}).config.targets[0].mirrors[0]
+
+    assert mirror_rules(mirror) is mirror_rules(mirror.model_copy())
 
 
 def test_a_mirror_gets_its_role_only(make_units: MakeRig, server: PlainServer) -> None:
