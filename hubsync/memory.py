@@ -5,6 +5,7 @@ not glibc, nothing is done.
 """
 
 import ctypes
+import functools
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGE_BYTES = 1 << 18  # blocks from this size on go back to the system as soon as they are free
@@ -13,7 +14,7 @@ _ARENAS = 2
 
 def bound_heaps() -> None:
     """Share two heaps among all threads, and keep large blocks out of them; to be called before threads are started."""
-    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+    if (mallopt := getattr(_c_library(), "mallopt", None)) is not None:
         mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_TRIM_THRESHOLD, _LARGE_BYTES)
         mallopt(_ARENA_MAX, _ARENAS)
@@ -21,5 +22,10 @@ def bound_heaps() -> None:
 
 def give_back() -> None:
     """Give what is free to the system."""
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+    if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
         trim(0)
+
+
+@functools.cache  # each one is a class of its own, and garbage in a circle
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

@@ -17,6 +17,7 @@ from hubsync.mirror.token import Tokens, find_exposed_tokens
 from hubsync.mirror.xet import describe_transfer
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.git import Git, git_executable
+from hubsync.store.hashing import PRESSURE, read_pressure
 from hubsync.store.objects import Objects
 from hubsync.store.private import expect_private, user_name
 from hubsync.store.process import read_command
@@ -47,6 +48,7 @@ def check_online(config: Config, tokens: Tokens, environment: Mapping[str, str])
     """Yield what was found, thing by thing."""
     yield from _check_tools(environment)
     yield from _check_state(config)
+    yield from check_pressure(config.service.pressure.limits())
     yield from _check_tokens(config, tokens)
     for target in config.targets:
         yield from _guarded(f"{target.name}: source", lambda t=target: _check_source(config, t))
@@ -98,6 +100,14 @@ def _check_state(config: Config) -> Iterator[Finding]:
         yield Finding("state", said, "disk_full", f"free space: capture pauses below {wanted} (service.min_free)", 73)
     else:
         yield Finding("state", said)
+
+
+def check_pressure(limits: Mapping[str, float], directory: Path = PRESSURE) -> Iterator[Finding]:
+    """Yield what of *limits* the kernel says nothing about."""
+    unknown = [name for name in limits if read_pressure(directory / name) is None]
+    if unknown:
+        said = f"this kernel does not say {' and '.join(unknown)} pressure: hashing does not slow down for it"
+        yield Finding("pressure", said, "tool", "start it with psi=1, or set service.read_rate")
 
 
 def _check_tokens(config: Config, tokens: Tokens) -> Iterator[Finding]:

@@ -62,7 +62,7 @@ def make_room(directory: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("options", ["size=4m", "nr_inodes=120"])
+@pytest.mark.parametrize("options", ["size=4m", "size=64m,nr_inodes=120"])
 @pytest.mark.timeout(300)
 def test_a_full_disk_stops_nothing_for_good(config: Path, source: Path, hub: LocalHub, options: str) -> None:
     """Full at the start, or in the middle of the work: it is said, nothing is torn, and all goes on when there is room."""

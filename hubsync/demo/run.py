@@ -39,7 +39,6 @@ class Scale:
     size_mb: float = 360.0
     checkpoints: int = 4
     pace_s: float = 0.8
-    with_outage: bool = True
 
 
 class Demo:
@@ -88,8 +87,7 @@ class Demo:
             self._story = Story(HUBS, self._read_own(target))
             return
         self._place.source.mkdir()
-        if self._scale.with_outage:
-            self._outage = Outage(self.hubs[HUBS[1]], self._place.state / "control.sock", self._story, self._screen.say)
+        self._outage = Outage(self.hubs[HUBS[1]], self._place.state / "control.sock", self._story, self._screen.say)
 
     def _read_own(self, target: Target) -> dict[str, Record]:
         """Digest what hubsync's rules take of the reader's directory."""

@@ -4,7 +4,7 @@ https://github.com/git-lfs/git-lfs/blob/main/docs/custom-transfers.md. git-lfs d
 agent is a standalone one: git-lfs names the objects and is told how each went, the agent asks for the addresses itself.
 It knows beforehand what will be named, and uploads several objects at once while git-lfs waits for one after the other.
 
-It is started for each upload, and one for each mirror runs at a time: nothing beyond the standard library is imported.
+It is started for each upload, and one for each mirror runs at a time: only the standard library and xxhash are imported.
 """
 
 import base64

@@ -15,11 +15,15 @@ VARIABLE = "HUBSYNC_LFS_AGENT"
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object to upload; *is_shared* if its bytes may still be changed by whoever wrote them."""
+    """An object to upload; *is_shared* if its bytes may still be changed by whoever wrote them.
+
+    *fingerprint* is that of the bytes that were hashed, if it is known.
+    """
 
     oid: str
     size: int
     is_shared: bool
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Uploads objects: whole or in parts, as the server wants each, and never one whose bytes are not those of its oid.
 
-Bytes that a writer may still change are hashed. An object that goes as a whole is hashed as it leaves, and its last block
-is held back until the hash is right. One that goes in parts is hashed behind its parts, each when it has arrived, and is
-completed only if the hash is right. Memory does not grow with size: only blocks are held, of which a few are under way.
+Bytes that a writer may still change are checked: by the fingerprint of those that were hashed, or hashed once more if that
+is not known. An object that goes as a whole is checked as it leaves, and its last block is held back until all is right.
+One that goes in parts is checked behind its parts, each when it has arrived, and is completed only if all is right. Memory
+does not grow with size: only blocks are held, of which a few are under way.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from hubsync.mirror.agent_batch import Actions, Batch
 from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.agent_parts import Journal, Multipart, read_multipart
+from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.hashing import Hashing
 from hubsync.store.throttle import Throttle
 
@@ -40,7 +42,7 @@ class Meter(Protocol):
         """*count* bytes of *oid* were sent."""
 
     def checked(self, count: int) -> None:
-        """*count* bytes were hashed."""
+        """*count* bytes were checked."""
 
 
 class SpoiledError(TransferError):
@@ -137,14 +139,13 @@ class Uploader:
         broken = threading.Event()
         missing = [number for number in numbers if number not in journal.etags]
         waiting = {n: self._parts.submit(self._send_part, content, upload, n, journal, broken) for n in missing}
-        digest = hashlib.sha256()
+        check = content.check()
         try:
             for number in numbers:
                 if number in waiting:
                     waiting[number].result()
-                content.hash(upload.span(number, size), digest)
-            if content.thing.is_shared and digest.hexdigest() != content.thing.oid:
-                raise SpoiledError(content.thing.oid)
+                content.look_at(upload.span(number, size), check)
+            check.expect_right()
             self._complete_parts(content, upload, journal)
         except TransferError as exc:
             if not exc.retryable and exc.status not in _EXPIRED:
@@ -189,15 +190,12 @@ class _Content:
 
     def whole(self) -> Iterator[memoryview]:
         """Yield all bytes; the last ones only if all are right."""
-        digest, left = hashlib.sha256(), self.thing.size
-        allowed = self._costs.hashing.take if self.thing.is_shared else int
-        for block in self._read(range(left), allowed):
+        check, left = self.check(), self.thing.size
+        for block in self._read(range(left), check.allow):
             left -= len(block)
-            if self.thing.is_shared:
-                with self._costs.hashing.turn():
-                    digest.update(block)
-                if not left and digest.hexdigest() != self.thing.oid:
-                    raise SpoiledError(self.thing.oid)
+            check.update(block)
+            if not left:
+                check.expect_right()
             yield block
             self._costs.meter.sent(self.thing.oid, len(block))
 
@@ -209,8 +207,14 @@ class _Content:
             yield block
             self._costs.meter.sent(self.thing.oid, len(block))
 
-    def hash(self, span: range, digest: "hashlib._Hash") -> None:
-        """Feed *digest* with the bytes of *span*, if they may have been changed."""
+    def check(self) -> "_Check":
+        """Begin to check the bytes, from the first one."""
+        if not self.thing.is_shared:
+            return _Check(self.thing)
+        return _FingerprintCheck(self.thing) if self.thing.fingerprint else _OidCheck(self.thing, self._costs.hashing)
+
+    def look_at(self, span: range, check: "_Check") -> None:
+        """Feed *check* with the bytes of *span*, if they may have been changed."""
         if not self.thing.is_shared:
             return
         buffer = bytearray(_BLOCK_BYTES)
@@ -218,8 +222,7 @@ class _Content:
         while at < span.stop:
             block = self._block(buffer, at, self._costs.hashing.take(min(_BLOCK_BYTES, span.stop - at)))
             at += len(block)
-            with self._costs.hashing.turn():
-                digest.update(block)
+            check.update(block)
             self._costs.meter.checked(len(block))
 
     def _read(self, span: range, allowed: Callable[[int], int] = int) -> Iterator[memoryview]:
@@ -237,6 +240,62 @@ class _Content:
             raise SpoiledError(self.thing.oid)  # it was cut shorter
 
         return block
+
+
+class _Check:
+    """Takes what goes by for right: nobody can change it."""
+
+    def __init__(self, thing: Thing) -> None:
+        self.thing = thing
+
+    def allow(self, wanted: int) -> int:
+        """Wait, then return how many of *wanted* bytes may be read now."""
+        return wanted
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes."""
+
+    def expect_right(self) -> None:
+        """Expect that all bytes went by, and that they were those of the oid.
+
+        Raises:
+            SpoiledError: they were not.
+        """
+
+
+class _FingerprintCheck(_Check):
+    """Compares with the bytes that were hashed when they were captured."""
+
+    def __init__(self, thing: Thing) -> None:
+        super().__init__(thing)
+        self._fingerprint = Fingerprint.begin_like(thing.fingerprint)
+
+    def update(self, block: memoryview) -> None:
+        self._fingerprint.update(block)
+
+    def expect_right(self) -> None:
+        if self._fingerprint.text() != self.thing.fingerprint:
+            raise SpoiledError(self.thing.oid)
+
+
+class _OidCheck(_Check):
+    """Hashes all again, within the allowance for that."""
+
+    def __init__(self, thing: Thing, hashing: Hashing) -> None:
+        super().__init__(thing)
+        self._hashing = hashing
+        self._digest = hashlib.sha256()
+
+    def allow(self, wanted: int) -> int:
+        return self._hashing.take(wanted)
+
+    def update(self, block: memoryview) -> None:
+        with self._hashing.turn():
+            self._digest.update(block)
+
+    def expect_right(self) -> None:
+        if self._digest.hexdigest() != self.thing.oid:
+            raise SpoiledError(self.thing.oid)
 
 
 def _insist(send: Callable[[], _T], tries: int) -> _T:

@@ -28,9 +28,9 @@ class Budget:
         self._tight = 0  # publications in a row that found too little left
         self.is_awaited = False
 
-    def is_spent(self) -> bool:
-        """Tell whether no commit may be made now."""
-        return not self._limits.commits_left(self._repo, self._pace)
+    def is_spent(self, *, reserved: int = 0) -> bool:
+        """Tell whether no commit may be made now, but for *reserved* ones."""
+        return self._limits.commits_left(self._repo, self._pace) <= reserved
 
     def due_s(self) -> float | None:
         """Return in how many seconds the next commit may be made, if something waits for it."""

@@ -27,7 +27,7 @@ from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.repository import Repository
 from hubsync.mirror.retain import Retainer
-from hubsync.mirror.supply import Supply
+from hubsync.mirror.supply import Supply, newest_first
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Step, View, fold
@@ -369,7 +369,8 @@ class Publisher:
 
     def _publish_newest_unit(self, backlog: Sequence[Snapshot]) -> Published | None:
         """Publish the newest unit by itself if the mirror would wait for other objects before it gets that."""
-        if self._budget.is_spent() or not any(snapshot.units for snapshot in backlog):
+        of_others = 1 + (self._target.publish == "revisions") if self._record.commits_ahead() else 0  # have waited already
+        if self._budget.is_spent(reserved=of_others) or not any(snapshot.units for snapshot in backlog):
             return None
         started = time.monotonic()
         base = self.published()
@@ -378,8 +379,6 @@ class Publisher:
         if newest is None:
             return None
         step = self._view.unit_step(base, newest, ahead)
-        if not step.changes:  # nothing to show ahead: what a record claims and the mirror lacks is taken for made anew
-            return None
         if self._supply.bring([step]):
             return None
         if not self._supply.publishable([step]):
@@ -405,10 +404,10 @@ class Publisher:
     def _newest_waiting(self, steps: Sequence[Step]) -> Snapshot | None:
         """Return the newest snapshot of *steps* that completes units, if another one has objects to send."""
         skipped = set(self._view.skipped_units(steps))
-        of_units = [step.snapshot for step in steps if step.changes and set(step.snapshot.units) - skipped]
+        of_units = [step for step in newest_first(steps) if step.changes and set(step.snapshot.units) - skipped]
         if not of_units:
             return None
-        newest = max(of_units, key=lambda snapshot: snapshot.written_at)
+        newest = of_units[0].snapshot
         others = [step for step in steps if step.snapshot.commit != newest.commit]
 
         return newest if self._supply.lacks_for(others) else None

@@ -138,17 +138,19 @@ class Remote:
     def upload_objects(self, oids: Iterable[str], *, immutable: Container[str] = frozenset()) -> None:
         """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API.
 
-        The bytes are hashed on the way, but for those of *immutable*, which nobody else can change.
+        The bytes are looked at on the way, but for those of *immutable*, which nobody else can change.
 
         Raises:
             UploadError: not all arrived; it says which did, and which failed by themselves.
         """
-        oids = list(oids)
+        oids, objects = list(oids), self._objects
         if self._mirror.transfer != "hubsync":
             config = git_xet_config() if self._mirror.transfer == "xet" else {}
             self._lfs("upload", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids), config=config)
             return
-        things = [Thing(oid, self._objects.path(oid).stat().st_size, oid not in immutable) for oid in oids]
+        things = [
+            Thing(oid, objects.path(oid).stat().st_size, oid not in immutable, objects.fingerprint(oid)) for oid in oids
+        ]
         upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S, self._told)
         self.sending = upload.gauge
         try:

@@ -1,5 +1,6 @@
 """Names sets of files for a mirror's ``include`` and ``exclude``: to load a model, to resume a run, its logs. Pure."""
 
+import functools
 from collections.abc import Iterable
 
 from hubsync.config.model import Mirror
@@ -58,6 +59,8 @@ _WEIGHTS = (
 )
 _LOGS = ("*tfevents*", "*.log", "**/logs/**", "**/wandb/**", "**/mlruns/**", "metrics.csv", "trainer_log.jsonl")
 
+_MIRRORS_KEPT = 64
+
 # What a role stands for in `include`. A later pattern wins, as in gitignore.
 _INCLUDED = {
     "weights": (*_WEIGHTS, *(f"!{pattern}" for pattern in _STATE)),
@@ -82,4 +85,9 @@ def expand_exclude(patterns: Iterable[str]) -> tuple[str, ...]:
 
 def mirror_rules(mirror: Mirror) -> PathRules:
     """Return the rules that say what of a target *mirror* gets."""
-    return PathRules(expand_include(mirror.include), expand_exclude(mirror.exclude))
+    return _compile_rules(mirror.include, mirror.exclude)
+
+
+@functools.lru_cache(_MIRRORS_KEPT)  # asked for with each status and each batch; what is compiled is garbage in a circle
+def _compile_rules(include: tuple[str, ...], exclude: tuple[str, ...]) -> PathRules:
+    return PathRules(expand_include(include), expand_exclude(exclude))

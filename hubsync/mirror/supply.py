@@ -90,7 +90,7 @@ class Supply:
         """Return the objects (by oid) that *steps* need, those that are wanted most first."""
         blobs = {change.after.blob for step in steps for change in step.changes if change.after}
         pointers = self._store.pointers(blobs)
-        wanted = [pointers[blob] for step in _newest_first(steps) for blob in _pointers_of(step, pointers)]
+        wanted = [pointers[blob] for step in newest_first(steps) for blob in _pointers_of(step, pointers)]
         return {pointer.oid: pointer for pointer in wanted}
 
     def _lacked_blobs(self, steps: Sequence[Step]) -> dict[str, str]:
@@ -99,8 +99,9 @@ class Supply:
         return {blob_id(pointer.encode()): oid for oid, pointer in lacked.items()}
 
 
-def _newest_first(steps: Sequence[Step]) -> list[Step]:
-    return sorted(steps, key=lambda step: (bool(step.snapshot.units), step.snapshot.written_at), reverse=True)
+def newest_first(steps: Sequence[Step]) -> list[Step]:
+    """Return *steps*: those of units first, and first what was written last; of one second, the later snapshot."""
+    return sorted(steps, key=lambda step: (bool(step.snapshot.units), step.snapshot.written_at))[::-1]
 
 
 def _pointers_of(step: Step, pointers: Container[str]) -> list[str]:

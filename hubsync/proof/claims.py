@@ -1,7 +1,7 @@
 """Decides what a mirror must show for a file of the source to be held there, and whether what it shows is that. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from hubsync.config.model import Mirror, Target
@@ -9,7 +9,6 @@ from hubsync.mirror.roles import mirror_rules
 from hubsync.mirror.view import revision_of
 from hubsync.restore.catalog import File
 from hubsync.units import unit_of
-from hubsync.watch.rules import PathRules
 
 _PLAIN_MODES = frozenset({"100644", "100664", "100755"})
 
@@ -59,18 +58,15 @@ class Holding:
     is_damaged: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Places:
     """Where each mirror of *target* shows the files of the source."""
 
     target: Target
-    _rules: dict[str, PathRules] = field(default_factory=dict)
 
     def of(self, mirror: Mirror, path: str) -> Place | None:
         """Return the place of *path*; ``None`` if *mirror* is not meant to hold it."""
-        if (rules := self._rules.get(mirror.name)) is None:
-            rules = self._rules[mirror.name] = mirror_rules(mirror)
-        if not rules.verdict(path).taken:
+        if not mirror_rules(mirror).verdict(path).taken:
             return None
         unit = unit_of(self.target, path) if self.target.publish == "revisions" else None
         if unit is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hubsync.errors import FileChangedError, FileUnreadableError
 from hubsync.monitor.text import format_bytes
+from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
 from hubsync.store.hashing import shared
 from hubsync.store.objects import Objects, Pin, PinKind
@@ -288,9 +289,11 @@ class Capturer:
     ) -> Captured:
         """Pin and hash an open file; raises as ``capture`` does."""
         scanner = Scanner(identity.size) if self._is_looked_at(entry.path) else None
+        fingerprint = Fingerprint()
 
         def take(piece: memoryview) -> None:
             on_bytes(len(piece))
+            fingerprint.update(piece)
             if scanner is not None:
                 scanner.feed(piece)
 
@@ -303,7 +306,7 @@ class Capturer:
             found = None if scanner is None else self._judge_name(entry) or scanner.finish(fd)
             secret = self._judge_secret(entry.path, found, lambda: oid)
             _expect_unchanged(fd, linked, entry.path)
-            is_new = self._objects.keep(pin, oid)
+            is_new = self._objects.keep(pin, oid, fingerprint.text())
         except BaseException:
             self._objects.discard(pin)
             raise

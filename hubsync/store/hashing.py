@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 20
 MOST_THREADS = 64
 UNLIMITED = 0
+PRESSURE = Path("/proc/pressure")
 PRESSED_BYTES_PER_S = 10_000_000
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2): type, whence, start, length, pid
@@ -168,7 +169,7 @@ class Hashing:
         fcntl.fcntl(self._locks, command, _FLOCK.pack(kind, os.SEEK_SET, _TURNS_AT + slot, 1, 0))
 
 
-def is_pressed(limits: Mapping[str, float], directory: Path = Path("/proc/pressure")) -> bool:
+def is_pressed(limits: Mapping[str, float], directory: Path = PRESSURE) -> bool:
     """Tell whether something waited for one of *limits* (cpu, io, memory) for more than so many per cent of the time."""
     return any((read_pressure(directory / name) or 0.0) > limit for name, limit in limits.items())
 

@@ -49,6 +49,7 @@ class Objects:
         self._pending = git_dir / "lfs" / "pins"
         self._reflinks = True
         self._naming = threading.Lock()  # of two files of the same content, one gives the pin
+        self._fingerprints: dict[str, str] = {}
 
     def open(self) -> None:
         """Make the directories and drop pins that a crash left without an oid."""
@@ -91,9 +92,15 @@ class Objects:
         """Return how much room there is for objects."""
         return shutil.disk_usage(self._pending).free
 
-    def keep(self, pin: Pin, oid: str) -> bool:
+    def fingerprint(self, oid: str) -> str:
+        """Return the fingerprint of the bytes that have *oid*; nothing if they were hashed before this process began."""
+        return self._fingerprints.get(oid, "")
+
+    def keep(self, pin: Pin, oid: str, fingerprint: str = "") -> bool:
         """Name *pin* by its oid, durably; return False if the object was pinned already (then *pin* is dropped)."""
         goal = self.path(oid)
+        if fingerprint:
+            self._fingerprints[oid] = fingerprint
         with self._naming:
             is_new = not goal.exists()
             if is_new:
@@ -117,6 +124,7 @@ class Objects:
     def release(self, oid: str) -> None:
         """Drop the object *oid*, which nobody will read again soon: its pages leave the cache to the data loader."""
         path = self.path(oid)
+        self._fingerprints.pop(oid, None)
         with contextlib.suppress(OSError), path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         path.unlink(missing_ok=True)

@@ -15,9 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hubs import make_place, run, serve_hub
 from live import Live, choose_live
@@ -25,7 +24,7 @@ from measure import Figures
 from scale import State, choose_growth, measure_growth
 from table import compare, grow, tell_training, write_readme
 from tools import ROOT
-from training import measure_training
+from training import Beside, measure_training
 from workloads import Workload, choose
 
 GIB = 1 << 30
@@ -84,8 +83,8 @@ def measure_live(live: Live, base: Path) -> dict[str, dict[str, Figures]]:
         return {live.name: live.measure(base, hub)}
 
 
-def compare_tools(sizes: Sizes, repeats: int, only: str) -> Runs:
-    """Return all runs of all workloads."""
+def compare_tools(sizes: Sizes, repeats: int, only: str) -> Iterator[Runs]:
+    """Measure all workloads; yield all runs so far after each."""
     measured: list[tuple[str, int, Callable[[Path], dict[str, dict[str, Figures]]]]] = [
         (each.name, repeats, lambda base, each=each: measure_workload(each, base))  # type: ignore[misc]
         for each in choose(sizes.unit_bytes, sizes.files, sizes.unchanged)
@@ -102,42 +101,65 @@ def compare_tools(sizes: Sizes, repeats: int, only: str) -> Runs:
                 for step, tools in measure(base).items():
                     for tool, figures in tools.items():
                         runs.setdefault(step, {}).setdefault(tool, []).append(figures)
+        if only in name:
+            yield runs
 
-    return runs
 
-
-def measure_all_growth(sizes: Sizes, only: str) -> dict[str, dict[int, State]]:
-    """Return the service at rest, at two sizes of each measure."""
+def measure_all_growth(sizes: Sizes, only: str) -> Iterator[dict[str, dict[int, State]]]:
+    """Measure the service at rest, at two sizes of each measure; yield what is known so far after each."""
     found = {}
     for growth in choose_growth(sizes.part):
         if only in f"growth: {growth.name}":
             _say(f"growth: {growth.name}")
             with scratch() as base, serve_hub(base / "hub") as hub:
                 found[growth.name] = measure_growth(growth, base, hub, sizes.idle_s)
+            yield found
 
-    return found
 
-
-def train_beside(sizes: Sizes) -> dict[str, Any]:
+def train_beside(sizes: Sizes) -> dict[str, Beside]:
     """Return what a training job notices."""
     _say("a training job")
     with scratch() as base, serve_hub(base / "hub") as hub:
-        return measure_training(base, hub, sizes.train_s, sizes.unit_bytes)
+        return measure_training(base, hub, sizes.train_s, sizes.unit_bytes // 4)
 
 
 def _say(what: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}\n")
 
 
-def describe_machine(load: tuple[float, float, float]) -> str:
-    """Return where and when it was measured, in a sentence."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    after = ", ".join(f"{each:.1f}" for each in os.getloadavg())
-    before = ", ".join(f"{each:.1f}" for each in load)
-    return (
-        f"Measured with {os.cpu_count()} processors ({platform.machine()}, {memory:.0f} GB) under Linux "
-        f"{platform.release()}; load before {before}, after {after}."
-    )
+@dataclass
+class Result:
+    """What is known so far; :meth:`save` writes all of it, so that a bench that is cut short leaves what it measured."""
+
+    sizes: Sizes
+    repeats: int
+    load: tuple[float, float, float] = field(default_factory=os.getloadavg)
+    runs: Runs = field(default_factory=dict)
+    training: dict[str, Beside] = field(default_factory=dict)
+    growth: dict[str, dict[int, State]] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[str]:
+        """The tables, as Markdown."""
+        told = [self._machine, ""]
+        for lines in (compare(self.runs), tell_training(self.training), grow(self.growth)):
+            told += [*lines, ""] if lines else []
+        return told[:-1]
+
+    @property
+    def _machine(self) -> str:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        before, after = (", ".join(f"{each:.1f}" for each in load) for load in (self.load, os.getloadavg()))
+        return (
+            f"Measured with {os.cpu_count()} processors ({platform.machine()}, {memory:.0f} GB) under Linux "
+            f"{platform.release()}, medians of {self.repeats}; load before {before}, after {after}."
+        )
+
+    def save(self) -> None:
+        """Write the tables and all runs."""
+        (ROOT / ".bench" / "result.md").write_text("\n".join(self.lines) + "\n")
+        document = {"machine": self._machine, **asdict(self)}
+        (ROOT / ".bench" / "result.json").write_text(json.dumps(document, indent=2))
 
 
 def main() -> None:
@@ -153,28 +175,19 @@ def main() -> None:
     chosen = asdict(_QUICK if asked.quick else _FULL)
     chosen |= {"unit_bytes": int(asked.unit_gib * GIB)} if asked.unit_gib else {}
     chosen |= {"files": asked.files} if asked.files else {}
-    sizes, load = Sizes(**chosen), os.getloadavg()
-    repeats = asked.repeats or (1 if asked.quick else 3)
-
-    runs = compare_tools(sizes, repeats, asked.only)
-    training = train_beside(sizes) if asked.only in "a training job" else None
-    growth = measure_all_growth(sizes, asked.only)
-    lines = [describe_machine(load), "", *(compare(runs) if runs else []), ""]
-    lines += [*tell_training(training), ""] if training else []
-    lines += grow(growth) if growth else []
-    (ROOT / ".bench" / "result.md").write_text("\n".join(lines) + "\n")
-    document = {
-        "machine": lines[0],
-        "repeats": repeats,
-        "sizes": chosen,
-        "runs": runs,
-        "training": training,
-        "growth": growth,
-    }
-    (ROOT / ".bench" / "result.json").write_text(json.dumps(document, indent=2, default=asdict))
-    sys.stdout.write("\n".join(lines) + "\n")
+    result = Result(Sizes(**chosen), asked.repeats or (1 if asked.quick else 3))
+    for runs in compare_tools(result.sizes, result.repeats, asked.only):
+        result.runs = runs
+        result.save()
+    if asked.only in "a training job":
+        result.training = train_beside(result.sizes)
+        result.save()
+    for growth in measure_all_growth(result.sizes, asked.only):
+        result.growth = growth
+        result.save()
+    sys.stdout.write("\n".join(result.lines) + "\n")
     if asked.readme:
-        write_readme(ROOT / "README.md", lines)
+        write_readme(ROOT / "README.md", result.lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The Hub of a measurement, as a process of its own, and what is asked of it: what it was sent, and what it shows."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 import threading
@@ -126,13 +128,14 @@ class _Disk(threading.Thread):
 def own_disk(directory: Path) -> int:
     """Return the bytes on disk below *directory* that no other name shares."""
     total = 0
-    for path in directory.rglob("*"):
-        try:
-            status = path.lstat()
-        except OSError:  # it has gone
-            continue
-        if status.st_nlink == 1 and path.is_file():
-            total += status.st_blocks * 512
+    for folder, _, names in os.walk(directory):  # passes over what goes meanwhile
+        for name in names:
+            try:
+                status = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - of very many
+            except FileNotFoundError:
+                continue
+            if status.st_nlink == 1 and stat.S_ISREG(status.st_mode):
+                total += status.st_blocks * 512
 
     return total
 

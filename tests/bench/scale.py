@@ -45,10 +45,19 @@ def choose_growth(part: int) -> list[Growth]:
     return [
         Growth("file", (files // 10, files), lambda data, n: make_small_files(data, n, 64)),
         Growth("directory", (directories // 10, directories), _make_directories),
-        Growth("target", (2, 50 // min(part, 10)), lambda data, _: make_small_files(data, 10, 64), targets=True),
-        Growth("mirror", (2, 50 // min(part, 10)), lambda data, _: make_small_files(data, 10, 64), mirrors=True),
+        Growth("target", (2, 50 // min(part, 10)), _make_few_files, targets=True),
+        Growth(
+            "mirror",
+            (20 // min(part, 10), 200 // min(part, 10)),
+            lambda data, _: make_small_files(data, 10, 64),
+            mirrors=True,
+        ),
         Growth("shard", (100 // part, 1000 // part), lambda data, n: make_unit(data / "checkpoint-1", n * 4096, n)),
     ]
+
+
+def _make_few_files(data: Path, _: int) -> None:
+    make_small_files(data, 10, 64)
 
 
 def _make_directories(data: Path, count: int) -> None:
@@ -74,12 +83,14 @@ def measure_growth(growth: Growth, base: Path, hub: dict[str, str], idle_s: floa
 
 
 def _watch(place: Place, targets: int, idle_s: float) -> State:
-    config = write_config(place, quiet="1s", inventory_every="10m", schedule="2s")
+    config = write_config(place, quiet="1s", inventory_every="10m")
     if targets > 1:
         _declare_targets(config, place, targets)
     os.environ["BENCH_TOKEN"] = place["token"]
     argv = [sys.executable, "-m", "hubsync", "-c", str(config)]
-    subprocess.run([*argv, "once"], check=True, capture_output=True)
+    done = subprocess.run([*argv, "once"], check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"hubsync once ended with {done.returncode}:\n{done.stderr[-3000:]}")
     began = time.monotonic()
     daemon = subprocess.Popen([*argv, "run"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -90,7 +101,9 @@ def _watch(place: Place, targets: int, idle_s: float) -> State:
         memory = _memory(daemon.pid)
         busy = _cpu_s(daemon.pid)
         Path(place["data"], "changed.txt").write_text("a change")
-        wait_shown(place, "changed.txt", 60)
+        time.sleep(1.5)
+        subprocess.run([*argv, "flush"], check=True, capture_output=True)
+        wait_shown(place, "t0/changed.txt" if targets > 1 else "changed.txt", 60)
         time.sleep(1.0)
         change_s = _cpu_s(daemon.pid) - busy
     finally:
@@ -104,7 +117,7 @@ def _watch(place: Place, targets: int, idle_s: float) -> State:
 
 
 def _declare_targets(config: Path, place: Place, targets: int) -> None:
-    """Declare more targets with sources of their own, all to the one repository."""
+    """Declare more targets with sources of their own, each to a directory of its own in the one repository."""
     head, _, one = config.read_text().partition("[[target]]")
     data = Path(place["data"])
     blocks = []
@@ -114,7 +127,7 @@ def _declare_targets(config: Path, place: Place, targets: int) -> None:
             shutil.copytree(data, source)
         block = one.replace('name = "bench"', f'name = "bench-{number}"').replace(f'"{data}"', f'"{source}"')
         repo = place["repos"][0]
-        blocks.append(block.replace(f'["local:{repo}"]', f'[{{ repo = "local:{repo}", path_in_repo = "{number or ""}" }}]'))
+        blocks.append(block.replace(f'["local:{repo}"]', f'[{{ repo = "local:{repo}", path_in_repo = "t{number}" }}]'))
     config.write_text(head + "".join(f"[[target]]{block}" for block in blocks))
 
 

@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from measure import Figures
 from scale import State
+from training import Beside
 
 MB = 1e6
 _BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -24,6 +24,8 @@ def middle(runs: Sequence[Figures]) -> Figures:
 
 def compare(results: Results) -> list[str]:
     """Return the table of all tools; in brackets how many times the first one's each time is."""
+    if not results:
+        return []
     lines = ["| " + " | ".join(_HEAD) + " |", "|---|---|" + "--:|" * (len(_HEAD) - 2)]
     for workload, tools in results.items():
         first = middle(next(iter(tools.values())))
@@ -45,6 +47,8 @@ def _cells(now: Figures, first: Figures) -> list[str]:
 
 def grow(states: Mapping[str, Mapping[int, State]]) -> list[str]:
     """Return the table of the service at rest, and of what one more of each costs."""
+    if not states:
+        return []
     lines = [
         "| known | memory MB | start s | start CPU s | idle CPU % | written idle | wake-ups/s | CPU s of a change |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -64,17 +68,18 @@ def grow(states: Mapping[str, Mapping[int, State]]) -> list[str]:
     return lines
 
 
-def tell_training(told: Mapping[str, Any]) -> list[str]:
-    """Return what a training job that keeps all processors busy noticed, as a table by hubsync's priority."""
+def tell_training(told: Mapping[str, Beside]) -> list[str]:
+    """Return what a training job noticed, as a table by kind of job and hubsync's priority."""
+    if not told:
+        return []
     lines = [
-        "| training beside | step ms alone | beside | slower % | noise % | sent MB | data cached % before, after |",
+        "| training, hubsync's priority | step ms alone | beside | slower % | noise % | sent MB | cached % alone, beside |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for priority, one in told.items():
+    for job, one in told.items():
         lines.append(
-            f"| `{priority}` | {1000 * one['step_s']:.1f} | {1000 * one['step_s_beside']:.1f} | {one['slower_percent']:+} "
-            f"| {one['noise_percent']} | {one['sent_mb']:,} | {one['cached_percent_before']}, "
-            f"{one['cached_percent_after']} |"
+            f"| {job} | {1000 * one.step_s:.1f} | {1000 * one.step_s_beside:.1f} | {one.slower_percent:+} "
+            f"| {one.noise_percent} | {one.sent_mb:,} | {one.cached_percent}, {one.cached_percent_beside} |"
         )
 
     return lines

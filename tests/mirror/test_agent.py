@@ -23,8 +23,11 @@ from hubsync.errors import MirrorError
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import UploadError, declare_limit
+from hubsync.store.capture import Capturer
 from hubsync.store.git import Git
-from hubsync.store.objects import Objects
+from hubsync.store.objects import Objects, Pin, PinKind
+from hubsync.store.route import RouteRules
+from hubsync.watch.inventory import look
 
 TOKEN = "hf_agentcanary"
 PART = 100_000
@@ -51,6 +54,18 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         return oid
+
+    def capture(self, content: bytes) -> tuple[str, Path]:
+        """Capture a file with *content*; return its oid, and the file, which shares its bytes with the pin."""
+        source = self.root / "source"
+        source.mkdir()
+        file = source / "a.bin"
+        file.write_bytes(content)
+        entry = look(source, file.name)
+        assert entry
+        captured = Capturer(source, self.objects, RouteRules(("*.bin",), 0), "link").capture(entry)
+        assert captured.pointer
+        return captured.pointer.oid, file
 
     def remote(self) -> Remote:
         """Return the way to the server."""
@@ -222,6 +237,35 @@ def test_spoiled_parts_are_never_completed(server: LfsServer, store: Store) -> N
     assert 0 == server.count("POST /complete")
 
 
+@pytest.mark.parametrize("part_bytes", [None, PART])
+@pytest.mark.parametrize("offset", [0, 2_999_999])
+def test_what_changed_since_it_was_hashed_never_arrives(
+    server: LfsServer, store: Store, part_bytes: int | None, offset: int
+) -> None:
+    """A byte that a writer changed in place, the first or the last, makes the upload a spoiled one."""
+    server.part_bytes = part_bytes
+    oid, file = store.capture(bytes(3_000_000))
+    with file.open("r+b") as writer:
+        writer.seek(offset)
+        writer.write(b"!")
+
+    assert "spoiled" == store.fail(oid).error_kind
+    assert (set(), 0) == (server.objects, server.count("POST /complete"))
+
+
+def test_bytes_that_were_hashed_by_this_process_are_not_hashed_again(server: LfsServer, store: Store) -> None:
+    """The fingerprint of what was hashed stands for it, whatever it is called; another process hashes anew."""
+    content = os.urandom(3_000_000)
+    oid, _ = store.capture(content)
+    wrong = store.pin(content, oid="0" * 64)
+    store.objects.keep(Pin(store.root / "pin", PinKind.LINK), wrong, store.objects.fingerprint(oid))
+
+    store.upload(oid, wrong)
+
+    assert {oid, wrong} == server.objects
+    assert not Objects(store.git.git_dir).fingerprint(oid)
+
+
 def test_bytes_that_cannot_change_are_not_hashed(server: LfsServer, store: Store) -> None:
     """Who says that a pin is no link saves the time."""
     oid = store.pin(b"whatever", oid="0" * 64)
@@ -350,12 +394,12 @@ def test_a_person_who_starts_the_agent_is_told() -> None:
     assert "hubsync run" in done.stderr
 
 
-def test_the_agent_imports_nothing_beyond_the_standard_library() -> None:
+def test_the_agent_imports_nothing_beyond_the_standard_library_but_xxhash() -> None:
     """One is started for each upload, and has to be small and quick."""
     code = "import sys, hubsync.mirror.agent; print(*{name.partition('.')[0] for name in sys.modules})"
     imported = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
 
-    assert {"hubsync"} == {n for n in imported.split() if n not in sys.stdlib_module_names and not _is_of_site(n)}
+    assert {"hubsync", "xxhash"} == {n for n in imported.split() if n not in sys.stdlib_module_names and not _is_of_site(n)}
 
 
 def _is_of_site(name: str) -> bool:

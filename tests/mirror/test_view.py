@@ -6,7 +6,7 @@ import os
 import random
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from support.rig import REPO, Rig, safetensors
 
 from hubsync.config.model import Best
 from hubsync.errors import MirrorError
-from hubsync.mirror.roles import ROLES, expand_exclude, expand_include
+from hubsync.mirror.roles import ROLES, expand_exclude, expand_include, mirror_rules
 from hubsync.mirror.selection import choose_best, choose_latest, newest_units
 from hubsync.mirror.view import revision_of
 from hubsync.watch.rules import PathRules
@@ -100,6 +100,13 @@ def test_no_role_that_is_excluded_leaves_nothing(role: str) -> None:
 
     assert (role != "weights") == rules.verdict("checkpoint-5/model.safetensors").taken
     assert (role != "resume") == rules.verdict("checkpoint-5/optimizer.pt").taken
+
+
+def test_the_rules_of_a_mirror_are_compiled_once(make_units: MakeRig) -> None:
+    """A proof asks for them with each of its files, and what is compiled is not freed at once."""
+    mirror = make_units({"include": ("weights",)}).config.targets[0].mirrors[0]
+
+    assert mirror_rules(mirror) is mirror_rules(mirror.model_copy())
 
 
 def test_a_mirror_gets_its_role_only(make_units: MakeRig, server: PlainServer) -> None:
@@ -353,9 +360,10 @@ def test_the_best_unit_is_kept_beside_the_newest(make_units: MakeRig, server: Pl
     assert {"main", "checkpoint-1", "checkpoint-3", "checkpoint-4"} == branches(server)
 
 
-@pytest.mark.parametrize("main", ["latest", "best"])
-@pytest.mark.parametrize("publish", ["tree", "revisions"])
-@pytest.mark.parametrize("seed", range(1, 3))
+@pytest.mark.parametrize(
+    ("publish", "main", "seed"),
+    [("tree", "latest", 1), ("revisions", "latest", 1), ("revisions", "best", 1), ("revisions", "best", 2)],
+)
 def test_no_commit_names_what_the_mirror_lacks(
     make_units: MakeRig, server: PlainServer, publish: str, main: str, seed: int
 ) -> None:
@@ -418,6 +426,84 @@ def test_behind_the_newest_unit_goes_first(make_units: MakeRig, server: PlainSer
         assert 4 == json.loads(server.git(REPO, "show", "main:trainer_state.json"))["global_step"]
         assert {"main", *order, "checkpoint-1"} == branches(server)
         assert ["1"] * 3 == [server.git(REPO, "rev-list", "--count", branch) for branch in order]
+
+
+def date(rig: Rig, step: int, written_at: int) -> None:
+    """Have a unit written at that time."""
+    for file in (rig.source / f"checkpoint-{step}").iterdir():
+        os.utime(file, (written_at, written_at))
+
+
+def units_published(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the units in the order in which they were published."""
+    return [entry["unit"] for entry in entries if entry["event"] == "unit.published"]
+
+
+def test_of_units_of_one_second_the_last_goes_first(make_units: MakeRig) -> None:
+    """Small ones are written faster than snapshots tell times."""
+    rig = make_units()
+    for step in (9, 10, 11):
+        write_unit(rig, step)
+        date(rig, step, 1_600_000_000)
+    rig.commit()
+
+    with capture_logs() as entries:
+        rig.publish()
+
+    assert ["checkpoint-11", "checkpoint-10", "checkpoint-9"] == units_published(entries)
+
+
+def test_a_unit_that_is_again_as_it_was_keeps_no_other_from_going_first(make_units: MakeRig) -> None:
+    """Changed and changed back it is the newest, and nothing of it is to be sent."""
+    rig = make_units()
+    write_unit(rig, 1)
+    rig.update()
+    for step in (2, 3):
+        write_unit(rig, step)
+        rig.commit()
+    for later, content in enumerate((b'{"other": 1}', UNIT["config.json"])):
+        rig.write("checkpoint-1/config.json", content)
+        date(rig, 1, 1_600_000_100 + later)
+        rig.commit()
+
+    with capture_logs() as entries:
+        rig.publish()
+
+    assert ["checkpoint-1", "checkpoint-3", "checkpoint-2"] == units_published(entries)
+    assert [] == rig.publisher().backlog()
+
+
+def wave(rig: Rig) -> list[str]:
+    """Write ten units and a loose file, publish once, and return the units in the order in which they came."""
+    for step in range(1, 11):
+        write_unit(rig, step)
+        rig.commit()
+    rig.write("a.txt", b"loose")
+    rig.commit()
+    with capture_logs() as entries:
+        rig.publish()
+
+    return units_published(entries)
+
+
+def test_a_wave_of_units_leaves_a_commit_for_all_else(make_units: MakeRig, server: PlainServer) -> None:
+    """The newest go first, one commit each; of the four that may come at once, the last has all that is left."""
+    rig = make_units({"max_commits_per_hour": 8})
+
+    first = wave(rig)[:3]
+
+    assert ["checkpoint-10", "checkpoint-9", "checkpoint-8"] == first
+    assert 4 == len(server.history(REPO))
+    assert 10 == len(units_in(server, "main"))
+    assert b"loose" == server.read(REPO, "a.txt")
+    assert [] == rig.publisher().backlog()
+
+
+def test_a_wave_of_units_leaves_a_turn_to_the_oldest(make_units: MakeRig) -> None:
+    """With revisions each takes commits of its own, and two units are all that may come at once."""
+    rig = make_units({"max_commits_per_hour": 8}, publish="revisions")
+
+    assert ["checkpoint-10", "checkpoint-1"] == wave(rig)
 
 
 @pytest.mark.parametrize("publish", ["tree", "revisions"])

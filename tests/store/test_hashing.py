@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hubsync.config.rates import parse_rate
+from hubsync.preflight import check_pressure
 from hubsync.store.hashing import PRESSED_BYTES_PER_S, Costs, Hashing, is_pressed, read_pressure
 
 _HOLD = """
@@ -115,3 +116,13 @@ def test_a_pressed_machine_slows_hashing_down_and_stops_it_not(tmp_path: Path) -
 
     pressed = Hashing(Costs(pressure={"cpu": -1.0}))  # any machine that says it is, is
     assert PRESSED_BYTES_PER_S // 20 == pressed.take(1 << 20) or read_pressure(Path("/proc/pressure/cpu")) is None
+
+
+def test_a_check_names_the_pressure_that_a_kernel_does_not_tell(tmp_path: Path) -> None:
+    """Who declares a limit that cannot be followed hears of it beforehand."""
+    (tmp_path / "cpu").write_text(_SOME.format("61.50"))
+
+    assert [] == list(check_pressure({"cpu": 60}, tmp_path))
+    (found,) = check_pressure({"cpu": 60, "io": 10, "memory": 5}, tmp_path)
+    assert "io and memory pressure" in found.said
+    assert "tool" == found.error_kind
