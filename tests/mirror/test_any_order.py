@@ -21,7 +21,7 @@ from support.rig import REPO, Rig, safetensors
 from hubsync.errors import HubsyncError
 
 MakeRig = Callable[..., Rig]
-SEEDS = int(os.environ.get("HUBSYNC_SEEDS", "4"))
+SEEDS = int(os.environ.get("HUBSYNC_SEEDS", "2"))
 ACTS = 30
 
 
