@@ -368,8 +368,7 @@ class SnapshotWriter:
             return
         ledger = self._store.ledger
         with ledger.transaction():
-            for captured in self._captured:
-                ledger.record(captured)
+            ledger.record_files(self._captured)
             if self._tip is not None and self._changes:
                 ledger.change_tree(self._tip, self._changes.items())
 
