@@ -49,7 +49,7 @@ class Frozen(BaseModel):
     """The common rules: no unknown key, no conversion from a neighbouring type, no change after birth."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_by_name=True, validate_by_alias=True, hide_input_in_errors=True, defer_build=True,
+        frozen=True, extra="forbid", strict=True, validate_by_name=True, validate_by_alias=True, hide_input_in_errors=True
     )
 
 
