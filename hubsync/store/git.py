@@ -42,6 +42,7 @@ _BASE_CONFIG = {
     "gc.auto": "0",
     "maintenance.auto": "false",
     "pack.threads": "1",
+    "pack.window": "2",  # a delta to the same file before, or to one of its name; to search on takes longer than a push
     "protocol.allow": "never",
     "protocol.http.allow": "always",
     "protocol.https.allow": "always",
