@@ -14,8 +14,8 @@ setup: .venv/.ready
 demo: setup  ## watch it work; DIR=/path/to/models takes your own directory
 	@$(PY) -m hubsync demo $${DIR:+"$$DIR"}
 
-test: setup  ## all tests, under ten minutes on two cores
-	@$(PY) -m pytest -n 2 --dist worksteal -q tests
+test: setup  ## all tests but the slow ones, under ten minutes on two cores
+	@$(PY) -m pytest -n 3 --dist worksteal -q -m "not slow" tests
 
 test-writers: setup .venv-writers/.ready  ## real torch, transformers, Lightning ... train and save; every commit is loaded
 	@$(PY) -m pytest -q -n 2 --timeout 600 tests/writers_real/every_commit.py $(ONLY)
@@ -27,7 +27,8 @@ test-writers: setup .venv-writers/.ready  ## real torch, transformers, Lightning
 	  .venv-writers/bin/pip install --quiet --no-deps --target .venv-writers/safetensors-$$version safetensors==$$version; done
 	@touch $@
 
-soak: setup  ## every fault at every route; many random histories and any bytes; HUBSYNC_SEEDS, HUBSYNC_KILLS, HUBSYNC_STEADY_S say how many
+soak: setup  ## slow tests, every fault at every route, random histories, kills; HUBSYNC_SEEDS, _KILLS, _STEADY_S say how many
+	@$(PY) -m pytest -q -m slow tests
 	@HUBSYNC_MATRIX=whole $(PY) -m pytest -n 2 -q tests/mirror/test_fault_matrix.py tests/e2e/test_network_faults.py
 	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q tests/mirror/test_any_order.py tests/proof/test_any_state.py
 	@HUBSYNC_SEEDS=$${HUBSYNC_SEEDS:-100} $(PY) -m pytest -n 2 -q --timeout 3600 tests/test_any_bytes.py

@@ -196,12 +196,12 @@ def test_a_unit_that_grows_while_it_is_captured_is_not_published_in_two(make_rig
     """A file that appears while another is read keeps the unit back; then all of it comes in one commit."""
     rig = make_rig(units=UNITS, lfs={"threshold_bytes": 1 << 40})
     files = write_unit(rig, "checkpoint-1")
-    rig.write("checkpoint-1/vocabulary.txt", b"a" * 40_000_000)
+    rig.write("checkpoint-1/vocabulary.txt", b"a" * 16_000_000)
     rig.settle()
     before = bytes_read()
 
     def write() -> None:
-        while bytes_read() < before + 4_000_000:
+        while bytes_read() < before + 1_000_000:
             time.sleep(0)
         rig.write("checkpoint-1/late.txt", b"late")
 

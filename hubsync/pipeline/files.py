@@ -52,7 +52,7 @@ class Files:
 
     def grows(self, path: str) -> bool:
         """Tell whether *path* is a log: it may never be quiet. In a unit only event files are, which prove themselves."""
-        return is_event_log(path) or (is_text_log(path) and unit_of(self._target, path) is None)
+        return may_be_log(path) and (is_event_log(path) or (is_text_log(path) and unit_of(self._target, path) is None))
 
     def is_committed(self, path: str, mode: str, blob: str) -> bool:
         """Tell whether the newest snapshot has *path* so."""
@@ -66,10 +66,10 @@ class Files:
 
     def is_settled(self, entry: Entry) -> bool:
         """Tell whether *entry* is as it was when it settled; our own pins may have moved its ctime."""
-        path, known = entry.path, self._ledger.known(entry.path)
-        if entry.identity in {self.settled.get(path), self.refused.get(path)}:
+        path, identity = entry.path, entry.identity
+        if identity in (self.settled.get(path), self.refused.get(path)):
             return True
-        return path in self.settled and known is not None and known.identity == entry.identity
+        return path in self.settled and (known := self._ledger.known(path)) is not None and known.identity == identity
 
     def was_only_touched(self, path: str, published: TreeEntry) -> bool:
         """Tell whether the settled *path* was captured already, and is what was *published*."""

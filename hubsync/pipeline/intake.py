@@ -16,6 +16,7 @@ from hubsync.pipeline.held import Held
 from hubsync.store.capture import HELD_HINT, Captured, FileHeldError, FileRefusedError, has_same_content
 from hubsync.store.hashing import shared
 from hubsync.units import check_file
+from hubsync.watch.beneath import held_directories
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import look
 from hubsync.watch.logs import is_event_log
@@ -107,8 +108,9 @@ class Intake:
 
     def capture_settled(self, paths: Iterable[str]) -> list[Captured]:
         """Capture what settled at *paths*; what fails is held back alone, and said."""
-        entries = [entry for path in paths if (entry := self._look_settled(path)) and not self._lacks_members(entry)]
-        captured = [self._sort(entry, self._try(entry)) for entry in entries]
+        with held_directories():
+            entries = [entry for path in paths if (entry := self._look_settled(path)) and not self._lacks_members(entry)]
+            captured = [self._sort(entry, self._try(entry)) for entry in entries]
 
         return [one for one in captured if one is not None]
 

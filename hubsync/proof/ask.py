@@ -145,12 +145,10 @@ class Asker:
         """Return *files* with the modes that git has for them: the API has none."""
         if not files:
             return files
-        places = {path: with_prefix(self.mirror.path_in_repo, path) for path in files}
-        entries = self._modes.read(branch, commit, places.values())
-        return {
-            path: replace(file, mode=entries[places[path]].mode) if places[path] in entries else file
-            for path, file in files.items()
-        }
+        places = {with_prefix(self.mirror.path_in_repo, path): path for path in files}
+        modes = self._modes.read(branch, commit, places.keys())
+        unusual = {places[place]: mode for place, mode in modes.items() if place in places}
+        return {**files, **{path: replace(files[path], mode=mode) for path, mode in unusual.items()}}
 
     def _fetch(self, revisions: Iterable[str], refs: Mapping[str, str], heads: Mapping[str, str]) -> dict[str, Files]:
         """Return the files of each of *revisions*; those of a commit are listed once, however often they are asked for."""

@@ -4,6 +4,7 @@ The mirror's own answer is compared with the snapshot that it is known to hold. 
 tried again later. A ledger that was lost gets its receipts anew: they cost a few questions, and no upload.
 """
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -70,26 +71,35 @@ class ReceiptKeeper:
         if published is None or self.stop.is_set():
             return None
         began = time.monotonic()
-        receipts = self.store.ledger.receipts(self.mirror.name)
-        claims = self._claims(published, receipts)
+        ledger, told = self.store.ledger, _Told()
         ours = self.store.mirror_directory(self.mirror.name)
         with Asker(self.mirror, self.config.endpoints[self.mirror.endpoint], self.tokens, self.stop, ours) as asker:
             heads = asker.read_heads()
-            wanted = _choose(claims, receipts, heads)
-            del claims  # of 100,000 files it is tens of megabytes
-            known = {receipt.oid: receipt.proven_at for receipt in receipts.values() if receipt.oid is not None}
-            told = _Told()
-            for start in range(0, len(wanted), _AT_ONCE):
-                asked = asker.prove(wanted[start : start + _AT_ONCE], known, heads)
-                holdings = [_dated(each, known) for each in asked]
-                note_holdings(self.store.ledger, self.mirror.name, holdings)
-                told.add(holdings, receipts)
-        del wanted, receipts
+            if ledger.proved(self.mirror.name) != self._describe(published, heads):
+                self._ask(asker, published, heads, told)
+                ledger.note_proved(self.mirror.name, "" if told.lacks else self._describe(published, heads))
         self._note_whole(told)
         self.refresh()
         self._tell(told, began)
 
         return told.failure
+
+    def _describe(self, published: str, heads: Mapping[str, str]) -> str:
+        """Return what tells whether an answer to all claims would be another one now than it was before."""
+        shows = self.mirror.model_dump_json(), self.target.publish, self.target.units
+        count = self.store.ledger.count_receipts(self.mirror.name)
+        return hashlib.sha256(repr((published, sorted(heads.items()), shows, count)).encode()).hexdigest()
+
+    def _ask(self, asker: Asker, published: str, heads: Mapping[str, str], told: "_Told") -> None:
+        """Ask for all that lacks a receipt, a part at a time, and note what is *told*."""
+        receipts = self.store.ledger.receipts(self.mirror.name)
+        wanted = _choose(self._claims(published, receipts), receipts, heads)
+        known = {receipt.oid: receipt.proven_at for receipt in receipts.values() if receipt.oid is not None}
+        for start in range(0, len(wanted), _AT_ONCE):
+            asked = asker.prove(wanted[start : start + _AT_ONCE], known, heads)
+            holdings = [_dated(each, known) for each in asked]
+            note_holdings(self.store.ledger, self.mirror.name, holdings)
+            told.add(holdings, receipts)
 
     def _note_whole(self, told: "_Told") -> None:
         """End a failure that a verification found, if there is a receipt now for all that was missing."""
@@ -100,6 +110,8 @@ class ReceiptKeeper:
     def refresh(self) -> None:
         """Look up which units are proved: other commands make receipts too."""
         proven: dict[str, float] = {}
+        if not self.target.units:
+            return
         for receipt in self.store.ledger.each_receipt(self.mirror.name):
             if unit := unit_of(self.target, receipt.path):
                 proven[unit] = min(proven.get(unit, receipt.proven_at), receipt.proven_at)

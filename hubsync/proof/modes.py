@@ -7,15 +7,15 @@ contents. Nothing is written but a scratch repository.
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import GitError, ToolMissingError
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens
-from hubsync.store.git import Git, TreeEntry, git_executable
+from hubsync.store.git import REGULAR, Git, git_executable
 from hubsync.store.objects import Objects
 
 _FEW_PATHS = 400  # more are found by listing the whole commit
@@ -31,8 +31,12 @@ class ModeReader:
     stop: threading.Event
     known: Path | None = None
 
-    def read(self, branch: str, commit: str, paths: Iterable[str]) -> Mapping[str, TreeEntry]:
-        """Return what git has at *paths* of *commit*, the head of *branch*; nothing where git may not be used.
+    _unusual: dict[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def read(self, branch: str, commit: str, paths: Collection[str]) -> Mapping[str, str]:
+        """Return the modes of those of *paths* that are no regular files in *commit*, the head of *branch*.
+
+        Nothing is returned where git may not be used. Of many paths the whole commit is listed, once.
 
         Raises:
             MirrorError: the mirror cannot be asked, or refuses.
@@ -44,17 +48,24 @@ class ModeReader:
             git_executable()
         except ToolMissingError:
             return {}
-        wanted = list(paths)
+        if len(paths) <= _FEW_PATHS:
+            return self._list(branch, commit, tuple(paths))
+        if commit not in self._unusual:
+            self._unusual[commit] = self._list(branch, commit, ())
+
+        return self._unusual[commit]
+
+    def _list(self, branch: str, commit: str, paths: tuple[str, ...]) -> Mapping[str, str]:
         if self.known is not None and self.known.exists():
             with contextlib.suppress(GitError):
-                return _list(Git(self.known), commit, wanted)
+                return _list_unusual(Git(self.known), commit, paths)
         with tempfile.TemporaryDirectory(prefix="hubsync-modes-") as scratch:
             git = Git(Path(scratch) / "mirror.git")
             git.open()
             patient = self.endpoint.model_copy(update={"stall_s": min(self.endpoint.stall_s, self.endpoint.timeout_s)})
             Remote(git, Objects(git.git_dir), self.mirror, patient, self.tokens, self.stop).fetch_trees(branch)
-            return _list(git, commit, wanted)
+            return _list_unusual(git, commit, paths)
 
 
-def _list(git: Git, commit: str, paths: list[str]) -> Mapping[str, TreeEntry]:
-    return git.list_tree(commit, *(paths if len(paths) <= _FEW_PATHS else ()))
+def _list_unusual(git: Git, commit: str, paths: tuple[str, ...]) -> Mapping[str, str]:
+    return {path: entry.mode for path, entry in git.list_tree(commit, *paths).items() if entry.mode != REGULAR}

@@ -4,6 +4,7 @@ It must never be the only place where something is known: the queue is git's, th
 """
 
 import contextlib
+import json
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from hubsync.store.proof_rows import PROOF_TABLES, ProofRows
 from hubsync.watch.entry import Identity
 
 _ROWS_AT_ONCE = 4096
+_NO_POINTER = Pointer("", 0)
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -140,18 +142,20 @@ class Ledger(ProofRows):
             LEFT JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode{span}"""  # noqa: S608 - constants
         return self._each(query, *values)
 
+    def record_files(self, captured: Collection[Captured]) -> None:
+        """Remember captured files and whether they are pointers."""
+        rows = ((one.path, *one.identity, one.mode, one.blob, one.pointer.oid if one.pointer else None) for one in captured)
+        with self.transaction():
+            self._many("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?)", rows)
+            self.record_pointers((one.blob, one.pointer) for one in captured)
+
     def record(self, captured: Captured) -> None:
         """Remember a captured file, its pointer and its pin."""
         identity = captured.identity
         with self.transaction():
             if captured.kind is PinKind.LINK:
                 self._refresh_inode(identity)
-            self._do(
-                "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?)",
-                captured.path, *_columns(identity), captured.mode, captured.blob,
-                captured.pointer.oid if captured.pointer else None,
-            )  # fmt: skip
-            self.record_pointers([(captured.blob, captured.pointer)])
+            self.record_files([captured])
             if captured.pointer is not None and captured.kind is not None:
                 pin = self.pin(captured.pointer.oid)
                 if captured.is_new:
@@ -161,7 +165,7 @@ class Ledger(ProofRows):
 
     def record_pin(self, oid: str, kind: PinKind, identity: Identity) -> None:
         """Remember how *oid* is pinned."""
-        self._do("INSERT OR REPLACE INTO pins VALUES (?,?,?,?,?,?,?)", oid, kind.value, *_columns(identity))
+        self._do("INSERT OR REPLACE INTO pins VALUES (?,?,?,?,?,?,?)", oid, kind.value, *identity)
 
     def pin(self, oid: str) -> tuple[PinKind, Identity] | None:
         """Return how *oid* is pinned and at which identity its bytes were hashed."""
@@ -250,17 +254,16 @@ class Ledger(ProofRows):
         """Remember of blobs whether they are pointers (``None``: ordinary content)."""
         self._many(
             "INSERT OR IGNORE INTO pointers VALUES (?,?,?)",
-            ((blob, pointer.oid if pointer else "", pointer.size if pointer else 0) for blob, pointer in pointers),
+            sorted((blob, pointer.oid if pointer else "", pointer.size if pointer else 0) for blob, pointer in pointers),
         )
 
     def pointers(self, objects: Iterable[str]) -> Iterator[tuple[str, Pointer | None]]:
         """Yield the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
-        query = "SELECT oid, size FROM pointers WHERE blob = ?"
+        query = "SELECT blob, oid, size FROM json_each(?) CROSS JOIN pointers ON blob = value"
         names = iter(objects)
-        while some := list(islice(names, _ROWS_AT_ONCE)):
-            with self._lock, _known_errors():
-                rows = [(name, self._connection.execute(query, (name,)).fetchone()) for name in some]
-            yield from ((name, Pointer(*row) if row else None) for name, row in rows)
+        while some := sorted(islice(names, _ROWS_AT_ONCE)):  # neighbours lie on one page
+            known = {row[0]: Pointer(*row[1:]) if row[1] else _NO_POINTER for row in self._all(query, json.dumps(some))}
+            yield from ((name, known.get(name)) for name in some)
 
     def record_uploads(self, mirror: str, oids: Iterable[str]) -> None:
         """Remember that *mirror* has the objects *oids*."""
@@ -315,11 +318,13 @@ class Ledger(ProofRows):
         self._db = self._connect()
 
     def _one(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row
-        with self._lock, _known_errors():
+        with self._lock:  # asked for each file, so that it has no context of its own to enter
             try:
                 return self._connection.execute(query, values).fetchone()
             except UnicodeEncodeError:  # a name that is not UTF-8: nothing is ever recorded of it
                 return None
+            except sqlite3.Error as exc:
+                raise _read_error(exc) from exc
 
     def _all(self, query: str, *values: object) -> list[Any]:
         with self._lock, _known_errors():
@@ -351,15 +356,16 @@ def _known_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        kind = getattr(exc, "sqlite_errorcode", 0) & _KIND
-        if kind == sqlite3.SQLITE_FULL:
-            raise DiskFullError(f"ledger: {exc}", hint="free space on the file system of the state directory") from exc
-        hint = (
-            "look at the disk of the state directory"
-            if kind in _OUTSIDE
-            else "restart hubsync: a damaged ledger is rebuilt"
-        )
-        raise StateError(f"ledger: {exc}", hint=hint) from exc
+        raise _read_error(exc) from exc
+
+
+def _read_error(exc: sqlite3.Error) -> DiskFullError | StateError:
+    kind = getattr(exc, "sqlite_errorcode", 0) & _KIND
+    if kind == sqlite3.SQLITE_FULL:
+        return DiskFullError(f"ledger: {exc}", hint="free space on the file system of the state directory")
+    is_outside = kind in _OUTSIDE
+    hint = "look at the disk of the state directory" if is_outside else "restart hubsync: a damaged ledger is rebuilt"
+    return StateError(f"ledger: {exc}", hint=hint)
 
 
 @contextlib.contextmanager
@@ -407,10 +413,6 @@ def _parents(paths: Iterable[str]) -> set[str]:
             parent = parent.rpartition("/")[0]
 
     return found
-
-
-def _columns(identity: Identity) -> tuple[int, ...]:
-    return identity.dev, identity.ino, identity.size, identity.mtime_ns, identity.ctime_ns
 
 
 def _known(row: tuple[Any, ...]) -> Known:

@@ -89,7 +89,22 @@ class ProofRows(ABC):
 
     def forget_receipts(self, mirror: str, paths: Iterable[str]) -> None:
         """Forget receipts that are stale."""
-        self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", ((mirror, path) for path in paths))
+        if stale := [(mirror, path) for path in paths]:
+            self._many("DELETE FROM receipts WHERE mirror = ? AND path = ?", stale)
+            self.note_proved(mirror, "")
+
+    def count_receipts(self, mirror: str) -> int:
+        """Return how many receipts there are of *mirror*."""
+        return int(self._one("SELECT count(*) FROM receipts WHERE mirror = ?", mirror)[0])
+
+    def proved(self, mirror: str) -> str:
+        """Return the state that *mirror* was in when there was a receipt for all that it should hold; else nothing."""
+        row = self._one("SELECT value FROM meta WHERE name = ?", f"proved {mirror}")
+        return row[0] if row else ""
+
+    def note_proved(self, mirror: str, state: str) -> None:
+        """Remember that there is a receipt for all that *mirror* should hold in this *state*."""
+        self._do("INSERT OR REPLACE INTO meta VALUES (?,?)", f"proved {mirror}", state)
 
     def damaged(self, mirror: str) -> set[str]:
         """Return the objects (oids) that *mirror* gave other bytes for when they were last read whole."""

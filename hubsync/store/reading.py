@@ -16,6 +16,8 @@ def read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
             break
         pieces.append(piece)
         at += len(piece)
+        if at == size:  # asked for more, or its identity tells
+            break
     on_bytes(at)
 
     return b"".join(pieces)

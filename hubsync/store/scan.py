@@ -29,6 +29,7 @@ MEMBER_BYTES = 4 << 20
 _PIECE = 1 << 20
 _OVERLAP = 4096  # no secret is longer than what its pattern needs of it
 _SAMPLE = 8192
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell writes text
 _TAR_BLOCK, _TAR_KIND, _TAR_LENGTH, _TAR_MAGIC = 512, 156, slice(124, 136), slice(257, 262)  # POSIX.1-1988
 _MOST_TAR_MEMBERS = 100_000
 _MOST_MEMBERS_BYTES = 8 << 20  # of a zip's directory: some 100,000 members; torch writes hundreds
@@ -79,7 +80,7 @@ class Scanner:
     def _begin(self, content: bytes) -> None:
         self.is_zip = content.startswith(b"PK")
         self.is_tar = content[_TAR_MAGIC] == b"ustar"  # what NeMo saves, and data sets
-        self._is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes text
+        self._is_wide = content.startswith(_WIDE)
         self._is_text = self._is_wide or b"\0" not in content[:_SAMPLE]
         limit = TEXT_BYTES if self._is_text else HEAD_BYTES
         self._end = self._size if self._size <= WHOLE_BYTES else limit
@@ -98,6 +99,8 @@ def scan_file(fd: int, size: int) -> Secret | None:
 
 def scan_content(content: bytes) -> Secret | None:
     """Return the first secret in *content*, a whole file."""
+    if not content.startswith(_WIDE) and find_secret(content) is None:
+        return None
     scanner = Scanner(len(content))
     scanner.feed(content)
 

@@ -343,7 +343,7 @@ class Store:
 
     def follow_branch(self) -> None:
         """Bring the ledger to the branch's newest snapshot, whatever a crash came between."""
-        head = self.git.resolve(SNAPSHOTS)
+        head = self.git.read_ref(SNAPSHOTS)
         if head != self.head():
             self.ledger.replace_tree(head or "", self.git.list_tree(head) if head else {})
 
@@ -368,8 +368,7 @@ class SnapshotWriter:
             return
         ledger = self._store.ledger
         with ledger.transaction():
-            for captured in self._captured:
-                ledger.record(captured)
+            ledger.record_files(self._captured)
             if self._tip is not None and self._changes:
                 ledger.change_tree(self._tip, self._changes.items())
 

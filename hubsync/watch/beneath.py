@@ -8,9 +8,11 @@ opening a FIFO waits and opening a device may act on it.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from hubsync.errors import FileChangedError, FileUnreadableError, SourceError
 from hubsync.watch.entry import Entry
@@ -18,6 +20,8 @@ from hubsync.watch.entry import Entry
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # what opening says of a path that is there no more
 SOURCE_HINT = "create the directory, mount it, or correct `source`; nothing is deleted on any mirror meanwhile"
 READ_HINT = "run hubsync as the user that writes the files; safetensors 0.8 and later lets only that user read"
+
+_T = TypeVar("_T")
 
 _SOURCE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # may be a symbolic link itself: the operator named it
 _PASSAGE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # needs no right to list
@@ -71,10 +75,64 @@ def open_directory(parent: int, name: str) -> int:
     return os.open(name, _DIRECTORY, dir_fd=parent)
 
 
-def stat_beneath(root: int, path: str) -> os.stat_result:
-    """Return the status of what *path* is, not of what it may link to."""
-    with opened_parent(root, path) as (parent, name):
-        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+class _Held(threading.local):
+    """The directory that this thread holds open, if it is inside ``held_directories``."""
+
+    depth = 0
+    place: tuple[Path, str] | None = None
+    fd = -1
+
+    def close(self) -> None:
+        if self.place is not None:
+            os.close(self.fd)
+            self.place = None
+
+
+_held = _Held()
+
+
+@contextmanager
+def held_directories() -> Iterator[None]:
+    """Inside, this thread keeps the directory open that it was led to last: the files of a batch lie side by side.
+
+    What is moved away meanwhile is still seen where it was.
+    """
+    _held.depth += 1
+    try:
+        yield
+    finally:
+        _held.depth -= 1
+        if not _held.depth:
+            _held.close()
+
+
+def _act_beneath(source: Path, path: str, act: Callable[[int, str], _T]) -> _T:
+    """Return what *act* does with the open directory of *path* and the last name of it."""
+    directory, _, name = path.rpartition("/")
+    if not _held.depth:
+        with opened_source(source) as root, opened_parent(root, path) as (parent, _):
+            return act(parent, _plain(name))
+    if _held.place != (source, directory):
+        _held.close()
+        with opened_source(source) as root, opened_parent(root, path) as (parent, _):
+            _held.fd = os.dup(parent)
+        _held.place = (source, directory)
+
+    return act(_held.fd, _plain(name))
+
+
+def stat_beneath(source: Path, path: str) -> os.stat_result:
+    """Return the status of what *path* is, not of what it may link to.
+
+    Raises:
+        OSError: it is gone, or on the way there is no directory.
+        SourceError: *source* is missing or no directory.
+    """
+    return _act_beneath(source, path, _stat)
+
+
+def _stat(parent: int, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
 
 def resolve_link(source: Path, path: str) -> str | None:
@@ -96,8 +154,10 @@ def open_beneath(source: Path, path: str) -> int:
         FileUnreadableError: it may not be read, or opening fails.
         SourceError: *source* is missing or no directory.
     """
-    with opened_source(source) as root:
-        return _open_regular(root, path)
+    try:
+        return _act_beneath(source, path, lambda parent, name: _open_regular(parent, name, path))
+    except OSError as exc:
+        raise _open_error(path, exc) from exc
 
 
 def open_entry(source: Path, entry: Entry) -> int:
@@ -124,13 +184,9 @@ def words(exc: OSError) -> str:
     return exc.strerror or str(exc)
 
 
-def _open_regular(root: int, path: str) -> int:
-    try:
-        with opened_parent(root, path) as (parent, name):
-            _require_regular(path, os.stat(name, dir_fd=parent, follow_symlinks=False))
-            opened = os.open(name, _FILE, dir_fd=parent)
-    except OSError as exc:
-        raise _open_error(path, exc) from exc
+def _open_regular(parent: int, name: str, path: str) -> int:
+    _require_regular(path, _stat(parent, name))
+    opened = os.open(name, _FILE, dir_fd=parent)
     try:
         _require_regular(path, os.fstat(opened))  # it may have been replaced since
     except BaseException:

@@ -70,27 +70,27 @@ def _check_anything(fd: int, size: int) -> Verdict:
     return check_torch(fd, size)
 
 
-_CHECKS: tuple[tuple[str, Callable[[int, int], Verdict]], ...] = (
-    (".safetensors", check_safetensors),
-    (".json", check_json),
-    (".bin", _check_anything),
-    (".pt", check_torch),
-    (".pth", check_torch),
-    (".ckpt", check_torch),
-    (".npz", check_zip),
-    (".keras", check_zip),
-    (".zip", check_zip),
-    (".npy", check_npy),
-    (".gguf", check_gguf),
-    (".parquet", check_parquet),
-    (".h5", check_hdf5),
-    (".hdf5", check_hdf5),
-)
-_NEVER_EMPTY = frozenset(check for _, check in _CHECKS) - {_check_anything}
+_CHECKS: dict[str, Callable[[int, int], Verdict]] = {
+    ".safetensors": check_safetensors,
+    ".json": check_json,
+    ".bin": _check_anything,
+    ".pt": check_torch,
+    ".pth": check_torch,
+    ".ckpt": check_torch,
+    ".npz": check_zip,
+    ".keras": check_zip,
+    ".zip": check_zip,
+    ".npy": check_npy,
+    ".gguf": check_gguf,
+    ".parquet": check_parquet,
+    ".h5": check_hdf5,
+    ".hdf5": check_hdf5,
+}
+_NEVER_EMPTY = frozenset(_CHECKS.values()) - {_check_anything}
 
 
 def _find_check(name: str) -> Callable[[int, int], Verdict]:
     if "tfevents" in name:  # events.out.tfevents.<time>.<host>.<pid>.<number>
         return check_events
 
-    return next((check for suffix, check in _CHECKS if name.endswith(suffix)), _accept)
+    return _CHECKS.get(name[name.rfind(".") :], _accept)

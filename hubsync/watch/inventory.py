@@ -115,11 +115,10 @@ def examine(source: Path, path: str) -> Entry | Skip | None:
     """
     if skip := judge_names(path):
         return skip
-    with opened_source(source) as root:
-        try:
-            return _judge_status(source, path, stat_beneath(root, path))
-        except OSError as exc:
-            return None if exc.errno in GONE else Skip(f"unreadable: {words(exc)}", Kind.UNREADABLE, READ_HINT)
+    try:
+        return _judge_status(source, path, stat_beneath(source, path))
+    except OSError as exc:
+        return None if exc.errno in GONE else Skip(f"unreadable: {words(exc)}", Kind.UNREADABLE, READ_HINT)
 
 
 class _Walk:
@@ -246,8 +245,7 @@ def _follow_link(source: Path, path: str) -> Entry | Skip:
         return _LINKED_DIRECTORY
     if judge_names(target):
         return Skip("symlink to a reserved name", Kind.REJECTED, _COPY_HINT)
-    with opened_source(source) as root:
-        status = stat_beneath(root, target)
+    status = stat_beneath(source, target)
     if stat.S_ISREG(status.st_mode):
         return Entry(path, Identity.of(status), status.st_mode, link=True)
 

@@ -47,8 +47,8 @@ def test_a_script_deletes_what_is_safe_only(tmp_path: Path, source: Path, hub: L
     assert (True, []) == (verified["passed"], verified["mirrors"][0]["missing"])
     assert verified["mirrors"][0]["read_files"] > 0
     [made] = document(hubsync(config, "history", "run", "--json"))["publications"]
-    assert ("asked", ["checkpoint-1", "checkpoint-2"]) == (made["trigger"], made["units"])
-    assert "checkpoint-1, checkpoint-2" in hubsync(config, "history", "run").stdout
+    assert ("asked", ["checkpoint-2", "checkpoint-1"]) == (made["trigger"], made["units"])
+    assert "checkpoint-2, checkpoint-1" in hubsync(config, "history", "run").stdout
 
 
 def test_a_daemon_proves_what_it_published(tmp_path: Path, source: Path, hub: LocalHub) -> None:
