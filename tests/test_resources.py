@@ -5,26 +5,12 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.running import ROOT, Daemon, digests, download, endpoint, hubsync, write_checkpoint, write_config
 
 from hubsync.localhub import LocalHub
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    directory = tmp_path / "run"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub") as running:
-        yield running
 
 
 @pytest.fixture

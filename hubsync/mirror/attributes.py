@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
-from hubsync.store.git import REGULAR, Git, TreeEntry, quote_path, split
+from hubsync.store.git import Git, quote_path, split
 from hubsync.store.route import LFS_ATTRIBUTES, hub_attributes
 
 NAME = ".gitattributes"
@@ -75,18 +75,13 @@ def _read_attributes(git: Git, head: str) -> Iterator[tuple[str, bytes]]:
 
 def _disagreeing(git: Git, files: Mapping[str, bytes], pointers: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:
     """Yield the paths whose filter attribute, as git reads *files*, is not what it should be."""
-    with git.scratch_index(as_entries(git, files)) as environment:
+    with git.scratch_files(files) as place:
         answer = git.run(
-            "check-attr", "--cached", "--stdin", "-z", "filter",
-            feed=(os.fsencode(path) + b"\0" for path in pointers), environment=environment,
+            f"--work-tree={place}", "check-attr", "--stdin", "-z", "filter",
+            feed=(os.fsencode(path) + b"\0" for path in pointers),
         ).stdout  # fmt: skip
     fields = split(answer)
     for raw, _, value in zip(fields, fields, fields, strict=True):
         path = os.fsdecode(raw)
         if (value == b"lfs") != pointers[path]:
             yield path, pointers[path]
-
-
-def as_entries(git: Git, files: Mapping[str, bytes]) -> dict[str, TreeEntry]:
-    """Store *files* as blobs and return their tree entries."""
-    return {path: TreeEntry(REGULAR, git.write_blob(content)) for path, content in files.items()}

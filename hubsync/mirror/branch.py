@@ -8,14 +8,16 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from hubsync.errors import MirrorError
-from hubsync.mirror.attributes import as_entries, attributes_to_publish
+from hubsync.mirror.attributes import attributes_to_publish
 from hubsync.mirror.cards import Cards
 from hubsync.mirror.graft import ForeignEdit, Graft, Tree, graft, parents, policy_of
 from hubsync.mirror.view import Line, Step, fold
-from hubsync.store.git import DIRECTORY, FastImport, Git, TreeEntry
+from hubsync.store.git import DIRECTORY, REGULAR, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.snapshot import Store
 
 _FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
+
+_A_DIRECTORY = TreeEntry(DIRECTORY, "")  # whatever is in it
 
 Changes = dict[str, TreeEntry | None]
 
@@ -135,7 +137,10 @@ class Branch:
         """Return what *head* has at the paths that *steps* change and above them; directories too."""
         changed = {change.path for step in steps for change in step.changes}
         asked = changed | {parent for path in changed for parent in parents(path)}
-        return self._git.list_tree(head, *(sorted(asked) if len(asked) <= _FEW_PATHS else ()), directories=True)
+        if len(asked) <= _FEW_PATHS:
+            return self._git.list_tree(head, *sorted(asked))
+        files = self._git.list_tree(head)
+        return {**dict.fromkeys({parent for path in files for parent in parents(path)}, _A_DIRECTORY), **files}
 
     def _plan(
         self, line: Line, steps: Sequence[Step], head: Head, there: Tree, published: "_Published | None"
@@ -207,13 +212,16 @@ class Branch:
         written = {path: entry for _, changes in changed for path, entry in changes.items()}
         card = self._cards.write(line, steps[-1].snapshot.commit, written, head.commit, head.left)
         attributes = attributes_to_publish(self._git, head.commit, pointers | dict.fromkeys(card, False), self._patterns)
-        changed[0][1].update(as_entries(self._git, attributes))
-        changed[-1][1].update(as_entries(self._git, card))
+        changed[0][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in attributes.items()})
+        changed[-1][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in card.items()})
+        tip = self._write(head.commit, changed, [*attributes.values(), *card.values()])
 
-        return Grafted(self._write(head.commit, changed), blobs, foreign, len(changed))
+        return Grafted(tip, blobs, foreign, len(changed))
 
-    def _write(self, tip: str | None, changed: Iterable[tuple[Step, Changes]]) -> str | None:
+    def _write(self, tip: str | None, changed: Iterable[tuple[Step, Changes]], contents: Iterable[bytes]) -> str | None:
         with FastImport(self._git) as writer:
+            for content in contents:
+                writer.blob(content)
             for step, changes in changed:
                 tip = writer.commit(self._ref, tip, step.snapshot.header, changes.items())
 

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from hubsync.store.git import TreeEntry
 
 Tree = Mapping[str, TreeEntry]
+_TOP = PurePosixPath()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def parents(path: str) -> Iterator[str]:
 
 def policy_of(path: str, policies: Mapping[str, str]) -> str:
     """Return the policy for a foreign edit of *path*: its own, that of a pattern, else that of ``*``."""
-    name = PurePosixPath(path).name
+    name = path.rpartition("/")[2]
     for pattern, policy in policies.items():
         if pattern != "*" and (fnmatchcase(path, pattern) or fnmatchcase(name, pattern)):
             return policy
@@ -78,4 +79,4 @@ def policy_of(path: str, policies: Mapping[str, str]) -> str:
 
 def with_prefix(prefix: PurePosixPath, path: str) -> str:
     """Return where *path* of the source lies in the repository."""
-    return path if prefix == PurePosixPath() else f"{prefix}/{path}"
+    return path if prefix == _TOP else f"{prefix}/{path}"

@@ -132,8 +132,7 @@ class Remote:
         """Fetch the newest commit of *branches* (branch → local ref), without history; return the commits."""
         specs = [f"+{self._ref(branch)}:{ref}" for branch, ref in branches.items()]
         self._network("fetch", *_FETCH, "{url}", *specs)
-        commits = self._git.text("rev-parse", *branches.values()).split()
-        return dict(zip(branches, commits, strict=True))
+        return {branch: commit for branch, ref in branches.items() if (commit := self._git.read_ref(ref)) is not None}
 
     def upload_objects(self, oids: Iterable[str], *, immutable: Container[str] = frozenset()) -> None:
         """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API.

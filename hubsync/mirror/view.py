@@ -24,7 +24,7 @@ _ILLEGAL = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?=/|$)|^
 
 _STATE = "trainer_state.json"
 
-_Lister = Callable[[str | None], dict[str, TreeEntry]]
+_Lister = Callable[[str | None], Tree]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,7 @@ class View:
         self._mirror = mirror
         self._store = store
         self._rules = mirror_rules(mirror)
+        self._prefix = with_prefix(mirror.path_in_repo, "")
         self._is_whole = mirror.include == ("**",) and not mirror.exclude
         self._listed = functools.lru_cache(3)(self._list_shown)
         self.refused: Mapping[str, Refusal] = {}
@@ -230,7 +231,7 @@ class View:
         """Return what each branch is to show after *base*."""
         uploaded = self._uploaded(base, steps, ahead)
 
-        def tree(commit: str | None) -> dict[str, TreeEntry]:
+        def tree(commit: str | None) -> Tree:
             return self._main_tree(commit, ahead, uploaded)
 
         if self._target.publish == "tree" and self._mirror.keep_latest is None:
@@ -244,7 +245,7 @@ class View:
         """Return what each branch is to show for a ``unit_step`` that turns what is ahead from *before* to *after*."""
         uploaded = self._uploaded(base, [step], before)
 
-        def tree(commit: str | None) -> dict[str, TreeEntry]:
+        def tree(commit: str | None) -> Tree:
             return self._main_tree(base, after if commit == step.snapshot.commit else before, uploaded)
 
         units = self._unit_lines(base, [step], before) if self._target.publish == "revisions" else []
@@ -263,12 +264,12 @@ class View:
 
         return Line(self._mirror.branch, base, tuple(placed), tree, None, self._is_frozen_place)
 
-    def _main_tree(self, commit: str | None, ahead: Ahead, uploaded: Collection[str] | None) -> dict[str, TreeEntry]:
+    def _main_tree(self, commit: str | None, ahead: Ahead, uploaded: Collection[str] | None) -> Tree:
         """Return what the main branch shows at a snapshot (``None``: of nothing but what is *ahead*)."""
         files = self._files(commit, ahead)
         is_tree = self._target.publish == "tree"
         if is_tree and self._mirror.keep_latest is None:
-            return {self._place(path): entry for path, entry in files.items()}
+            return {self._place(path): entry for path, entry in files.items()} if self._prefix else files
         times = self._unit_times(commit, ahead)
         if uploaded is not None:
             times = {unit: time for unit, time in times.items() if unit in uploaded}
@@ -419,14 +420,14 @@ class View:
     def _is_frozen_place(self, place: str) -> bool:
         if not self.refused:
             return False
-        path = place.removeprefix(self._place(""))
+        path = place.removeprefix(self._prefix)
         return (unit_of(self._target, path) or path) in self._frozen()
 
     def _place(self, path: str) -> str:
-        return with_prefix(self._mirror.path_in_repo, path)
+        return self._prefix + path
 
     def _place_all(self, changes: Iterable[TreeChange], inside: int = 0) -> tuple[TreeChange, ...]:
-        if not inside and self._place("") == "":
+        if not inside and not self._prefix:
             return tuple(changes)
         return tuple(TreeChange(self._place(each.path[inside:]), each.before, each.after) for each in changes)
 

@@ -29,7 +29,11 @@ _PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
 _FULL_ID = re.compile("[0-9a-f]{40}")
 REGULAR, EXECUTABLE, DIRECTORY = "100644", "100755", "040000"
 
-_NEVER_WITHOUT = {"HEAD": "ref: ", "config": "repositoryformatversion"}
+_NEVER_WITHOUT = {
+    "HEAD": "ref: refs/heads/none\n",
+    "config": "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n",
+}
+_SIGNS = {"HEAD": "ref: ", "config": "repositoryformatversion"}
 
 _HOOKS_OFF = {"core.hooksPath": "/dev/null"}
 _BASE_CONFIG = {
@@ -42,6 +46,7 @@ _BASE_CONFIG = {
     "gc.auto": "0",
     "maintenance.auto": "false",
     "pack.threads": "1",
+    "pack.window": "2",  # a delta to the same file before, or to one of its name; to search on takes longer than a push
     "protocol.allow": "never",
     "protocol.http.allow": "always",
     "protocol.https.allow": "always",
@@ -75,7 +80,7 @@ class Git:
     def __init__(self, git_dir: Path, *, inherit: tuple[int, ...] = ()) -> None:
         self.git_dir = git_dir
         self._inherit = inherit
-        self._trees: dict[tuple[str, bool], Mapping[str, TreeEntry]] = {}
+        self._trees: dict[str, Mapping[str, TreeEntry]] = {}
         self._trees_lock = threading.Lock()
         self._remembering = 0
 
@@ -87,11 +92,11 @@ class Git:
         """
         make_private(self.git_dir)
         leftovers = _remove_leftovers(self.git_dir)
-        for name, sign in _NEVER_WITHOUT.items():  # a power cut may have emptied it
+        for name, sign in _SIGNS.items():  # a power cut may have emptied it
             if (file := self.git_dir / name).exists() and sign not in file.read_text("ascii", "replace"):
                 file.unlink()
         if not all((self.git_dir / name).exists() for name in _NEVER_WITHOUT):
-            self.run("init", "--quiet", "--bare", "--template=", "--initial-branch=none", str(self.git_dir))
+            _lay_out(self.git_dir)
         if borrow is not None:
             alternates = self.git_dir / "objects" / "info" / "alternates"
             alternates.parent.mkdir(exist_ok=True)
@@ -135,19 +140,29 @@ class Git:
         found = self.run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
         return found.stdout.decode().strip() or None
 
+    def read_ref(self, ref: str) -> str | None:
+        """Return what *ref*, named in full, points to, without a look whether that is there; ``None`` if it is not set."""
+        if (self.git_dir / "packed-refs").exists():  # somebody tidied up: we never pack refs
+            return self.resolve(ref)
+        try:
+            commit = (self.git_dir / ref).read_text("ascii").strip()
+        except OSError:
+            return None
+        return commit if _FULL_ID.fullmatch(commit) else self.resolve(ref)
+
     def list_refs(self, prefix: str) -> dict[str, str]:
         """Return the refs below *prefix* (``refs/mirror``) and what they point to."""
+        if not (self.git_dir / "packed-refs").exists() and not any((self.git_dir / prefix).rglob("*")):
+            return {}
         listed = self.text("for-each-ref", "--format=%(objectname) %(refname)", prefix)
         return {ref: commit for commit, _, ref in (line.partition(" ") for line in listed.splitlines())}
 
-    def list_tree(self, treeish: str, *paths: str, directories: bool = False) -> Mapping[str, TreeEntry]:
-        """List all files below *treeish* (and, if asked for, all directories), or what is at *paths*."""
-        recursive = ("-r", "-t") if directories else ("-r",)
+    def list_tree(self, treeish: str, *paths: str) -> Mapping[str, TreeEntry]:
+        """List all files below *treeish*, or what is at *paths*, be it a file or a directory."""
         if paths or not self._remembering or not _FULL_ID.fullmatch(treeish):
-            return self._list_tree(treeish, paths, recursive)
-        key = (treeish, directories)
-        if (tree := self._trees.get(key)) is None:
-            tree = self._trees[key] = self._list_tree(treeish, (), recursive)
+            return self._list_tree(treeish, paths)
+        if (tree := self._trees.get(treeish)) is None:
+            tree = self._trees[treeish] = self._list_tree(treeish, ())
 
         return tree
 
@@ -164,8 +179,8 @@ class Git:
                 if not self._remembering:
                     self._trees.clear()
 
-    def _list_tree(self, treeish: str, paths: Sequence[str], recursive: Sequence[str]) -> dict[str, TreeEntry]:
-        flags = () if paths else recursive
+    def _list_tree(self, treeish: str, paths: Sequence[str]) -> dict[str, TreeEntry]:
+        flags = () if paths else ("-r",)
         listed = self.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", *flags, treeish, "--", *paths).stdout
         return dict(_read_tree(listed))
 
@@ -220,6 +235,17 @@ class Git:
     def write_blob(self, content: bytes) -> str:
         """Store *content* as it is and return its name."""
         return self.text("hash-object", "-w", "--stdin", "--no-filters", feed=[content])
+
+    @contextlib.contextmanager
+    def scratch_files(self, files: Mapping[str, bytes]) -> Iterator[Path]:
+        """Yield a directory in which *files* (path → content) lie; those that git would not check out are left out."""
+        with tempfile.TemporaryDirectory(dir=self.git_dir, prefix="index-") as scratch:
+            for path, content in files.items():
+                if {"", ".", ".."}.isdisjoint(path.split("/")):
+                    with contextlib.suppress(OSError):  # a name that is too long, or is a directory's
+                        (Path(scratch) / path).parent.mkdir(parents=True, exist_ok=True)
+                        (Path(scratch) / path).write_bytes(content)
+            yield Path(scratch)
 
     @contextlib.contextmanager
     def scratch_index(self, entries: Mapping[str, TreeEntry]) -> Iterator[dict[str, str]]:
@@ -409,6 +435,15 @@ def quote_path(path: str) -> bytes:
         for byte in os.fsencode(path)
     )
     return b'"' + body + b'"'
+
+
+def _lay_out(git_dir: Path) -> None:
+    """Make *git_dir* a bare repository without templates, as ``git init`` does; what is there stays."""
+    for directory in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+        (git_dir / directory).mkdir(parents=True, exist_ok=True)
+    for name, text in _NEVER_WITHOUT.items():
+        if not (git_dir / name).exists():
+            (git_dir / name).write_text(text)
 
 
 def _remove_leftovers(git_dir: Path) -> int:

@@ -4,6 +4,7 @@ It must never be the only place where something is known: the queue is git's, th
 """
 
 import contextlib
+import json
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from hubsync.store.proof_rows import PROOF_TABLES, ProofRows
 from hubsync.watch.entry import Identity
 
 _ROWS_AT_ONCE = 4096
+_NO_POINTER = Pointer("", 0)
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -257,12 +259,11 @@ class Ledger(ProofRows):
 
     def pointers(self, objects: Iterable[str]) -> Iterator[tuple[str, Pointer | None]]:
         """Yield the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
-        query = "SELECT oid, size FROM pointers WHERE blob = ?"
+        query = "SELECT blob, oid, size FROM json_each(?) CROSS JOIN pointers ON blob = value"
         names = iter(objects)
         while some := sorted(islice(names, _ROWS_AT_ONCE)):  # neighbours lie on one page
-            with self._lock, _known_errors():
-                rows = [(name, self._connection.execute(query, (name,)).fetchone()) for name in some]
-            yield from ((name, Pointer(*row) if row else None) for name, row in rows)
+            known = {row[0]: Pointer(*row[1:]) if row[1] else _NO_POINTER for row in self._all(query, json.dumps(some))}
+            yield from ((name, known.get(name)) for name in some)
 
     def record_uploads(self, mirror: str, oids: Iterable[str]) -> None:
         """Remember that *mirror* has the objects *oids*."""

@@ -119,6 +119,8 @@ def is_whole(git: Git, commit: str) -> bool:
 
 def find_line(git: Git) -> list[str]:
     """Return the longest line of commits that is there, newest first, whether a ref leads to it or not."""
+    if not any(path.is_file() for path in (git.git_dir / "objects").glob("*/*")):
+        return []
     kinds = git.text("cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objecttype) %(objectname)")
     commits = [f"{line.removeprefix('commit ')}\n".encode() for line in kinds.splitlines() if line.startswith("commit ")]
     if not commits:

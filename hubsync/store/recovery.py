@@ -65,14 +65,14 @@ def recover(directory: Path, source: Path, git: Git, ledger: Ledger) -> bool:
     broken = drop_broken_refs(git)
     # A disk or a hand can damage what was closed in order; all content is read only where that shows.
     was_killed = (
-        was_killed or has_empty_objects(git) or ((tip := git.resolve(SNAPSHOTS)) is not None and not is_whole(git, tip))
+        was_killed or has_empty_objects(git) or ((tip := git.read_ref(SNAPSHOTS)) is not None and not is_whole(git, tip))
     )
     damaged = drop_damaged_objects(git) if was_killed else []
-    head, known = git.resolve(SNAPSHOTS), ledger.meta("snapshot") or None
+    head, known = git.read_ref(SNAPSHOTS), ledger.meta("snapshot") or None
     is_cut = False
     if damaged or broken or (head is None and (known is not None or ledger.was_rebuilt)):
         is_cut = _restore_queue(directory, source, git, ledger, known)
-    if ledger.was_rebuilt and git.resolve(SNAPSHOTS) is not None:
+    if ledger.was_rebuilt and git.read_ref(SNAPSHOTS) is not None:
         _tell("ledger", directory, "it was missing or damaged, and is made again")
     if broken:
         _tell("refs", git.git_dir, "a ref named no commit", broken)
@@ -97,7 +97,7 @@ def _restore_queue(directory: Path, source: Path, git: Git, ledger: Ledger, know
             f"{git.git_dir} is damaged: no snapshot in it is whole",
             hint=f"move {directory} away: a new one is begun with all that the source and the mirrors hold",
         )
-    if newest is not None and newest != git.resolve(SNAPSHOTS):
+    if newest is not None and newest != git.read_ref(SNAPSHOTS):
         git.update_refs({SNAPSHOTS: newest})
     is_cut = newest != next(iter(line), None) or (known is not None and known not in line)
     if is_cut:  # what is lost may be what the mirrors were shown last

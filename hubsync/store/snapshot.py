@@ -343,7 +343,7 @@ class Store:
 
     def follow_branch(self) -> None:
         """Bring the ledger to the branch's newest snapshot, whatever a crash came between."""
-        head = self.git.resolve(SNAPSHOTS)
+        head = self.git.read_ref(SNAPSHOTS)
         if head != self.head():
             self.ledger.replace_tree(head or "", self.git.list_tree(head) if head else {})
 

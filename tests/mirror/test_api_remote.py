@@ -29,11 +29,6 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def api(hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=hub.url, token=hub.token)
-
-
-@pytest.fixture
 def http_rig(make_rig: MakeRig, hub: LocalHub) -> Rig:
     return make_rig(hub, mirror=HTTP)
 

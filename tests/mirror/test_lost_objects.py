@@ -3,8 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,14 +13,6 @@ from support.rig import REPO, Rig, safetensors
 from hubsync.errors import MirrorError
 
 MakeRig = Callable[..., Rig]
-
-
-@pytest.fixture
-def second(tmp_path: Path) -> Iterator[PlainServer]:
-    """Give a second server, with an empty repository."""
-    with PlainServer(tmp_path / "second") as plain:
-        plain.create(REPO)
-        yield plain
 
 
 def add_mirror(rig: Rig, server: PlainServer) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hubsync.mirror.attributes import NAME, as_entries, attributes_to_publish, exact_line
-from hubsync.store.git import CommitHeader, FastImport, Git, TreeEntry
+from hubsync.mirror.attributes import NAME, attributes_to_publish, exact_line
+from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry
 from hubsync.store.route import hub_attributes
 
 REF = "refs/heads/main"
@@ -58,8 +58,10 @@ def git(tmp_path: Path) -> Git:
 
 
 def commit(git: Git, files: Mapping[str, bytes | TreeEntry | None], parent: str | None = None) -> str:
-    entries = as_entries(git, {path: content for path, content in files.items() if isinstance(content, bytes)})
-    changes = {path: entries.get(path, content) for path, content in files.items()}
+    changes = {
+        path: TreeEntry(REGULAR, git.write_blob(content)) if isinstance(content, bytes) else content
+        for path, content in files.items()
+    }
     with FastImport(git) as writer:
         return writer.commit(REF, parent, CommitHeader("x <x>", "1 +0000", "1 +0000", "x\n"), changes.items())  # type: ignore[arg-type]
 
@@ -174,8 +176,7 @@ def test_a_path_that_changes_its_route_changes_its_line(git: Git) -> None:
 
 def test_an_attributes_file_that_is_a_link_is_not_followed(git: Git) -> None:
     """A symbolic link in that place is no attributes file to git, and is replaced by one."""
-    blob = as_entries(git, {"target": b"elsewhere"})["target"].blob
-    head = commit(git, {NAME: TreeEntry("120000", blob)})
+    head = commit(git, {NAME: TreeEntry("120000", git.write_blob(b"elsewhere"))})
 
     after = publish(git, head, {"weights": True})
 

@@ -1,7 +1,6 @@
 """Several hubsync instances and people on one repository at the same time, by git and by the Hub's API."""
 
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
@@ -14,12 +13,6 @@ from support.running import download
 from hubsync.localhub import LocalHub
 
 ROUNDS = 3
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub") as running:
-        yield running
 
 
 @pytest.fixture
