@@ -104,8 +104,7 @@ def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_de
     except HubsyncError as exc:
         outcome.failed["source"] = exc
     _publish_all(work, stop, deadline, outcome.failed.__setitem__)
-    work.release()
-    _make_receipts(work)
+    _finish(work)
     if pipeline.halted is not None:
         outcome.failed["source"] = pipeline.halted
     outcome.held = dict.fromkeys(pipeline.waiting(), "still being written") | pipeline.held()
@@ -150,12 +149,15 @@ def _publish_all(
                                                      error_kind="rejected", retryable=False))  # fmt: skip
 
 
-def _make_receipts(work: TargetWork) -> None:
-    """Have the mirrors that work confirm what they hold; what one does not confirm now is asked another time."""
+def _finish(work: TargetWork) -> None:
+    """Drop what no mirror needs any more (gigabytes take a while), and have those that work confirm what they hold.
+
+    What one does not confirm now is asked another time.
+    """
     well = [keeper for keeper, worker in zip(work.keepers, work.workers, strict=True) if worker.trouble is None]
-    if well:
-        with ThreadPoolExecutor(len(well)) as pool:
-            list(pool.map(lambda keeper: keeper.keep(), well))
+    steps: list[Callable[[], object]] = [work.release, *(keeper.keep for keeper in well)]
+    with ThreadPoolExecutor(len(steps)) as pool:
+        list(pool.map(lambda step: step(), steps))
 
 
 def _publish(worker: MirrorWorker, stop: threading.Event, deadline: float) -> MirrorWorker:
