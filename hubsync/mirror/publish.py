@@ -38,6 +38,7 @@ from hubsync.watch.entry import Identity
 
 _UNREACHABLE = {"network", "tls"}
 _NOT_LET_IN = {"auth", "forbidden"}
+_MOST_AHEAD = 8  # units in a row: where they come faster than they are published, the others would never have a turn
 
 log = get_logger()
 
@@ -299,7 +300,9 @@ class Publisher:
             return None
         self._repository.check()
         done: list[Published] = []
-        while not self.refusals.folds and len(backlog) > 1 and (newest := self._publish_newest_unit(backlog)) is not None:
+        while len(done) < _MOST_AHEAD and not self.refusals.folds and len(backlog) > 1:
+            if (newest := self._publish_newest_unit(backlog)) is None:
+                break
             done.append(newest)
             backlog = self.backlog()
         started = time.monotonic()
