@@ -221,10 +221,12 @@ class Store:
         return self.git.list_tree(commit) if tree is None else tree
 
     def steps(self, published: str | None, backlog: Sequence[Snapshot]) -> list[list[TreeChange]]:
-        """Return what each snapshot of *backlog* changes on the one before it, the first one on *published*."""
-        if published is None and backlog:
-            first = self.git.diff_trees(None, backlog[0].commit)
-            return [first, *self.git.diff_line([snapshot.commit for snapshot in backlog[1:]])]
+        """Return what each snapshot of *backlog* changes on the one before it, the first one on *published*.
+
+        If nothing is published, *backlog* has all snapshots, or the newest one alone.
+        """
+        if published is None and len(backlog) == 1:
+            return [self.git.diff_trees(None, backlog[0].commit)]
         return self.git.diff_line([snapshot.commit for snapshot in backlog])
 
     def wanted_objects(self, published: Sequence[str | None]) -> dict[str, Pointer]:
