@@ -61,12 +61,20 @@ class DiskFullError(StateError):
     retryable = True
 
 
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+def is_limit(exc: OSError) -> bool:
+    """Tell whether hubsync, or the machine, has too many files open."""
+    return exc.errno in _OUT_OF_FILES
+
+
 def read_os_error(exc: OSError) -> StateError:
     """Return what the system says of a disk, or of a limit, as an error with a cure; it may pass."""
     error: StateError
     if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
         error = DiskFullError(str(exc), hint="free space on the file system of the state directory")
-    elif exc.errno in {errno.EMFILE, errno.ENFILE}:
+    elif is_limit(exc):
         error = StateError(str(exc), hint="raise the limit of open files (LimitNOFILE= in the unit, ulimit -n)")
     else:
         error = StateError(str(exc), hint="see whether the disk of the state directory is mounted, whole and writable")

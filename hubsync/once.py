@@ -145,7 +145,7 @@ def _publish_all(
             elif worker.publisher.backlog():
                 note(worker.mirror.name, MirrorError("a captured object was changed by its writer; run again",
                                                      error_kind="spoiled", retryable=True))  # fmt: skip
-            elif refused := worker.publisher.refused():
+            elif refused := worker.publisher.refusals.reasons():
                 note(worker.mirror.name, MirrorError("; ".join(f"{path}: {why}" for path, why in refused.items()),
                                                      error_kind="rejected", retryable=False))  # fmt: skip
 

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from hubsync.errors import DiskFullError, HubsyncError, read_os_error
@@ -114,6 +114,14 @@ class Watcher(threading.Thread):
                 batch[self._events.get_nowait()] = None
         except queue.Empty:
             pass
+        try:
+            self._look_at(batch)
+        except (HubsyncError, OSError):
+            self.ask_inventory()  # what was not looked at now
+            raise
+
+    def _look_at(self, batch: Collection[tuple[str, str]]) -> None:
+        """Look at all that events told of."""
         trees = [path for kind, path in batch if kind == "tree"]
         if "" in trees:
             if self._is_incomplete:  # the limit may have been raised

@@ -14,9 +14,11 @@ import pytest
 os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import canary
+from huggingface_hub import HfApi
 from support.plain_server import PlainServer
 from support.rig import REPO, Rig
 
+from hubsync.localhub import LocalHub
 from hubsync.localhub import server as localhub_server
 
 LEAKS = Path(tempfile.mkdtemp(prefix="hubsync-leaks-")) / "leaks"
@@ -51,6 +53,48 @@ def server(tmp_path: Path) -> Iterator[PlainServer]:
     with PlainServer(tmp_path / "server") as plain:
         plain.create(REPO)
         yield plain
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[PlainServer]:
+    """Give another such server."""
+    with PlainServer(tmp_path / "second") as plain:
+        plain.create(REPO)
+        yield plain
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    """Give a Hub."""
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def other_hub(tmp_path: Path) -> Iterator[LocalHub]:
+    """Give a second Hub."""
+    with LocalHub(tmp_path / "other-hub") as running:
+        yield running
+
+
+@pytest.fixture
+def api(hub: LocalHub) -> HfApi:
+    """Give what its users speak to the Hub with."""
+    return HfApi(endpoint=hub.url, token=hub.token)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give an empty directory to publish."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Give the path of the state directory."""
+    return tmp_path / "state"
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,6 @@ from hubsync.cli import cli
 from hubsync.localhub import LocalHub
 
 NOWHERE = 'url = "http://127.0.0.1:9"'  # the discard port: refused at once
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    directory = tmp_path / "run"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub") as running:
-        yield running
 
 
 @pytest.fixture

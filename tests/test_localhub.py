@@ -39,11 +39,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def api(hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=hub.url, token=hub.token)
-
-
-@pytest.fixture
 def repo(api: HfApi, request: pytest.FixtureRequest) -> str:
     name = f"acme/{request.node.name.replace('[', '-').replace(']', '').replace('_', '-')[:80].strip('-.')}"
     api.create_repo(name, private=True)

@@ -1,29 +1,16 @@
 """A disk that is full, read-only or gone, too few descriptors: hubsync says it, and goes on by itself when it is mended."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.running import ROOT, Daemon, digests, download, endpoint, hubsync, write_checkpoint, write_config
 
 from hubsync.localhub import LocalHub
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    directory = tmp_path / "run"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub") as running:
-        yield running
 
 
 @pytest.fixture
@@ -109,6 +96,25 @@ def test_what_is_queued_leaves_a_full_disk(config: Path, source: Path, hub: Loca
             daemon.wait_for("heartbeat")
         assert 0 == daemon.stop()
 
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def test_a_lack_of_descriptors_is_no_lost_source(config: Path, source: Path, hub: LocalHub) -> None:
+    """It is said with its own cure, halts nothing, and what was not looked at meanwhile comes when there are more."""
+    with Daemon(config) as daemon:
+        daemon.wait_for("watch.started")
+        daemon.wait_for("heartbeat")
+        used = len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
+        _, most = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (used, most))
+        write_checkpoint(source / "checkpoint-1")
+        said = daemon.wait_for("schedule.failed", job="take_events")
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (most, most))
+        daemon.wait_for("unit.published", unit="checkpoint-1")
+        assert 0 == daemon.stop()
+
+    assert "LimitNOFILE" in said["hint"]
+    assert not [event for event in daemon.take_events() if event["event"] == "target.halted"]
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
 
 

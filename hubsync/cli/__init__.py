@@ -22,4 +22,7 @@ def main() -> None:
 
     forbid_core_dumps()
     gc.set_threshold(_COLLECT_EVERY)
-    cli(obj=close_environment(os.environ))
+    try:
+        cli(obj=close_environment(os.environ))
+    finally:
+        gc.freeze()  # all that is left ends with the process: to look for circles in it took a quarter of a short command

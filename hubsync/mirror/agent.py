@@ -8,6 +8,7 @@ It is started for each upload, and one for each mirror runs at a time: only the 
 """
 
 import base64
+import gc
 import json
 import os
 import sys
@@ -136,6 +137,7 @@ def main() -> None:
     if VARIABLE not in os.environ:
         sys.exit("the transfer agent is started by hubsync's own git-lfs; to publish: hubsync run, or hubsync once")
     Agent(Order.decode(os.environ[VARIABLE])).serve(sys.stdin, sys.stdout)
+    gc.freeze()  # what is left ends with the process, without a look for circles in it
 
 
 def _spell(error: BaseException) -> str:

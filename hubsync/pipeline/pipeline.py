@@ -33,7 +33,7 @@ from hubsync.store.capture import HELD_HINT, Capturer, FileRefusedError
 from hubsync.store.snapshot import Store
 from hubsync.units import target_rules
 from hubsync.watch.entry import Entry, Identity
-from hubsync.watch.inventory import Inventory, look, take_inventory
+from hubsync.watch.inventory import Inventory, look, take_inventory, why_unseen
 from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
@@ -134,7 +134,7 @@ class Pipeline:
             for entry in changed:
                 self._feed(entry)
             for path in removed:
-                self._forget(path)
+                self._let_go(path)
             self._report_skipped(inventory, under)
             self._held.sum_up()
             self._units.judge_incomplete()
@@ -368,6 +368,13 @@ class Pipeline:
             self._units.note(unit, entry, self._looks)
 
     def _forget(self, path: str) -> None:
+        """Follow the disappearance of *path*; what cannot be seen any more is held, it may be there still."""
+        if unseen := why_unseen(self.target.source, path):
+            self._held.hold_unreadable(path, unseen.reason, unseen.hint)
+        else:
+            self._let_go(path)
+
+    def _let_go(self, path: str) -> None:
         self._files.forget(path)
         self._capturing.forget(path)
         self._held.forget(path)
@@ -473,8 +480,11 @@ class Pipeline:
     def _commit_removed(self, *, confirmed: bool) -> list[str]:
         """Commit the removal of paths that are gone, if deletions are propagated."""
         in_tree = self.store.ledger.in_tree  # a directory may have taken its place; that is not removed
+        source = self.target.source
         gone = [
-            path for path in self._files.removed if in_tree(path) is not None and look(self.target.source, path) is None
+            path
+            for path in self._files.removed
+            if in_tree(path) is not None and look(source, path) is None and not why_unseen(source, path)
         ]
         self._files.removed.clear()
         if self.target.deletes != "propagate" or not gone:

@@ -27,6 +27,7 @@ _ALLOWED = frozenset({
 _FIXED = {
     "LC_ALL": "C.UTF-8",
     "GIT_PYTHON_REFRESH": "quiet",  # a missing git is reported by `check`, not by an import
+    "GIT_PYTHON_GIT_EXECUTABLE": "/dev/null",  # an import would run `git version`, twice; our commands name their git
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -208,8 +209,10 @@ def _wait(child: "subprocess.Popen[bytes]", watch: Watch, out: "_Collector", err
     last_total = 0
     pause_s = 0.005
     while True:
+        # ``wait`` only looks now and then, and would see most ends 20 ms late; the end of the output is seen at once.
+        is_over = out.join(pause_s)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(pause_s)
+            child.wait(pause_s if is_over else 0)
             return
         pause_s = min(pause_s * 2, _POLL_S)
         now = time.monotonic()
@@ -304,8 +307,10 @@ class _Collector:
         while self._kept - len(self._pieces[0]) >= self._cap:
             self._kept -= len(self._pieces.pop(0))
 
-    def join(self) -> None:
-        self._thread.join(_TERM_GRACE_S)
+    def join(self, timeout_s: float = _TERM_GRACE_S) -> bool:
+        """Wait for the end of the pipe; tell whether it came."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def data(self) -> bytes:
         return b"".join(self._pieces)[-self._cap :]

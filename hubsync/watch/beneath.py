@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from hubsync.errors import FileChangedError, FileUnreadableError, SourceError
+from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError, is_limit, read_os_error
 from hubsync.watch.entry import Entry
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # what opening says of a path that is there no more
@@ -44,11 +44,12 @@ def opened_source(source: Path) -> Iterator[int]:
 
     Raises:
         SourceError: it is missing or no directory.
+        StateError: a limit of the system does not allow it now.
     """
     try:
         root = os.open(source, _SOURCE)
     except OSError as exc:
-        raise SourceError(f"{source}: {words(exc)}", hint=SOURCE_HINT) from exc
+        raise source_error(exc, f"{source}: {words(exc)}") from exc
     try:
         yield root
     finally:
@@ -179,6 +180,16 @@ def kind_of_file(mode: int) -> str:
     return next((name for is_kind, name in _IRREGULAR if is_kind(mode)), "no regular file")
 
 
+def source_error(exc: OSError, message: str) -> HubsyncError:
+    """Return what a failure on a source itself means: a limit of ours says nothing of the source."""
+    return read_os_error(exc) if is_limit(exc) else SourceError(message, hint=SOURCE_HINT)
+
+
+def read_hint(exc: OSError) -> str:
+    """Return what the operator can do about a file or directory that cannot be read."""
+    return read_os_error(exc).hint if is_limit(exc) else READ_HINT
+
+
 def words(exc: OSError) -> str:
     """Return what the system calls a failure."""
     return exc.strerror or str(exc)
@@ -213,4 +224,4 @@ def _open_error(path: str, exc: OSError) -> FileChangedError | FileUnreadableErr
     if exc.errno in GONE or exc.errno == errno.ENXIO:
         return FileChangedError(path, words(exc))
 
-    return FileUnreadableError(path, words(exc), hint=READ_HINT)
+    return FileUnreadableError(path, words(exc), hint=read_hint(exc))

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from hubsync.errors import SourceError
+from hubsync.errors import is_limit, read_os_error
 from hubsync.watch.beneath import (
     GONE,
-    READ_HINT,
-    SOURCE_HINT,
     kind_of_file,
     open_beneath,
     open_directory,
     open_entry,
     opened_parent,
     opened_source,
+    read_hint,
     resolve_link,
+    source_error,
     stat_beneath,
     words,
 )
@@ -112,13 +112,22 @@ def examine(source: Path, path: str) -> Entry | Skip | None:
 
     Raises:
         SourceError: *source* is missing or no directory.
+        StateError: too many files are open to look.
     """
     if skip := judge_names(path):
         return skip
     try:
         return _judge_status(source, path, stat_beneath(source, path))
     except OSError as exc:
-        return None if exc.errno in GONE else Skip(f"unreadable: {words(exc)}", Kind.UNREADABLE, READ_HINT)
+        if is_limit(exc):  # nothing would tell when there are fewer
+            raise read_os_error(exc) from exc
+        return None if exc.errno in GONE else _unreadable(exc)
+
+
+def why_unseen(source: Path, path: str) -> Skip | None:
+    """Return why it cannot be seen whether anything is at *path*, which so may not be taken for gone; else ``None``."""
+    found = examine(source, path)
+    return found if isinstance(found, Skip) and found.kind is Kind.UNREADABLE else None
 
 
 class _Walk:
@@ -158,10 +167,10 @@ class _Walk:
             SourceError: *path* is the source itself.
         """
         if not path:
-            raise SourceError(f"{self._source}: cannot be listed: {words(exc)}", hint=SOURCE_HINT) from exc
+            raise source_error(exc, f"{self._source}: cannot be listed: {words(exc)}") from exc
         if exc.errno in GONE:
             return
-        self._inventory.skipped[path] = Skip(f"unreadable: {words(exc)}", Kind.UNREADABLE, READ_HINT)
+        self._inventory.skipped[path] = _unreadable(exc)
         self._inventory.unreadable.add(path)
 
     def _list_files(self, opened: int, prefix: str) -> list[tuple[str, str]]:
@@ -221,6 +230,10 @@ def _states_below(parent: int, name: str) -> Iterator[os.stat_result]:
         for file in files:
             with contextlib.suppress(OSError):
                 yield os.stat(file, dir_fd=directory, follow_symlinks=False)
+
+
+def _unreadable(exc: OSError) -> Skip:
+    return Skip(f"unreadable: {words(exc)}", Kind.UNREADABLE, read_hint(exc))
 
 
 def _judge_status(source: Path, path: str, status: os.stat_result) -> Entry | Skip:

@@ -9,34 +9,6 @@ from hubsync.localhub import LocalHub
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Give an empty directory to publish."""
-    directory = tmp_path / "run"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """Give the path of the state directory."""
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    """Give a Hub."""
-    with LocalHub(tmp_path / "hub") as running:
-        yield running
-
-
-@pytest.fixture
-def other_hub(tmp_path: Path) -> Iterator[LocalHub]:
-    """Give a second Hub."""
-    with LocalHub(tmp_path / "other-hub") as running:
-        yield running
-
-
-@pytest.fixture
 def plain(tmp_path: Path) -> Iterator[PlainServer]:
     """Give a server that is not ours, with an empty repository."""
     with PlainServer(tmp_path / "server") as server:

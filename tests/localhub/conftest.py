@@ -21,11 +21,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def api(hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=hub.url, token=hub.token)
-
-
-@pytest.fixture
 def repo_id(api: HfApi) -> str:
     """A new public model repository."""
     repo_id = f"acme/{uuid.uuid4().hex[:8]}"

@@ -8,8 +8,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,14 +22,6 @@ from hubsync.errors import HubsyncError
 MakeRig = Callable[..., Rig]
 SEEDS = int(os.environ.get("HUBSYNC_SEEDS", "2"))
 ACTS = 30
-
-
-@pytest.fixture
-def second(tmp_path: Path) -> Iterator[PlainServer]:
-    """Give a second server, with an empty repository."""
-    with PlainServer(tmp_path / "second") as plain:
-        plain.create(REPO)
-        yield plain
 
 
 class History:

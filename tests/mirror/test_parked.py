@@ -1,6 +1,6 @@
 """Mirrors that wait for a person, and how they notice by themselves that it was mended; by git and by the API alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,17 +13,6 @@ from hubsync.mirror.retry import next_look_s
 from hubsync.mirror.worker import MirrorWorker
 
 MakeRig = Callable[..., Rig]
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub") as running:
-        yield running
-
-
-@pytest.fixture
-def api(hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=hub.url, token=hub.token)
 
 
 @pytest.fixture(params=["git", "http"])

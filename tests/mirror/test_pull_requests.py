@@ -22,11 +22,6 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
         yield running
 
 
-@pytest.fixture
-def api(hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=hub.url, token=hub.token)
-
-
 @pytest.fixture(params=["git", "http"])
 def pulling(request: pytest.FixtureRequest, make_rig: MakeRig, hub: LocalHub) -> Rig:
     """Give a mirror that publishes there as pull requests, and has published two files."""

@@ -1,7 +1,6 @@
 """Several hubsync instances and people on one repository at the same time, by git and by the Hub's API."""
 
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
@@ -14,12 +13,6 @@ from support.running import download
 from hubsync.localhub import LocalHub
 
 ROUNDS = 3
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub") as running:
-        yield running
 
 
 @pytest.fixture
@@ -59,6 +52,7 @@ def test_two_instances_and_a_person_lose_nothing_of_each_other(
             (tmp_path / name).mkdir()
             mirror = {"transport": transport, "path_in_repo": PurePosixPath(place)}
             authors.append(Author(name, stack.enter_context(Rig(tmp_path / name, [hub], mirror=mirror))))  # type: ignore[list-item]
+        authors[1].rig.write("first.txt")
         authors[1].rig.update()  # it makes the client of this process, which the person has too
         for author in authors:
             author.start()

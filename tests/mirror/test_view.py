@@ -499,6 +499,13 @@ def test_a_wave_of_units_leaves_a_commit_for_all_else(make_units: MakeRig, serve
     assert [] == rig.publisher().backlog()
 
 
+def test_units_that_come_all_the_time_leave_a_turn_to_all_else(make_units: MakeRig) -> None:
+    """Eight at most go ahead of the others in one publication, however many commits the Hub allows."""
+    rig = make_units({"max_commits_per_hour": 9999})
+
+    assert [f"checkpoint-{step}" for step in (10, 9, 8, 7, 6, 5, 4, 3, 1, 2)] == wave(rig)
+
+
 def test_a_wave_of_units_leaves_a_turn_to_the_oldest(make_units: MakeRig) -> None:
     """With revisions each takes commits of its own, and two units are all that may come at once."""
     rig = make_units({"max_commits_per_hour": 8}, publish="revisions")

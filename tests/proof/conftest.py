@@ -2,7 +2,7 @@
 
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,6 @@ from hubsync.mirror.token import Tokens
 from hubsync.proof.prove import Means, Proof, prove_paths
 
 UNIT = {"model.safetensors": safetensors(3000), "config.json": b"{}", "sub/notes.txt": b"n", "empty": b""}
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    """Give a Hub."""
-    with LocalHub(tmp_path / "hub") as running:
-        yield running
-
-
-@pytest.fixture
-def other_hub(tmp_path: Path) -> Iterator[LocalHub]:
-    """Give a second Hub."""
-    with LocalHub(tmp_path / "other-hub") as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,0 +1,147 @@
+"""Permission lost and given back, a disk unmounted and mounted again, a state that turned read-only: nothing is deleted."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.running import Daemon, digests, download, endpoint, write_checkpoint, write_config
+
+from hubsync.localhub import LocalHub
+
+# Root without its capabilities is refused what its files' modes refuse, as any other user is.
+POWERLESS = ("setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
+WEIGHTS = "model-00001-of-00002.safetensors"
+AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    for name in ("a", "b", "c", "d"):
+        (directory / f"{name}.txt").write_text(name)
+    return directory
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def config(tmp_path: Path, source: Path, hub: LocalHub) -> Path:
+    return write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"},
+                        deletes='"propagate"', inventory_every='"1s"')  # fmt: skip
+
+
+def apart(command: str = "true") -> tuple[str, ...]:
+    """Return what runs a command with mounts of its own, after *command*."""
+    return ("unshare", *AS_ROOT, "--mount", "sh", "-c", f'{command} && exec "$@"', "sh")
+
+
+def inside(daemon: Daemon, *argv: str) -> None:
+    """Run a command that sees the mounts that *daemon* sees."""
+    user = ("--user", "--preserve-credentials") if AS_ROOT else ()
+    subprocess.run(["nsenter", "-t", str(daemon.process.pid), *user, "--mount", *argv], check=True)
+
+
+@pytest.mark.parametrize("inventory_every", ["1s", "1h"])
+def test_what_may_not_be_read_any_more_is_not_gone(config: Path, source: Path, hub: LocalHub, inventory_every: str) -> None:
+    """A directory is closed while a file of it is written: both are held, with the cure, and taken when it opens again."""
+    config.write_text(config.read_text().replace('inventory_every = "1s"', f'inventory_every = "{inventory_every}"'))
+    (source / "closed").mkdir()
+    (source / "closed" / "log.csv").write_text("1\n")
+    (source / "closed" / "other.csv").write_text("1\n")
+    with Daemon(config, *POWERLESS) as daemon:
+        daemon.wait_for("mirror.published")
+        with (source / "closed" / "log.csv").open("a") as file:
+            file.write("2\n")
+            (source / "closed").chmod(0)
+        said = daemon.wait_for("file.unreadable")
+        (source / "a.txt").write_text("changed")
+        daemon.wait_for("mirror.published")
+        (source / "closed").chmod(0o755)
+        closed = download(hub, "acme/x", config.parent / "then")
+        (source / "closed" / "new.csv").write_text("3\n")
+        (source / "closed" / "log.csv").write_text("1\n2\n3\n")
+        daemon.wait_for("mirror.published")
+        assert 0 == daemon.stop()
+
+    assert "Permission denied" in said["reason"]
+    assert "user" in said["hint"]
+    assert {"closed/log.csv", "closed/other.csv"} <= closed.keys()
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def test_a_file_that_may_not_be_read_holds_itself_and_its_unit(config: Path, source: Path, hub: LocalHub) -> None:
+    """What is beside it goes on; with the permission back it is taken without a restart."""
+    with Daemon(config, *POWERLESS) as daemon:
+        daemon.wait_for("mirror.published")
+        write_checkpoint(source / "checkpoint.tmp", 1000)
+        (source / "checkpoint.tmp" / WEIGHTS).chmod(0)
+        (source / "checkpoint.tmp").rename(source / "checkpoint-1")
+        said = daemon.wait_for("file.unreadable", path=f"checkpoint-1/{WEIGHTS}")
+        (source / "b.txt").write_text("changed")
+        daemon.wait_for("mirror.published")
+        held = download(hub, "acme/x", config.parent / "then")
+        (source / "checkpoint-1" / WEIGHTS).chmod(0o644)
+        daemon.wait_for("unit.published", unit="checkpoint-1")
+        assert 0 == daemon.stop()
+
+    assert "user" in said["hint"]
+    assert not [path for path in held if path.startswith("checkpoint-1/")]
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def test_an_unmounted_disk_deletes_nothing(config: Path, source: Path, hub: LocalHub) -> None:
+    """The empty directory below it halts the target, with the cure; mounted again, it goes on by itself."""
+    before = digests(source)
+    (config.parent / "below").mkdir()
+    with Daemon(config, *apart(f"mount --bind {source} {source}")) as daemon:
+        daemon.wait_for("mirror.published")
+        inside(daemon, "mount", "--bind", str(config.parent / "below"), str(source))
+        halted = daemon.wait_for("target.halted")
+        daemon.wait_for("heartbeat", count=3)
+        meanwhile = download(hub, "acme/x", config.parent / "then")
+        inside(daemon, "umount", str(source))
+        daemon.wait_for("target.resumed")
+        (source / "a.txt").write_text("changed")
+        daemon.wait_for("mirror.published")
+        assert 0 == daemon.stop()
+
+    assert "mounted" in halted["hint"]
+    assert before == meanwhile
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def test_a_source_that_turned_read_only_is_published_as_before(config: Path, source: Path, hub: LocalHub) -> None:
+    """It is only read."""
+    with Daemon(config, *apart(f"mount --bind {source} {source}")) as daemon:
+        daemon.wait_for("mirror.published")
+        inside(daemon, "mount", "-o", "remount,bind,ro", str(source))
+        (source / "a.txt").write_text("changed")
+        daemon.wait_for("mirror.published")
+        assert 0 == daemon.stop()
+
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def test_a_state_that_turned_read_only_is_said_and_loses_nothing(config: Path, source: Path, hub: LocalHub) -> None:
+    """As a disk does after an error; made writable again, all goes on by itself."""
+    state = config.parent / "state"
+    state.mkdir(0o700)
+    with Daemon(config, *apart()) as daemon:
+        daemon.wait_for("mirror.published")
+        inside(daemon, "mount", "--bind", str(state), str(state))
+        inside(daemon, "mount", "-o", "remount,bind,ro", str(state))
+        (source / "a.txt").write_text("changed")
+        while "writable" not in (daemon.wait_for("schedule.failed").get("hint") or ""):
+            pass
+        inside(daemon, "umount", str(state))
+        daemon.wait_for("mirror.published")
+        assert 0 == daemon.stop()
+
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
