@@ -28,12 +28,13 @@ from hubsync.monitor.log import configure_logging
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected
 from hubsync.monitor.systemd import Notifier
+from hubsync.open_targets import OpenTargets, stop_all
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
 from hubsync.presence import is_same_file
 from hubsync.proof.prove import Means as ProofMeans
 from hubsync.prune.job import PruneJob, ended_by
-from hubsync.report import describe_target, describe_unopened, log_heartbeat, summarize
+from hubsync.report import log_heartbeat, summarize
 from hubsync.service import hold_state, open_limits, open_target, select_targets, tell_exposed_tokens
 from hubsync.signals import Bell
 from hubsync.store.hashing import declare_costs
@@ -73,11 +74,9 @@ class Daemon:
         self._news = News()
         self._jobs = Jobs(_MOST_THREADS)
         self._pauses = Pauses(config.service.state_dir / "paused")
-        self._runs: dict[str, TargetRun] = {}
-        self._unopened: dict[str, tuple[HubsyncError, datetime]] = {}  # why, and since when
+        self._targets = OpenTargets(self._open, self._stop)
         self._outputs = Outputs()
         self._rejected: LastError | None = None
-        self._opening = threading.Lock()  # nothing is opened once the daemon is told to stop
         self._lock_fd = -1
         self._pulse = time.monotonic()  # when a job last began in time
         self._started = datetime.now(UTC)
@@ -115,12 +114,13 @@ class Daemon:
             tell_exposed_tokens(self._config, self._tokens)
             for target in self._config.targets:
                 self._notifier.extend_timeout(_OPEN_S)
-                self._open(target)
+                self._targets.open(target)
             self._jobs.add("reload", self._reload, None)
             self._jobs.add("state", self._look_at_state, every(_STATE_S))
             self._state = "running"
             self._notifier.ready()
-            log.info("daemon.ready", targets=len(self._runs), mirrors=sum(len(r.work.workers) for r in self._runs.values()),
+            runs = self._targets.runs()
+            log.info("daemon.ready", targets=len(runs), mirrors=sum(len(run.work.workers) for run in runs),
                      took_s=round(time.monotonic() - began, 3))  # fmt: skip
             self._note_change()
             self._wait()
@@ -131,37 +131,20 @@ class Daemon:
 
         return code
 
-    def _open(self, target: Target) -> None:
-        """Open one target; one that cannot be opened stops no other."""
+    def _open(self, target: Target) -> TargetRun:
         stop = threading.Event()
-        with self._opening:
-            if self._stop.is_set():
-                return
-            before, since = self._unopened.pop(target.name, (None, datetime.now(UTC)))
-            try:
-                work = open_target(target, Means(self._config, self._tokens, self._limits, stop), self._lock_fd)
-            except HubsyncError as exc:
-                self._unopened[target.name] = exc, since
-                if str(exc) != str(before):
-                    _tell_halted(target, exc)
-                return
-            prune = PruneJob(target, ProofMeans(self._config, self._tokens, stop, ended_by(stop)))
-            run = TargetRun(work, prune, stop, self._jobs, self._pauses, self._note_change)
-            run.start()
-            self._runs[target.name] = run
+        work = open_target(target, Means(self._config, self._tokens, self._limits, stop), self._lock_fd)
+        prune = PruneJob(target, ProofMeans(self._config, self._tokens, stop, ended_by(stop)))
+        return TargetRun(work, prune, stop, self._jobs, self._pauses, self._note_change)
 
     def _look_at_state(self) -> None:
-        """Try again to open what could not be opened, such as for a full disk; end if the state is not ours any more."""
+        """Try again to open what could not be opened; end if the state is not ours any more."""
         if not is_same_file(self._config.service.state_dir / "lock", os.fstat(self._lock_fd)):
             self._is_lost, self._reason = True, f"{self._config.service.state_dir} is gone"
             self._bell.ring(signal.SIGTERM)
             return
-        for target in self._config.targets:
-            if target.name in self._unopened:
-                self._open(target)
-                if target.name in self._runs:
-                    log.info("target.resumed", target=target.name, source=str(target.source))
-                    self._note_change()
+        if self._targets.open_again(self._config.targets):
+            self._note_change()
 
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
@@ -181,7 +164,7 @@ class Daemon:
     def _list_parts(self) -> list[Part]:
         patience_s = self._notifier.watchdog_interval_s or _SCHEDULER_S
         scheduler = Part("scheduler", self._pulse if self._jobs.is_alive() else None, patience_s)
-        return [scheduler, *(part for run in list(self._runs.values()) for part in run.parts())]
+        return [scheduler, *(part for run in self._targets.runs() for part in run.parts())]
 
     def _beat_pulse(self) -> None:
         self._pulse = time.monotonic()
@@ -192,8 +175,7 @@ class Daemon:
         self._state = "stopping"
         self._notifier.stopping()
         log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s)
-        with self._opening:  # a reload that opens one at this moment
-            runs = list(self._runs.values())
+        runs = self._targets.last_runs()
         self._finish(runs, began + self._config.service.shutdown_grace_s)
         if not all(run.is_finished() for run in runs):  # one that hangs may hold what is asked for next
             for run in runs:
@@ -201,7 +183,7 @@ class Daemon:
             self._children.end_all()
         unfinished = [left for run in runs for left in run.unfinished()]
         self._news.tell()
-        _stop_all(runs)
+        stop_all(runs)
         clean = self._jobs.stop(_STOP_S)
         self._state = "stopped"
         with contextlib.suppress(StateError):  # a full disk is no reason to end otherwise than well, and was said
@@ -268,10 +250,11 @@ class Daemon:
         removed = sorted(before.keys() - after.keys())
         added = sorted(after.keys() - before.keys())
         changed = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
-        self._close((*removed, *changed))
-        for name in dict.fromkeys((*added, *changed, *self._unopened)):
-            self._open(new.target(name))
-        for run in list(self._runs.values()):
+        # A status or a heartbeat that is being made may look into the stores.
+        self._targets.close((*removed, *changed), lambda: bool(self._jobs.running().keys() & {"status", "heartbeat"}))
+        for name in dict.fromkeys((*added, *changed, *self._targets.failed)):
+            self._targets.open(new.target(name))
+        for run in self._targets.runs():
             run.flush()  # a repaired token or a new limit takes effect at once
         if new.log.heartbeat_s != old.log.heartbeat_s:
             self._jobs.add("heartbeat", self._beat, every(new.log.heartbeat_s))
@@ -279,25 +262,9 @@ class Daemon:
                  took_s=round(time.monotonic() - began, 3))  # fmt: skip
         self._note_change()
 
-    def _close(self, names: Collection[str]) -> None:
-        """End the targets called *names*; meanwhile they are shown as they are, and the others go on."""
-        for name in names:
-            self._unopened.pop(name, None)
-        runs = [run for name in names if (run := self._runs.get(name))]
-        _stop_all(runs)
-        while any(run.is_busy() for run in runs):
-            if self._stop.wait(_POLL_S):
-                return
-        for run in runs:
-            del self._runs[run.target.name]
-        while self._jobs.running().keys() & {"status", "heartbeat"}:  # they may look into the stores
-            time.sleep(_POLL_S)
-        for run in runs:
-            run.close()
-
     def _wake_mended(self) -> None:
         """Look at the tokens of failed mirrors, and again soon while there are some."""
-        runs = list(self._runs.values())
+        runs = self._targets.runs()
         for run in runs:
             run.wake_mended()
         self._looks_at_tokens = any(worker.trouble for run in runs for worker in run.work.workers)
@@ -312,9 +279,9 @@ class Daemon:
         if act is None:
             raise UsageError(f"unknown command {command!r}")
         targets = [target.name for target in select_targets(self._config, names)]
-        idle = {name: why for name in targets if (why := self._why_idle(name))} if command == "flush" else {}
+        idle = {name: why for name in targets if (why := self._targets.why_idle(name))} if command == "flush" else {}
         for name in targets:
-            run = self._runs.get(name)
+            run = self._targets.find(name)
             if run is not None:
                 act(run)
 
@@ -331,16 +298,6 @@ class Daemon:
 
         return {"targets": [], "done": "the config is valid and is being taken over"}
 
-    def _why_idle(self, name: str) -> str:
-        """Return why the target called *name* commits nothing now; nothing if it does."""
-        run = self._runs.get(name)
-        if name in self._unopened or (run is not None and run.work.pipeline.halted is not None):
-            return f"halted: `hubsync status {name}` says why"
-        if run is not None and run.is_paused:
-            return f"paused: nothing is published until `hubsync resume {name}`"
-
-        return ""
-
     def _await(self, request: Request, is_gone: Callable[[], bool]) -> dict[str, object]:
         """Answer a ``wait`` when what it asks for is published, cannot be, or its time is over."""
         wish = Wish(request.targets[0], request.options.get("unit"), request.options.get("mirror"))
@@ -350,7 +307,7 @@ class Daemon:
         while not self._stop.is_set() and not is_gone():
             seen = self._news.count()
             self._config.target(wish.target)  # a reload may have dropped it
-            run = self._runs.get(wish.target)
+            run = self._targets.find(wish.target)
             if run is not None and run is not owner:
                 wait, owner = run.begin_wait(wish), run
             looked = run.look(wait) if run is not None and wait is not None else None
@@ -375,14 +332,8 @@ class Daemon:
         now = datetime.now(UTC)
         daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, self._rejected, self._config.mark,
                               self._health.stalled())  # fmt: skip
-        targets = tuple(
-            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble)
-            for run in list(self._runs.values())
-        ) + tuple(
-            describe_unopened(target, *why)
-            for target in self._config.targets
-            if (why := self._unopened.get(target.name)) is not None
-        )
+        targets = self._targets.describe(self._config.targets)
+
         return Status(daemon, targets, sum(target.disk_held_bytes for target in targets))
 
     def _write_status(self, *, force: bool = False) -> None:
@@ -418,18 +369,6 @@ _COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {
 def _expect_same_state(old: Config, new: Config) -> None:
     if new.service.state_dir != old.service.state_dir:
         raise ConfigError("service.state_dir cannot change while hubsync runs", hint="restart hubsync instead")
-
-
-def _stop_all(runs: Collection[TargetRun]) -> None:
-    for run in runs:
-        run.interrupted.set()
-    for run in runs:
-        run.stop()
-
-
-def _tell_halted(target: Target, exc: HubsyncError) -> None:
-    log.error("target.halted", target=target.name, source=str(target.source), error=str(exc), error_kind=exc.error_kind,
-              hint=exc.hint)  # fmt: skip
 
 
 def _relevant(target: Target, config: Config) -> tuple[object, ...]:

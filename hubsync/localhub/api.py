@@ -81,19 +81,13 @@ def move_repo(call: Call) -> Response:
     """Call a repository by another name."""
     asked = call.json()
     call.user()
-    folder = FOLDERS.get(asked.get("type") or "model", "")
-    old, new = (read_repo_name(folder, *_halves(asked.get(side))) for side in ("fromRepo", "toRepo"))
+    old, new = (_named({"type": asked.get("type"), "name": asked.get(side)}, "") for side in ("fromRepo", "toRepo"))
     try:
         call.hub.repos.move(call.hub.repos.find(old), new)
     except FileExistsError:
         raise RefusedError(409, f"You already created this {new.repo_type} repo: {new.repo_id}") from None
 
     return JsonResponse({})
-
-
-def _halves(repo_id: object) -> tuple[str, str]:
-    namespace, _, name = str(repo_id).partition("/")
-    return namespace, name
 
 
 def update_settings(call: Call) -> Response:
@@ -176,18 +170,16 @@ def paths_info(call: Call) -> Response:
 def refs(call: Call) -> Response:
     """List branches and tags."""
     repo = call.readable()
+    kinds = {"branches": ("refs/heads/", ""), "tags": ("refs/tags/", "")}
+    if _is_true(call.request.query_params.get("include_prs")):
+        kinds["pullRequests"] = ("refs/pr/", "refs/pr/")  # these are called by their whole names
     found = {
         kind: [
-            {"name": ref.name, "ref": f"{prefix}{ref.name}", "targetCommit": ref.commit}
+            {"name": f"{shown}{ref.name}", "ref": f"{prefix}{ref.name}", "targetCommit": ref.commit}
             for ref in list_refs(repo.git_dir, prefix)
         ]
-        for kind, prefix in (("branches", "refs/heads/"), ("tags", "refs/tags/"))
+        for kind, (prefix, shown) in kinds.items()
     }
-    if _is_true(call.request.query_params.get("include_prs")):
-        found["pullRequests"] = [
-            {"name": f"refs/pr/{ref.name}", "ref": f"refs/pr/{ref.name}", "targetCommit": ref.commit}
-            for ref in list_refs(repo.git_dir, "refs/pr/")
-        ]
 
     return JsonResponse({**found, "converts": []})
 
@@ -361,11 +353,7 @@ def _summary(repo: Repo) -> dict[str, Any]:
 
 
 def _sibling(entry: Entry) -> dict[str, Any]:
-    facts = {"rfilename": entry.path, "size": entry.size, "blobId": entry.blob}
-    if not entry.pointer:
-        return facts
-
-    return {**facts, "lfs": {"sha256": entry.pointer.oid, "size": entry.size, "pointerSize": entry.blob_size}}
+    return {"rfilename": entry.path, "size": entry.size, "blobId": entry.blob, **_lfs_facts(entry, "sha256")}
 
 
 def _described(repo: Repo, commit: str, entries: Sequence[Entry], *, expand: bool) -> list[dict[str, Any]]:
@@ -381,11 +369,13 @@ def _described(repo: Repo, commit: str, entries: Sequence[Entry], *, expand: boo
 
 def _describe(entry: Entry) -> dict[str, Any]:
     kind = "directory" if entry.is_directory else "file"
-    facts = {"type": kind, "oid": entry.blob, "size": entry.size, "path": entry.path}
-    if not entry.pointer:
-        return facts
+    return {"type": kind, "oid": entry.blob, "size": entry.size, "path": entry.path, **_lfs_facts(entry, "oid")}
 
-    return {**facts, "lfs": {"oid": entry.pointer.oid, "size": entry.size, "pointerSize": entry.blob_size}}
+
+def _lfs_facts(entry: Entry, name_of_oid: str) -> dict[str, Any]:
+    if not entry.pointer:
+        return {}
+    return {"lfs": {name_of_oid: entry.pointer.oid, "size": entry.size, "pointerSize": entry.blob_size}}
 
 
 def _sample(file: dict[str, Any]) -> bytes:

@@ -91,9 +91,8 @@ class Announcer:
         total = 0
         for start in range(0, len(blobs), _AT_ONCE):
             some = blobs[start : start + _AT_ONCE]
-            pointers = self.place.store.pointers(set(some))
-            own = self.place.git.sizes({blob for blob in some if blob not in pointers})
-            total += sum(pointers[blob].size if blob in pointers else own.get(blob, 0) for blob in some)
+            sizes = self.place.store.measure(set(some), self.place.git)
+            total += sum(sizes.get(blob, 0) for blob in some)
 
         return total
 

@@ -33,7 +33,6 @@ from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Step, View, fold
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
-from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Snapshot, Store
 from hubsync.watch.entry import Identity
 
@@ -64,7 +63,12 @@ class Means:
 
 
 class Publisher:
-    """Keeps one mirror of one target up to date. Not for use by several threads at once."""
+    """Keeps one mirror of one target up to date. Not for use by several threads at once.
+
+    Attributes:
+        refusals: what the mirror refuses.
+        retainer: what lets units go from it that its rules do not keep.
+    """
 
     def __init__(self, store: Store, target: Target, mirror: Mirror, means: Means) -> None:
         endpoints, tokens, stop = means.config.endpoints, means.tokens, means.stop
@@ -78,7 +82,7 @@ class Publisher:
         self._git = store.open_mirror(mirror.name)
         cards = Cards(target, mirror, endpoint, self._view, store, self._git)
         self._record = Record(self._git, store, mirror.name, self._view)
-        self._refusals = Refusals(target, store, self._view, cards, self._record)
+        self.refusals = Refusals(target, store, self._view, cards, self._record)
         self._remote = (
             ApiRemote(self._git, store.objects, mirror, self._hub, stop)
             if mirror.transport == "http"
@@ -93,9 +97,9 @@ class Publisher:
         place = Place(target, mirror, store, self._git)
         self._pulls = Pulls(place, self._hub, self._remote, self._record) if mirror.pull_request else None
         self._repository = Repository(mirror, self._hub, self._remote, self._record)
-        self._supply = Supply(store, uploader, self._refusals)
+        self._supply = Supply(store, uploader, self.refusals)
         self._pusher = Pusher(place, self._remote, self._record, cards, self._pulls)
-        self._retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
+        self.retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
         self.on_success: Callable[[], None] = lambda: None  # called after each push, of which a publication may have two
@@ -222,7 +226,7 @@ class Publisher:
             StoppedError: hubsync is stopping.
         """
         self._began = time.monotonic()
-        self._refusals.forget_mended()
+        self.refusals.forget_mended()
         with self._git.remember_trees(), self._store.git.remember_trees():
             while True:
                 try:
@@ -244,24 +248,12 @@ class Publisher:
 
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
-            self._store.ledger.forget_uploads(self.mirror.name)
+            self.forget_uploads()
         if exc.error_kind == "conflict" and exc.paths:
             self._announcer.tell_halted(exc.paths)
         self._repository.note_failure(exc)
 
     # --- what the mirror refuses
-
-    def refused(self) -> dict[str, str]:
-        """Return the files that the mirror refuses as they are, and why."""
-        return self._refusals.reasons()
-
-    def refused_kinds(self) -> frozenset[str]:
-        """Return the kinds of what the mirror refuses."""
-        return self._refusals.kinds()
-
-    def try_refused_again(self) -> None:
-        """Forget what the mirror refused: it may take it now."""
-        self._refusals.try_again()
 
     def make_again(self) -> None:
         """Let a repository be made again that is gone, and a pull request that was closed without being merged."""
@@ -271,19 +263,19 @@ class Publisher:
 
     def _hold_back(self, exc: MirrorError) -> bool:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
-        if not self._refusals.is_of_content(exc):
+        if not self.refusals.is_of_content(exc):
             return False
         base = None if self._record.is_new_view() else self.published()
         steps = self._lacking(base, self.backlog(), Ahead())
-        if not self._refusals.name_files(exc, steps) or self._sends_again(exc):
+        if not self.refusals.name_files(exc, steps) or self._sends_again(exc):
             return False
-        if self._refusals.refuse_card(exc):
+        if self.refusals.refuse_card(exc):
             return True
-        if not self._refusals.folds:  # a version that is not the newest one any more may be what was refused
-            self._refusals.folds = True
+        if not self.refusals.folds:  # a version that is not the newest one any more may be what was refused
+            self.refusals.folds = True
             return True
 
-        return self._refusals.refuse_places(exc, steps)
+        return self.refusals.refuse_places(exc, steps)
 
     # --- the backlog
 
@@ -294,7 +286,7 @@ class Publisher:
             seen = self._remote.public_id(self._record.seen(self.mirror.branch))
             log.info("mirror.adopted", repo=self.mirror.repo_id, commit=seen, previous=self.head(),
                      reason="nothing published is there as it was: all is compared")  # fmt: skip
-            self._store.ledger.forget_uploads(self.mirror.name)
+            self.forget_uploads()
             self._record.forget()
 
         return self._publish_backlog()
@@ -308,7 +300,7 @@ class Publisher:
             return None
         self._repository.check()
         done: list[Published] = []
-        while len(done) < _MOST_AHEAD and not self._refusals.folds and len(backlog) > 1:
+        while len(done) < _MOST_AHEAD and not self.refusals.folds and len(backlog) > 1:
             if (newest := self._publish_newest_unit(backlog)) is None:
                 break
             done.append(newest)
@@ -320,38 +312,19 @@ class Publisher:
         steps = self._lacking(base, backlog, ahead)
         if self._supply.bring(steps) | self._supply.hold_back_lost(steps):
             steps = self._lacking(base, backlog, ahead)
-        if steps and self._refusals.folds:
+        if steps and self.refusals.folds:
             steps = [fold(steps)]
         if steps := self._budget.fit(self._supply.publishable(steps), with_revisions=self._target.publish == "revisions"):
             lines = self._view.lines(base, steps, ahead)
             grafted = self._pusher.push(lines, is_new_view=is_new_view)
             self._note_published(grafted, steps[-1].snapshot.commit, ahead)
             done.append(self._announcer.tell(steps, lines, grafted, time.monotonic() - started))
-        self._refusals.folds = False
+        self.refusals.folds = False
         self._git.repack()
 
         return sum_up(done)
 
     # --- retention
-
-    @property
-    def retainer(self) -> Retainer:
-        """What lets units go from the mirror that its rules do not keep."""
-        return self._retainer
-
-    def unit_files(self, unit: str) -> dict[str, tuple[str, Pointer | None]]:
-        """Return what the newest snapshot has of *unit*, dropped or not: path → (blob, the pointer that it is)."""
-        listed = self._store.ledger.tree_below(unit)
-        pointers = self._store.pointers({entry.blob for entry in listed.values()})
-        return {path: (e.blob, pointers.get(e.blob)) for path, e in listed.items() if self._view.shows(path)}
-
-    def needed_objects(self) -> set[str]:
-        """Return the objects that the mirror shows, or that are on their way to it."""
-        head = self._store.head()
-        blobs = {entry.blob for entry in self._view.files(head).values()} if head else set()
-        return {pointer.oid for pointer in self._store.pointers(blobs).values()} | set(
-            self._store.ledger.uncommitted_objects()
-        )
 
     def forget_uploads(self) -> None:
         """Forget which objects the mirror has; it is asked again."""
@@ -360,13 +333,13 @@ class Publisher:
     def _retain(self) -> None:
         if self.mirror.retention.remote is None or self.backlog():
             return
-        chosen = self._retainer.choose()
-        if not chosen and not self._retainer.dropped.pending:
+        chosen = self.retainer.choose()
+        if not chosen and not self.retainer.dropped.pending:
             return
         if self._budget.is_spent():
             self._budget.is_awaited = True
             return
-        self._budget.count(self._retainer.drop(chosen))
+        self._budget.count(self.retainer.drop(chosen))
 
     # --- the newest unit first
 

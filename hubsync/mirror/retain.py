@@ -19,6 +19,7 @@ from hubsync.mirror.view import Ahead, Line, Step, View, diff, revision_of
 from hubsync.monitor.logger import get_logger
 from hubsync.retention import UnitFact, Verdict, decide, describe, has_keep_rule
 from hubsync.store.git import TreeEntry
+from hubsync.store.pointer import Pointer
 from hubsync.units import unit_of
 
 log = get_logger()
@@ -48,6 +49,20 @@ class Retainer:
         waiting = self._waits_for_prune(published, units) | self._on_main(published)
 
         return {one.unit: one.reason for one in gone if one.unit not in waiting}
+
+    def unit_files(self, unit: str) -> dict[str, tuple[str, Pointer | None]]:
+        """Return what the newest snapshot has of *unit*, dropped or not: path → (blob, the pointer that it is)."""
+        store = self._place.store
+        listed = store.ledger.tree_below(unit)
+        pointers = store.pointers({entry.blob for entry in listed.values()})
+        return {path: (e.blob, pointers.get(e.blob)) for path, e in listed.items() if self._view.shows(path)}
+
+    def needed_objects(self) -> set[str]:
+        """Return the objects that the mirror shows, or that are on their way to it."""
+        store = self._place.store
+        head = store.head()
+        blobs = {entry.blob for entry in self._view.files(head).values()} if head else set()
+        return {pointer.oid for pointer in store.pointers(blobs).values()} | set(store.ledger.uncommitted_objects())
 
     def drop(self, chosen: Mapping[str, str]) -> int:
         """Let the units *chosen* go, and those that were chosen before; return how many commits that made.

@@ -414,7 +414,7 @@ class View:
         self._listed.cache_clear()
 
     def _list_shown(self, commit: str) -> Tree:
-        listed = self._store.git.list_tree(commit)
+        listed = self._store.list_tree(commit)
         return listed if self._is_whole else {path: entry for path, entry in listed.items() if self.shows(path)}
 
     def _is_frozen_place(self, place: str) -> bool:

@@ -101,7 +101,7 @@ class MirrorWorker:
         self.is_running = True
         self._is_asked_again = False
         if is_asked or self._sends_refused_again():
-            self.publisher.try_refused_again()
+            self.publisher.refusals.try_again()
         if is_asked:
             self.publisher.make_again()
         head = self.publisher.head()
@@ -153,7 +153,7 @@ class MirrorWorker:
             look = self.trouble.next_look if self.trouble is not None else None
             return wait_s if look is None else min(wait_s, max(0.0, look - time.monotonic()))
         dues = [self.publisher.due_s()]
-        if self.publisher.refused():
+        if self.publisher.refusals.reasons():
             dues.append(max(0.0, self._refused_next - time.monotonic()))
 
         return min((due for due in dues if due is not None), default=None)
@@ -180,7 +180,7 @@ class MirrorWorker:
         return before is not None and before != trouble.seen
 
     def _sends_refused_again(self) -> bool:
-        return bool(self.publisher.refused()) and time.monotonic() >= self._refused_next
+        return bool(self.publisher.refusals.reasons()) and time.monotonic() >= self._refused_next
 
     def _go_on_waiting(self) -> None:
         """Take over a row of failures from before a restart; who restarts hubsync again and again must not hammer a Hub."""
@@ -243,7 +243,7 @@ class MirrorWorker:
         self.last_success = datetime.now(UTC)
         if is_asked:  # it was asked although it had asked for a wait, and answered
             self._limits.allow(self._endpoint, self._repo)
-        if not (kinds := self.publisher.refused_kinds()):
+        if not (kinds := self.publisher.refusals.kinds()):
             self._refused_tries = 0
         elif time.monotonic() >= self._refused_next:
             self._refused_tries += 1

@@ -126,7 +126,7 @@ class ReceiptKeeper:
 
     def _claims(self, published: str, receipts: Mapping[str, Receipt]) -> list[Claim]:
         """Return what the mirror should hold by the snapshot, and what it was proved to hold before."""
-        entries = self.store.git.list_tree(published)
+        entries = self.store.list_tree(published)
         pointers = self.store.pointers({entry.blob for entry in entries.values()})
         claims = []
         for path, entry in entries.items():

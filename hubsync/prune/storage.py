@@ -79,7 +79,7 @@ class Freer:
         began = time.monotonic()
         try:
             hub.squash(mirror)
-            wanted = publisher.needed_objects() | _shown_objects(hub, mirror)
+            wanted = publisher.retainer.needed_objects() | _shown_objects(hub, mirror)
             oids = {oid for drop in units.values() for oid in drop.objects} - wanted
             publisher.forget_uploads()  # before: what is destroyed must be sent again if it is needed again
             gone = hub.destroy_objects(mirror, oids) if oids else {}
@@ -137,7 +137,7 @@ def _contents(publisher: Publisher, unit: str) -> dict[str, Content]:
     """Return what a unit holds, as it was published, by path in the source."""
     return {
         path: Content(pointer.size, pointer.oid, None) if pointer else Content(0, None, blob)
-        for path, (blob, pointer) in publisher.unit_files(unit).items()
+        for path, (blob, pointer) in publisher.retainer.unit_files(unit).items()
     }
 
 

@@ -152,10 +152,12 @@ class Git:
 
     def list_refs(self, prefix: str) -> dict[str, str]:
         """Return the refs below *prefix* (``refs/mirror``) and what they point to."""
-        if not (self.git_dir / "packed-refs").exists() and not any((self.git_dir / prefix).rglob("*")):
-            return {}
-        listed = self.text("for-each-ref", "--format=%(objectname) %(refname)", prefix)
-        return {ref: commit for commit, _, ref in (line.partition(" ") for line in listed.splitlines())}
+        if (self.git_dir / "packed-refs").exists():
+            listed = self.text("for-each-ref", "--format=%(objectname) %(refname)", prefix)
+            return {ref: commit for commit, _, ref in (line.partition(" ") for line in listed.splitlines())}
+        files = (path for path in (self.git_dir / prefix).rglob("*") if path.suffix != ".lock" and path.is_file())
+        refs = sorted(str(path.relative_to(self.git_dir)) for path in files)
+        return {ref: commit for ref in refs if (commit := self.read_ref(ref)) is not None}
 
     def list_tree(self, treeish: str, *paths: str) -> Mapping[str, TreeEntry]:
         """List all files below *treeish*, or what is at *paths*, be it a file or a directory."""

@@ -6,6 +6,7 @@ It must never be the only place where something is known: the queue is git's, th
 import contextlib
 import json
 import sqlite3
+import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from hubsync.store.proof_rows import PROOF_TABLES, ProofRows
 from hubsync.watch.entry import Identity
 
 _ROWS_AT_ONCE = 4096
-_NO_POINTER = Pointer("", 0)
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -147,7 +147,7 @@ class Ledger(ProofRows):
         rows = ((one.path, *one.identity, one.mode, one.blob, one.pointer.oid if one.pointer else None) for one in captured)
         with self.transaction():
             self._many("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?)", rows)
-            self.record_pointers((one.blob, one.pointer) for one in captured)
+            self.record_pointers((one.blob, one.pointer or Pointer("", one.identity.size)) for one in captured)
 
     def record(self, captured: Captured) -> None:
         """Remember a captured file, its pointer and its pin."""
@@ -222,6 +222,14 @@ class Ledger(ProofRows):
         rows = self._all("SELECT path, mode, blob FROM tree WHERE path > ? AND path < ?", *span)
         return {row[0]: TreeEntry(row[1], row[2]) for row in rows}
 
+    def tree(self, commit: str) -> dict[str, TreeEntry] | None:
+        """Return all that the newest snapshot holds if that is *commit*."""
+        with self._lock, _known_errors():
+            if self.meta("snapshot") != commit:
+                return None
+            rows = self._connection.execute("SELECT path, mode, blob FROM tree")
+            return {path: TreeEntry(sys.intern(mode), blob) for path, mode, blob in rows}
+
     def count_tree(self) -> int:
         """Return how many paths the newest snapshot holds."""
         row = self._one("SELECT count(*) FROM tree")
@@ -250,19 +258,20 @@ class Ledger(ProofRows):
             )
             self.set_meta("snapshot", commit)
 
-    def record_pointers(self, pointers: Iterable[tuple[str, Pointer | None]]) -> None:
-        """Remember of blobs whether they are pointers (``None``: ordinary content)."""
-        self._many(
-            "INSERT OR IGNORE INTO pointers VALUES (?,?,?)",
-            sorted((blob, pointer.oid if pointer else "", pointer.size if pointer else 0) for blob, pointer in pointers),
-        )
+    def record_pointers(self, pointers: Iterable[tuple[str, Pointer]]) -> None:
+        """Remember of blobs to what they point: without an oid, they are ordinary content of that size."""
+        rows = sorted((blob, pointer.oid, pointer.size) for blob, pointer in pointers)
+        self._many("INSERT OR IGNORE INTO pointers VALUES (?,?,?)", rows)
 
     def pointers(self, objects: Iterable[str]) -> Iterator[tuple[str, Pointer | None]]:
-        """Yield the pointer that each git object is known to be: one without an oid for other content, else ``None``."""
+        """Yield the pointer that each git object is known to be: one without an oid for other content, else ``None``.
+
+        The size of other content is 0 where it is not known.
+        """
         query = "SELECT blob, oid, size FROM json_each(?) CROSS JOIN pointers ON blob = value"
         names = iter(objects)
         while some := sorted(islice(names, _ROWS_AT_ONCE)):  # neighbours lie on one page
-            known = {row[0]: Pointer(*row[1:]) if row[1] else _NO_POINTER for row in self._all(query, json.dumps(some))}
+            known = {row[0]: Pointer(row[1], row[2]) for row in self._all(query, json.dumps(some))}
             yield from ((name, known.get(name)) for name in some)
 
     def record_uploads(self, mirror: str, oids: Iterable[str]) -> None:

@@ -200,11 +200,33 @@ class Store:
 
         return found
 
+    def measure(self, blobs: Collection[str], git: Git | None = None) -> dict[str, int]:
+        """Return the bytes that *blobs* stand for: those of the object behind a pointer, else their own.
+
+        What is not known is looked up in *git*, which may have more than the store.
+        """
+        known = {
+            blob: pointer.size for blob, pointer in self.ledger.pointers(blobs) if pointer and (pointer.size or pointer.oid)
+        }
+        if len(known) < len(blobs):
+            pointers = self.pointers(blob for blob in blobs if blob not in known)
+            known |= {blob: pointer.size for blob, pointer in pointers.items()}
+            known |= (git or self.git).sizes(blob for blob in blobs if blob not in known)
+
+        return known
+
+    def list_tree(self, commit: str) -> Mapping[str, TreeEntry]:
+        """Return what a snapshot holds; of the newest one the ledger knows it."""
+        tree = self.ledger.tree(commit)
+        return self.git.list_tree(commit) if tree is None else tree
+
     def steps(self, published: str | None, backlog: Sequence[Snapshot]) -> list[list[TreeChange]]:
-        """Return what each snapshot of *backlog* changes on the one before it, the first one on *published*."""
-        if published is None and backlog:
-            first = self.git.diff_trees(None, backlog[0].commit)
-            return [first, *self.git.diff_line([snapshot.commit for snapshot in backlog[1:]])]
+        """Return what each snapshot of *backlog* changes on the one before it, the first one on *published*.
+
+        If nothing is published, *backlog* has all snapshots, or the newest one alone.
+        """
+        if published is None and len(backlog) == 1:
+            return [self.git.diff_trees(None, backlog[0].commit)]
         return self.git.diff_line([snapshot.commit for snapshot in backlog])
 
     def wanted_objects(self, published: Sequence[str | None]) -> dict[str, Pointer]:
@@ -335,9 +357,10 @@ class Store:
     def _learn_pointers(self, blobs: Sequence[str]) -> dict[str, Pointer]:
         if not blobs:
             return {}
-        small = [blob for blob, size in self.git.sizes(blobs).items() if size < MAX_BYTES]
+        sizes = self.git.sizes(blobs)
+        small = [blob for blob, size in sizes.items() if size < MAX_BYTES]
         found = {blob: pointer for blob, content in self.git.read_blobs(small) if (pointer := decode_pointer(content))}
-        self.ledger.record_pointers((blob, found.get(blob)) for blob in blobs)
+        self.ledger.record_pointers((blob, found.get(blob) or Pointer("", sizes.get(blob, 0))) for blob in blobs)
 
         return found
 

@@ -33,4 +33,5 @@ class Entry(NamedTuple):
     @classmethod
     def of(cls, path: str, status: os.stat_result) -> "Entry":
         """Return the entry of a regular file that is no link."""
-        return tuple.__new__(cls, (path, Identity.of(status), status.st_mode, False))
+        facts = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        return tuple.__new__(cls, (path, tuple.__new__(Identity, facts), status.st_mode, False))

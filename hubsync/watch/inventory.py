@@ -29,7 +29,7 @@ from hubsync.watch.beneath import (
 )
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.mounts import network_file_system
-from hubsync.watch.names import Kind, Skip, judge_length, judge_name, judge_names
+from hubsync.watch.names import Kind, Skip, is_plain, judge_length, judge_name, judge_names
 from hubsync.watch.rules import DEEPEST, PathRules, temporary_reason
 
 __all__ = [
@@ -181,7 +181,9 @@ class _Walk:
                 name = item.name
                 path = prefix + name
                 is_dir = item.is_dir(follow_symlinks=False)
-                if not self._rules.verdict_below_taken(path, name, is_dir=is_dir).taken:
+                if not is_dir and is_plain(path, name) and self._rules.is_ordinary(path, name):
+                    self._note_file(path, item)
+                elif not self._rules.verdict_below_taken(path, name, is_dir=is_dir).taken:
                     self._note_temporary(opened, path, item, is_dir=is_dir)
                 elif skip := judge_name(name, is_dir=is_dir) or judge_length(path):
                     self._inventory.skipped[path] = skip

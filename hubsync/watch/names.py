@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+_SUSPECT = ".gGlL"  # what a name begins with that some file system takes for a reserved one
 _UNUSUAL = re.compile(r"[\\:]")
 _HFS_IGNORABLE = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 _SHORT_NAMES = {  # NTFS keeps an 8.3 alias, whose number is 1 to 4; the second form has a hash of the name
@@ -54,9 +55,19 @@ class Skip:
     hint: str = ""
 
 
+def is_plain(path: str, name: str) -> bool:
+    """Tell whether neither :func:`judge_name` nor :func:`judge_length` has anything against the file *name* at *path*.
+
+    It says so of nearly every file, and faster; of others they do.
+    """
+    return (
+        len(path) <= LONGEST_BYTES and name[0] not in _SUSPECT and ":" not in name and "\\" not in name and name.isascii()
+    )
+
+
 def judge_name(name: str, *, is_dir: bool = False) -> Skip | None:
     """Return why no path may have *name* as a part (of a directory if *is_dir*); ``None`` if it may."""
-    if name.isascii() and name and name[0] not in ".gGlL" and not _UNUSUAL.search(name) and len(name) <= LONGEST_BYTES:
+    if name.isascii() and name and name[0] not in _SUSPECT and not _UNUSUAL.search(name) and len(name) <= LONGEST_BYTES:
         return None  # nearly every name
 
     return _judge_unusual_name(name, is_dir=is_dir)

@@ -98,6 +98,17 @@ class PathRules:
 
         return _TAKEN
 
+    def is_ordinary(self, path: str, name: str) -> bool:
+        """Tell of a file whose directory is taken that its name, as nearly all are, is none that a rule could leave out.
+
+        One that is not ordinary may be taken all the same: :meth:`verdict_below_taken` tells.
+        """
+        return (
+            self._included is None
+            and not (name.startswith(_PREFIXES) or name.endswith(_SUFFIXES) or _INFIXES.search(name))
+            and not self._may_exclude.matches(path, name)
+        )
+
     def exclusion(self, path: str, name: str, *, is_dir: bool = False) -> str:
         """Return the reason if the operator's own patterns exclude *path*, else an empty string."""
         shown = path + "/" if is_dir else path

@@ -176,7 +176,7 @@ def test_a_file_that_the_hub_refuses_in_its_own_words_is_held_back(
 
     assert "a.txt" in api.list_repo_files(REPO)
     assert "keys/bad.txt" not in api.list_repo_files(REPO)
-    assert ["keys/bad.txt"] == list(http_rig.publisher().refused())
+    assert ["keys/bad.txt"] == list(http_rig.publisher().refusals.reasons())
 
 
 def test_an_object_that_the_hub_lost_is_sent_again(http_rig: Rig, hub: LocalHub) -> None:
@@ -195,5 +195,5 @@ def test_an_object_that_the_hub_lost_is_sent_again(http_rig: Rig, hub: LocalHub)
     assert ("rejected", True) == (worker.trouble.error.error_kind, worker.trouble.error.retryable)
     worker.run(now=True)
 
-    assert (None, {}) == (worker.trouble, http_rig.publisher().refused())
+    assert (None, {}) == (worker.trouble, http_rig.publisher().refusals.reasons())
     assert lost.read_bytes() == content

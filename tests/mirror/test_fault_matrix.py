@@ -166,7 +166,7 @@ class Scene:
         """Return how the last try went; what the mirror refuses of single files counts."""
         if (trouble := self.worker.trouble) is not None:
             return trouble.error.error_kind, trouble.error.retryable
-        kinds = self.worker.publisher.refused_kinds()
+        kinds = self.worker.publisher.refusals.kinds()
         return (min(kinds), False) if kinds else None
 
     def is_done(self) -> bool:
@@ -205,7 +205,7 @@ def expect_recovery(scene: Scene, tmp_path: Path) -> None:
     """Let the fault be over: what is left arrives by itself, within the waits that were announced."""
     scene.proxy.clear()
     for _ in range(6):
-        is_long = scene.worker.wait_s() > 3 or bool(scene.worker.publisher.refused())
+        is_long = scene.worker.wait_s() > 3 or bool(scene.worker.publisher.refusals.reasons())
         time.sleep(0 if is_long else scene.worker.wait_s())
         scene.worker.run(now=is_long)
         if scene.is_done():
@@ -213,7 +213,7 @@ def expect_recovery(scene: Scene, tmp_path: Path) -> None:
     wanted = digests(scene.rig.source)
     got = download(scene.hub, REPO, tmp_path / "got")
 
-    assert scene.is_done(), scene.worker.trouble or scene.worker.publisher.refused()
+    assert scene.is_done(), scene.worker.trouble or scene.worker.publisher.refusals.reasons()
     assert wanted == {path: digest for path, digest in got.items() if path != "theirs.md"}
 
 
@@ -241,7 +241,7 @@ def test_a_fault_is_known_and_harmless_and_ends(route: str, fault: str, make_sce
 
     outcome, trouble = scene.outcome(), scene.worker.trouble
     assert scene.proxy.shown
-    assert outcome in OTHERWISE.get((route, fault), shown.outcomes), trouble or scene.worker.publisher.refused()
+    assert outcome in OTHERWISE.get((route, fault), shown.outcomes), trouble or scene.worker.publisher.refusals.reasons()
     assert not scene.rig.work.workers[1].publisher.backlog()
     assert len(scene.proxy.requests) < _MOST_REQUESTS
     assert [] == children_of(scene.rig)

@@ -68,7 +68,7 @@ def test_what_nobody_has_any_more_holds_back_itself_only(
     rig.update(1)
     assert safetensors(4000) == second.read(REPO, "checkpoint-1/model.safetensors")
     assert 4 == len(second.read_all(REPO))
-    assert {} == rig.publisher(1).refused()
+    assert {} == rig.publisher(1).refusals.reasons()
 
 
 def test_an_object_that_its_writer_spoiled_comes_from_the_other_mirror(
@@ -121,7 +121,7 @@ def test_wrong_bytes_from_the_other_mirror_are_asked_for_again_soon(
     worker.run()
 
     assert {} == {oid: content for oid, content in second.objects.items() if right.get(oid) != content}
-    assert "does not give it" in rig.publisher(1).refused()["checkpoint-1/model.safetensors"]
+    assert "does not give it" in rig.publisher(1).refusals.reasons()["checkpoint-1/model.safetensors"]
     assert (worker.due_s() or 0) < 60
     server.objects = right
     worker._refused_next = 0.0
@@ -184,7 +184,7 @@ def test_a_lost_unit_is_not_taken_for_one_that_went_ahead(make_rig: MakeRig, ser
     server.before = refuse_objects
     with pytest.raises(MirrorError):
         rig.publish()
-    assert {"checkpoint-3/model.safetensors"} == rig.publisher().refused().keys()
+    assert {"checkpoint-3/model.safetensors"} == rig.publisher().refusals.reasons().keys()
     server.before = lambda _: None
 
     rig.publish()

@@ -64,7 +64,7 @@ def test_one_refused_file_holds_back_itself_only(rig: Rig, strict: PlainServer) 
     assert {"a.txt": b"a", "b.txt": b"b"} == strict.read_all(REPO)
     [told] = [entry for entry in entries if entry["event"] == "file.rejected"]
     assert ("bad.txt", True) == (told["path"], "lfs" in told["hint"])
-    assert ["bad.txt"] == list(rig.publisher().refused())
+    assert ["bad.txt"] == list(rig.publisher().refusals.reasons())
     assert [] == rig.publisher().backlog()
 
 
@@ -109,7 +109,7 @@ def test_a_refused_file_that_is_mended_arrives(rig: Rig, strict: PlainServer) ->
     rig.update()
 
     assert {"a.txt": b"a", "bad.txt": b"fine"} == strict.read_all(REPO)
-    assert {} == rig.publisher().refused()
+    assert {} == rig.publisher().refusals.reasons()
 
 
 @pytest.mark.parametrize("how", ["restart", "flush"])
@@ -140,7 +140,7 @@ def test_a_version_that_was_replaced_before_it_was_published_is_no_hindrance(rig
     rig.publish()
 
     assert {"a.txt": b"fine", "b.txt": b"b"} == strict.read_all(REPO)
-    assert {} == rig.publisher().refused()
+    assert {} == rig.publisher().refusals.reasons()
 
 
 def test_a_refused_file_holds_back_its_unit(make_rig: MakeRig, strict: PlainServer) -> None:
@@ -196,7 +196,7 @@ def test_one_refused_object_holds_back_itself_only(rig: Rig, server: PlainServer
 
     assert {"good.safetensors": safetensors(6000), "a.txt": b"a"} == server.read_all(REPO)
     assert ["bad.safetensors"] == [entry["path"] for entry in entries if entry["event"] == "file.rejected"]
-    assert ["bad.safetensors"] == list(rig.publisher().refused())
+    assert ["bad.safetensors"] == list(rig.publisher().refusals.reasons())
     server.before = lambda _: None
     rig.work.workers[0].run(now=True)
     assert safetensors(5000, b"\7") == server.read(REPO, "bad.safetensors")

@@ -52,6 +52,7 @@ def test_two_instances_and_a_person_lose_nothing_of_each_other(
             (tmp_path / name).mkdir()
             mirror = {"transport": transport, "path_in_repo": PurePosixPath(place)}
             authors.append(Author(name, stack.enter_context(Rig(tmp_path / name, [hub], mirror=mirror))))  # type: ignore[list-item]
+        authors[1].rig.write("first.txt")
         authors[1].rig.update()  # it makes the client of this process, which the person has too
         for author in authors:
             author.start()
