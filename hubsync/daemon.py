@@ -12,6 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from hubsync import __version__
+from hubsync.children import Children
 from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
 from hubsync.config.rates import Rate
@@ -48,6 +49,7 @@ _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
 _STATE_S = 5.0  # how often the state directory is looked at
 _POLL_S = 0.02
 _LOOK_S = 10.0  # how often the parts are looked at if no service manager says it
+_IDLE_S = 300.0  # what a child may do nothing for, where a part has stalled for longer
 _SCHEDULER_S = 60.0  # its patience then
 _OPEN_S = 300.0  # that systemd allows for one store, which may have to be mended first
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
@@ -68,6 +70,7 @@ class Daemon:
         self._bell = Bell()
         self._health = Health(self._list_parts)
         self._clock = WallClock()
+        self._children = Children()
         self._news = News()
         self._jobs = Jobs(_MOST_THREADS)
         self._pauses = Pauses(config.service.state_dir / "paused")
@@ -153,7 +156,9 @@ class Daemon:
                     self._reason = self._reason or signal.Signals(number).name
                     self._stop.set()
             self._clock.look(self._jobs.follow_clock)
-            if self._health.is_well():
+            is_well = self._health.is_well()
+            self._children.end_hung(time.monotonic(), None if is_well else _IDLE_S)
+            if is_well:
                 self._notifier.watchdog()
 
     def _list_parts(self) -> list[Part]:
@@ -172,6 +177,10 @@ class Daemon:
         log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s)
         runs = self._targets.last_runs()
         self._finish(runs, began + self._config.service.shutdown_grace_s)
+        if not all(run.is_finished() for run in runs):  # one that hangs may hold what is asked for next
+            for run in runs:
+                run.interrupted.set()
+            self._children.end_all()
         unfinished = [left for run in runs for left in run.unfinished()]
         self._news.tell()
         stop_all(runs)

@@ -61,6 +61,7 @@ class DiskFullError(StateError):
     retryable = True
 
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -72,7 +73,7 @@ def is_limit(exc: OSError) -> bool:
 def read_os_error(exc: OSError) -> StateError:
     """Return what the system says of a disk, or of a limit, as an error with a cure; it may pass."""
     error: StateError
-    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if exc.errno in NO_ROOM:
         error = DiskFullError(str(exc), hint="free space on the file system of the state directory")
     elif is_limit(exc):
         error = StateError(str(exc), hint="raise the limit of open files (LimitNOFILE= in the unit, ulimit -n)")

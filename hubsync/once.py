@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Self
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
@@ -98,14 +99,16 @@ def _look(work: TargetWork) -> Iterator[Amount]:
 def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_deletes: bool) -> Outcome:
     outcome = Outcome(work.target.name)
     pipeline = work.pipeline
-    try:
-        _wait_settled(work, stop, deadline)
-        outcome.commits = pipeline.commit(confirm_deletes=confirm_deletes)
-    except HubsyncError as exc:
-        outcome.failed["source"] = exc
-    _publish_all(work, stop, deadline, outcome.failed.__setitem__)
-    work.release()
-    _make_receipts(work)
+    with _Mirrors(work.workers) as mirrors:
+        try:
+            _wait_settled(work, stop, deadline, mirrors.send_early)
+            outcome.commits = pipeline.commit(confirm_deletes=confirm_deletes)
+        except HubsyncError as exc:
+            outcome.failed["source"] = exc
+        for worker in mirrors.publish(stop, deadline):
+            if (failure := _left(worker)) is not None:
+                outcome.failed[worker.mirror.name] = failure
+    _finish(work)
     if pipeline.halted is not None:
         outcome.failed["source"] = pipeline.halted
     outcome.held = dict.fromkeys(pipeline.waiting(), "still being written") | pipeline.held()
@@ -121,50 +124,81 @@ def _free_storage(work: TargetWork, means: ProofMeans) -> None:
             freer.run(worker.publisher)
 
 
-def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float) -> None:
-    """Look until nothing is unquiet any more; a file that changes meanwhile starts its wait over."""
+def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float, on_captured: Callable[[], None]) -> None:
+    """Look until nothing is unquiet any more; a file that changes meanwhile starts its wait over.
+
+    *on_captured* is called while there is more to capture.
+    """
     pipeline = work.pipeline
     while pipeline.take_inventory() and not stop.is_set():
-        pipeline.settle()
+        while pipeline.settle().early and pipeline.has_early() and time.monotonic() < deadline:
+            on_captured()
         due = pipeline.next_due()
         if due is None or time.monotonic() >= deadline:
             return
         stop.wait(max(_PAUSE_S, min(due, deadline) - time.monotonic()))
 
 
-def _publish_all(
-    work: TargetWork, stop: threading.Event, deadline: float, note: Callable[[str, HubsyncError], None]
-) -> None:
-    with ThreadPoolExecutor(len(work.workers)) as pool:
-        for worker in pool.map(lambda worker: _publish(worker, stop, deadline), work.workers):
-            if worker.trouble is not None:
-                note(worker.mirror.name, worker.trouble.error)
-            elif waits_for := worker.waits_for():
-                note(worker.mirror.name, MirrorError(f"what is left waits for {waits_for}; run again later",
-                                                     error_kind="commit_quota", retryable=True))  # fmt: skip
-            elif worker.publisher.backlog():
-                note(worker.mirror.name, MirrorError("a captured object was changed by its writer; run again",
-                                                     error_kind="spoiled", retryable=True))  # fmt: skip
-            elif refused := worker.publisher.refusals.reasons():
-                note(worker.mirror.name, MirrorError("; ".join(f"{path}: {why}" for path, why in refused.items()),
-                                                     error_kind="rejected", retryable=False))  # fmt: skip
+class _Mirrors:
+    """The mirrors of one target: each takes what there is while other files are read, then all; none waits for another."""
+
+    def __init__(self, workers: Sequence[MirrorWorker]) -> None:
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(2 * len(workers))
+        self._early: dict[MirrorWorker, Future[object]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def send_early(self) -> None:
+        """Let those mirrors that are not at work take what there is; what fails is tried again in the end."""
+        for worker in self._workers:
+            if worker not in self._early or self._early[worker].done():
+                self._early[worker] = self._pool.submit(worker.run)
+
+    def publish(self, stop: threading.Event, deadline: float) -> Iterator[MirrorWorker]:
+        """Bring each mirror up to date, and yield the workers."""
+        return self._pool.map(lambda worker: self._publish(worker, stop, deadline), self._workers)
+
+    def _publish(self, worker: MirrorWorker, stop: threading.Event, deadline: float) -> MirrorWorker:
+        if (early := self._early.get(worker)) is not None:
+            wait((early,))
+        for _ in range(_TRIES):
+            worker.run(now=True)
+            if worker.trouble is None or worker.trouble.is_parked or stop.is_set():
+                break
+            if time.monotonic() + worker.wait_s() > deadline:
+                break
+            stop.wait(worker.wait_s())
+
+        return worker
 
 
-def _make_receipts(work: TargetWork) -> None:
-    """Have the mirrors that work confirm what they hold; what one does not confirm now is asked another time."""
+def _left(worker: MirrorWorker) -> HubsyncError | None:
+    """Return why not all is on a mirror."""
+    if worker.trouble is not None:
+        return worker.trouble.error
+    if waits_for := worker.waits_for():
+        said = f"what is left waits for {waits_for}; run again later"
+        return MirrorError(said, error_kind="commit_quota", retryable=True)
+    if worker.publisher.backlog():
+        return MirrorError("a captured object was changed by its writer; run again", error_kind="spoiled", retryable=True)
+    if refused := worker.publisher.refusals.reasons():
+        said = "; ".join(f"{path}: {why}" for path, why in refused.items())
+        return MirrorError(said, error_kind="rejected", retryable=False)
+
+    return None
+
+
+def _finish(work: TargetWork) -> None:
+    """Drop what no mirror needs any more (gigabytes take a while), and have those that work confirm what they hold.
+
+    What one does not confirm now is asked another time.
+    """
     well = [keeper for keeper, worker in zip(work.keepers, work.workers, strict=True) if worker.trouble is None]
-    if well:
-        with ThreadPoolExecutor(len(well)) as pool:
-            list(pool.map(lambda keeper: keeper.keep(), well))
-
-
-def _publish(worker: MirrorWorker, stop: threading.Event, deadline: float) -> MirrorWorker:
-    for _ in range(_TRIES):
-        worker.run(now=True)
-        if worker.trouble is None or worker.trouble.is_parked or stop.is_set():
-            break
-        if time.monotonic() + worker.wait_s() > deadline:
-            break
-        stop.wait(worker.wait_s())
-
-    return worker
+    steps: list[Callable[[], object]] = [work.release, *(keeper.keep for keeper in well)]
+    with ThreadPoolExecutor(len(steps)) as pool:
+        list(pool.map(lambda step: step(), steps))

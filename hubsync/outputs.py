@@ -16,7 +16,7 @@ from fnmatch import filter as filter_names
 from http.client import HTTPException
 from urllib.error import HTTPError
 
-from hubsync.config.model import EventCommand, Monitor
+from hubsync.config.reports import EventCommand, Monitor
 from hubsync.errors import HubsyncError
 from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.log import add_sink, name_of

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.memory import opened
 from support.records import record
 from watch.test_formats_headers import GGUF, hdf5, parquet, saved
 
@@ -99,16 +100,6 @@ def try_all(samples: Iterable[bytes], parse: Callable[[bytes], object]) -> None:
 
     with bounded_memory():
         answers()
-
-
-@contextlib.contextmanager
-def opened(content: bytes) -> Iterator[int]:
-    fd = os.memfd_create("content")
-    try:
-        os.pwrite(fd, content, 0)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 # --- what lies in a source

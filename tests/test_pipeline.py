@@ -18,9 +18,11 @@ from support.running import ROOT, write_config
 from watchdog.events import FileOpenedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from hubsync.config.rates import parse_rate
 from hubsync.errors import DiskFullError, HubsyncError
 from hubsync.mirror.token import Tokens
 from hubsync.once import Outcome, exit_code, run_once
+from hubsync.store.hashing import Costs, shared
 from hubsync.units import unit_of
 
 MakeRig = Callable[..., Rig]
@@ -784,6 +786,48 @@ def test_once_goes_on_with_other_mirrors(server: PlainServer, make_rig: MakeRig,
 
         assert outcome.is_done
         assert {"model.bin": b"\0x"} == second.read_all(REPO)
+
+
+def test_once_sends_while_it_reads(server: PlainServer, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is captured goes up while other files are read: the last one is read slowly until the first is there."""
+    monkeypatch.setattr("hubsync.pipeline.intake._EARLY_BYTES", 1)
+    rig = make_rig(server)
+    rig.config = rig.config.model_copy(
+        update={"service": rig.config.service.model_copy(update={"read_rate": parse_rate("1MB/s")})}
+    )
+    files = {f"{number}.bin": bytes([0, number]) * 1000 for number in range(3)} | {"last.bin": bytes(30_000_000)}
+    for path, content in files.items():
+        rig.write(path, content)
+    pinned_at_first: list[int] = []
+
+    def look(request: Request) -> None:
+        if request.host == "storage" and not pinned_at_first:
+            pinned_at_first.append(len(rig.held_objects()))
+            shared().declare(Costs())
+
+    server.before = look
+
+    outcome = once(rig)
+
+    assert outcome.is_done
+    assert files == server.read_all(REPO)
+    assert pinned_at_first[0] < len(files)
+
+
+def test_once_lets_no_mirror_wait_for_another(
+    server: PlainServer, make_rig: MakeRig, second: PlainServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes its time with what is sent early has no part in what becomes of the other."""
+    monkeypatch.setattr("hubsync.pipeline.intake._EARLY_BYTES", 1)
+    rig = make_rig(server, second)
+    for number in range(5):
+        rig.write(f"{number}.bin", bytes([0, number]))
+    is_pushed, was_pushed = threading.Event(), []
+    second.after = lambda request: is_pushed.set() if request.is_push else None
+    server.before = lambda request: was_pushed.append(is_pushed.wait(30)) if request.host == "storage" else None
+
+    assert once(rig).is_done
+    assert all(was_pushed)
 
 
 def test_the_exit_code_is_that_of_the_only_kind_of_failure() -> None:

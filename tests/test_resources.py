@@ -20,10 +20,15 @@ def config(tmp_path: Path, source: Path, hub: LocalHub) -> Path:
     return config
 
 
+def as_user(*options: str) -> tuple[str, ...]:
+    """Return *options*, which let a user mount; root needs none."""
+    return () if os.geteuid() == 0 else options
+
+
 def small_disk(state: Path, options: str, first: str = "true") -> tuple[str, ...]:
     """Return what runs a command with a small disk of its own at *state*, seen through its process, after *first*."""
     state.mkdir(mode=0o700, exist_ok=True)
-    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    user = as_user("--user", "--map-root-user")
     mount = f'mount -t tmpfs -o mode=0700,{options} tmpfs {state} && {{ ( {first} ) 2>&-; exec "$@"; }}'
 
     return ("unshare", *user, "--mount", "sh", "-c", mount, "sh")
@@ -96,6 +101,22 @@ def test_what_is_queued_leaves_a_full_disk(config: Path, source: Path, hub: Loca
             daemon.wait_for("heartbeat")
         assert 0 == daemon.stop()
 
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def test_a_disk_that_fills_while_a_file_is_copied_is_no_unreadable_file(config: Path, source: Path, hub: LocalHub) -> None:
+    """It is said as what it is, with its cure; the file is taken once there is room for it."""
+    (source / "train.log").write_text("a line of a log\n" * 1_500_000)
+    state = config.parent / "state"
+    with Daemon(config, *small_disk(state, "size=16m")) as daemon:
+        said = daemon.wait_for("schedule.failed", error_kind="disk_full")
+        subprocess.run(["nsenter", "-t", str(daemon.process.pid), *as_user("--user", "--preserve-credentials"), "--mount",
+                        "mount", "-o", "remount,size=99m", state], check=True)  # fmt: skip
+        daemon.wait_for("mirror.published")
+        assert 0 == daemon.stop()
+
+    assert "free space" in said["hint"]
+    assert not [event for event in daemon.take_events() if event["event"] == "file.unreadable"]
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
 
 

@@ -17,7 +17,6 @@ from hubsync.config.model import (
     FOREIGN_EDIT_DEFAULTS,
     Config,
     Endpoint,
-    Frozen,
     Mirror,
     MirrorRetention,
     Service,
@@ -27,6 +26,7 @@ from hubsync.config.model import (
 from hubsync.config.problems import Problem, raise_problems
 from hubsync.config.repo import DEFAULT_ENDPOINT
 from hubsync.config.shape import check_shape, read_shape
+from hubsync.config.table import Frozen
 from hubsync.config.tables import ConfigFile, IncludedFile, MirrorTable, TargetTable, json_schema
 
 __all__ = ["example_text", "find_config", "json_schema", "load_config"]

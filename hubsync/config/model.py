@@ -6,23 +6,21 @@ file may say, ``hubsync.config.load`` turns the one into the other.
 
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hubsync.config.fields import (
     Allowed,
     Bytes,
     Credential,
     DiskPath,
-    Events,
     Globs,
     Name,
     OneOrMany,
     PathInRepo,
     Patterns,
     Period,
-    PingUrl,
     Policies,
     Policy,
     PositiveSeconds,
@@ -35,31 +33,14 @@ from hubsync.config.fields import (
     Variable,
     When,
 )
-from hubsync.config.rates import parse_rate
 from hubsync.config.repo import DEFAULT_BRANCH, RepoType
+from hubsync.config.reports import Log, Monitor
 from hubsync.config.schedule import parse_schedule
-from hubsync.config.units import parse_duration, parse_size
+from hubsync.config.table import Frozen, rate_of, size_of, time_of
 from hubsync.config.urls import is_plain_http_abroad, parse_url
 from hubsync.errors import UsageError
 
 FOREIGN_EDIT_DEFAULTS: dict[str, Policy] = {"README.md": "theirs", "*": "ours"}
-
-
-class Frozen(BaseModel):
-    """The common rules: no unknown key, no conversion from a neighbouring type, no change after birth."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_by_name=True, validate_by_alias=True, hide_input_in_errors=True
-    )
-
-
-def _time(alias: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic.Field
-    """Declare a duration whose default is written, and shown to editors, as the file has it."""
-    return Field(parse_duration(default), alias=alias, description=description, json_schema_extra={"default": default})
-
-
-def _size(alias: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic.Field
-    return Field(parse_size(default), alias=alias, description=description, json_schema_extra={"default": default})
 
 
 class TokenSource(Frozen):
@@ -85,12 +66,10 @@ class EndpointSettings(Frozen):
     insecure: bool = Field(default=False, description="Accept plain http to another host than this one.")
     url: Url = Field("", description="The Hub's address. Only the endpoint 'hub' has a default.")
     token: TokenSource | None = Field(None, description="Default: what `hf auth login` or $HF_TOKEN gives.")
-    timeout_s: PositiveSeconds = _time("timeout", "30s", "The longest wait for one API request.")
-    stall_s: PositiveSeconds = _time("stall", "5m", "An upload that moves no byte for this long is ended and retried.")
-    upload_rate: UploadRate = Field(
-        parse_rate("0"),
-        description="Bytes per second for all uploads to this endpoint, or a timetable; the first row that matches wins.",
-        json_schema_extra={"default": "0"},
+    timeout_s: PositiveSeconds = time_of("timeout", "30s", "The longest wait for one API request.")
+    stall_s: PositiveSeconds = time_of("stall", "5m", "An upload that moves no byte for this long is ended and retried.")
+    upload_rate: UploadRate = rate_of(
+        "Bytes per second for all uploads to this endpoint, or a timetable; the first row that matches wins."
     )
 
     @field_validator("url", mode="before")
@@ -195,7 +174,7 @@ class Best(Frozen):
 class Lfs(Frozen):
     """What goes through git-lfs, beside the Hub's own rules and binary content of any size."""
 
-    threshold_bytes: Bytes = _size("threshold", "5MB", "Files of at least this size go through git-lfs.")
+    threshold_bytes: Bytes = size_of("threshold", "5MB", "Files of at least this size go through git-lfs.")
     patterns: Patterns = Field((), description="More files that go through git-lfs; gitignore syntax.")
 
 
@@ -203,7 +182,7 @@ class Batch(Frozen):
     """How much one snapshot may hold; a unit is never split."""
 
     max_files: int = Field(1000, ge=1, description="The most files of one commit.")
-    max_bytes: Bytes = _size("max_size", "50GB", "The most bytes of one commit.")
+    max_bytes: Bytes = size_of("max_size", "50GB", "The most bytes of one commit.")
 
     @field_validator("max_bytes")
     @classmethod
@@ -241,14 +220,14 @@ class TargetSettings(Frozen):
         description='When a batch is committed and pushed: a duration, five crontab fields, "@daily", "manual" ...',
         json_schema_extra={"default": "15m"},
     )
-    quiet_s: Seconds = _time("quiet", "30s", "A path is settled after this long without a change.")
-    inventory_every_s: Period = _time("inventory_every", "10m", "How often the whole source is compared.")
+    quiet_s: Seconds = time_of("quiet", "30s", "A path is settled after this long without a change.")
+    inventory_every_s: Period = time_of("inventory_every", "10m", "How often the whole source is compared.")
     include: Patterns = Field(("**",), description="What is published; gitignore syntax.")
     exclude: Patterns = Field(
         ("*.tmp", "*.partial", "*.lock", ".git/", "__pycache__/"), description="What is not; gitignore syntax."
     )
     units: Globs = Field((), description="Directories that are published whole.", examples=[["checkpoint-*"]])
-    unit_timeout_s: PositiveSeconds = _time("unit_timeout", "6h", "A unit still incomplete after it is reported.")
+    unit_timeout_s: PositiveSeconds = time_of("unit_timeout", "6h", "A unit still incomplete after it is reported.")
     complete_when: Globs = Field(
         (), description="Files that complete a unit, instead of the built-in signals.", examples=[["_SUCCESS"]]
     )
@@ -324,15 +303,13 @@ class ServiceSettings(Frozen):
     state_dir: DiskPath | None = Field(
         None, description="Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/hubsync, else ~/.local/state/hubsync."
     )
-    min_free_bytes: Bytes = _size("min_free", "2GB", "Capture pauses below this much free space.")
-    shutdown_grace_s: Seconds = _time("shutdown_grace", "60s", "How long running work may take after a stop.")
+    min_free_bytes: Bytes = size_of("min_free", "2GB", "Capture pauses below this much free space.")
+    shutdown_grace_s: Seconds = time_of("shutdown_grace", "60s", "How long running work may take after a stop.")
     priority: Literal["idle", "low", "normal"] = Field(
         "low", description="For processor and disk; low leaves most of both to the training, idle all of it."
     )
     hash_threads: int = Field(2, ge=1, le=64, description="So many threads hash at a time, for all targets together.")
-    read_rate: UploadRate = Field(
-        parse_rate("0"), description="How fast files are read to be hashed, in all.", json_schema_extra={"default": "0"}
-    )
+    read_rate: UploadRate = rate_of("How fast files are read to be hashed, in all.")
     pressure: Pressure = Pressure()
 
 
@@ -340,52 +317,6 @@ class Service(ServiceSettings):
     """Where the daemon keeps its state, and its limits."""
 
     state_dir: DiskPath
-
-
-class Log(Frozen):
-    """What the daemon says about itself, and where."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "console", "journal", "json"] = Field(
-        "auto", description="auto: console on a terminal, journal under systemd, json otherwise."
-    )
-    file: DiskPath | None = Field(None, description="A second log, one JSON object per line.")
-    heartbeat_s: Period = _time("heartbeat", "1m", "How often each target's state is logged.")
-
-
-class EventCommand(Frozen):
-    """What is run when something is logged; the entry comes as JSON on its standard input."""
-
-    events: Events = Field(description="Names or patterns of events, such as 'mirror.parked' or 'target.*'.")
-    command: Strings = Field(description="A program and its arguments; no shell reads them.")
-    timeout_s: PositiveSeconds = _time("timeout", "30s", "It is ended after so long.")
-
-    @field_validator("command")
-    @classmethod
-    def _check_command(cls, command: tuple[str, ...]) -> tuple[str, ...]:
-        if not command or not command[0].startswith("/"):
-            raise ValueError('must begin with the whole path of a program; write e.g. ["/usr/local/bin/page-me"]')
-
-        return command
-
-
-class Monitor(Frozen):
-    """What else is told, beside the log."""
-
-    metrics_file: DiskPath | None = Field(None, description="For node_exporter's textfile collector; ends in .prom.")
-    heartbeat_url: PingUrl | None = Field(None, description="Called at each heartbeat while all is in time.")
-    in_time_s: PositiveSeconds = _time("in_time", "1h", "No required mirror may be further behind for heartbeat_url.")
-    on_event: Annotated[tuple[EventCommand, ...], Field(strict=False)] = Field(
-        (), description="Programs to run when something is logged.", max_length=16
-    )
-
-    @field_validator("metrics_file")
-    @classmethod
-    def _check_metrics_file(cls, path: Path | None) -> Path | None:
-        if path is not None and path.suffix != ".prom":
-            raise ValueError("must end in .prom; node_exporter reads no other files")
-
-        return path
 
 
 class Config(Frozen):

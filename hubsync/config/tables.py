@@ -8,8 +8,10 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from hubsync.config.fields import DiskPath, Name, PathInRepo, Patterns, Policies, Repo, Strings
-from hubsync.config.model import EndpointSettings, Frozen, Log, MirrorRetention, Monitor, ServiceSettings, TargetSettings
+from hubsync.config.model import EndpointSettings, MirrorRetention, ServiceSettings, TargetSettings
 from hubsync.config.repo import DEFAULT_BRANCH, NAME_PATTERN
+from hubsync.config.reports import Log, Monitor
+from hubsync.config.table import Frozen
 
 VERSION = 1
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -157,6 +157,15 @@ _EVENTS = (
         "The part of `thread.stalled` got on again, or its target was closed.",
     ),
     Event(
+        "child.ended",
+        "warning",
+        ("command", "stalled_s"),
+        "{command} hung and was ended[ after {stalled_s}]",
+        "A process that hubsync had started, such as git, was stopped (SIGSTOP), or did nothing while what waits for it "
+        "stalled. What it was to do is tried again.",
+        "If it comes again: see who stops processes here, and whether the file systems answer (`ls`, `dmesg`).",
+    ),
+    Event(
         "clock.jumped",
         "warning",
         ("jumped_s", "hint"),

@@ -229,9 +229,12 @@ class Pipeline:
     def next_due(self) -> float | None:
         """Return when ``settle`` has something to do if nothing changes meanwhile."""
         with self.lock:
-            if self._intake.early and not self._guard.is_paused and self.halted is None:
-                return time.monotonic()
-            return self._files.settler.next_due()
+            return time.monotonic() if self.has_early() else self._files.settler.next_due()
+
+    def has_early(self) -> bool:
+        """Tell whether there are more files that ``settle`` would capture now."""
+        with self.lock:
+            return bool(self._intake.early) and not self._guard.is_paused and self.halted is None
 
     def is_excluded_directory(self, path: str) -> bool:
         """Tell whether nothing below the directory *path* is ever taken."""

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from hubsync.errors import BusyError, DiskFullError, StateError
+from hubsync.errors import NO_ROOM, BusyError, DiskFullError, StateError
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 _LONGEST_NAME = 200
 _COPY_BYTES = 8 << 20
@@ -219,7 +219,7 @@ def explained(dest: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL:
+        if exc.errno in NO_ROOM:
             raise disk_full(dest) from exc
         raise StateError(f"{dest}: {exc.strerror or exc}", hint="restore to a place that this user may write") from exc
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hubsync.errors import FileChangedError, FileUnreadableError
+from hubsync.errors import NO_ROOM, FileChangedError, FileUnreadableError, HubsyncError, read_os_error
 from hubsync.monitor.text import format_bytes
 from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
@@ -135,7 +135,7 @@ class Capturer:
         try:
             return self._capture_open(fd, entry, on_bytes)
         except OSError as exc:
-            raise FileUnreadableError(entry.path, words(exc)) from exc
+            raise _read_failure(entry.path, exc) from exc
         finally:
             os.close(fd)
 
@@ -155,7 +155,7 @@ class Capturer:
         try:
             return self._capture_open_log(fd, entry, before, on_bytes, is_quiet=is_quiet)
         except OSError as exc:
-            raise FileUnreadableError(entry.path, words(exc)) from exc
+            raise _read_failure(entry.path, exc) from exc
         finally:
             os.close(fd)
 
@@ -219,7 +219,7 @@ class Capturer:
         try:
             self.find_secret(fd, entry)
         except OSError as exc:
-            raise FileUnreadableError(entry.path, words(exc)) from exc
+            raise _read_failure(entry.path, exc) from exc
         finally:
             os.close(fd)
 
@@ -343,6 +343,11 @@ def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> str:
         os.fsync(copy.fileno())
 
     return oid
+
+
+def _read_failure(path: str, exc: OSError) -> HubsyncError:
+    """Return what stopped a capture: want of room is the copy's, and says nothing of the file."""
+    return read_os_error(exc) if exc.errno in NO_ROOM else FileUnreadableError(path, words(exc))
 
 
 def _expect_small_enough(path: str, size: int) -> None:

@@ -131,6 +131,21 @@ class Hashing:
             OSError: it ends before *end*.
         """
         sha = hashlib.sha256()
+        for piece in self.read_file(fd, end):
+            with self.turn():
+                sha.update(piece)
+            if copy_fd is not None:
+                _write_all(copy_fd, piece)
+            take(piece)
+
+        return sha.hexdigest()
+
+    def read_file(self, fd: int, end: int | None = None) -> Iterator[memoryview]:
+        """Yield an open file, or what it holds up to *end*, in pieces; each is good until the next.
+
+        Raises:
+            OSError: it ends before *end*.
+        """
         view = memoryview(bytearray(BLOCK_BYTES))
         at = 0
         while end is None or at < end:
@@ -138,17 +153,10 @@ class Hashing:
             count = os.preadv(fd, [view[:allowed]], at)
             if not count:
                 break
-            piece = view[:count]
-            with self.turn():
-                sha.update(piece)
-            if copy_fd is not None:
-                _write_all(copy_fd, piece)
             at += count
-            take(piece)
+            yield view[:count]
         if end is not None and at < end:
             raise OSError(EIO, "it was cut short while it was read")
-
-        return sha.hexdigest()
 
     def _begin_turn(self) -> int:
         """Return the turn that was waited for: any that is free, else the next."""

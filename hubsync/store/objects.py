@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from hubsync.errors import DiskFullError, FileUnreadableError, StateError
+from hubsync.errors import NO_ROOM, DiskFullError, FileUnreadableError, StateError
 from hubsync.store.git import sync_directory
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _NOT_HERE = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ETXTBSY})
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOENT})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class PinKind(Enum):
@@ -176,7 +175,7 @@ def state_errors() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL:
+        if exc.errno in NO_ROOM:
             raise DiskFullError(str(exc), hint="free space on the file system of the state directory") from exc
         if exc.errno == errno.EIO:
             raise FileUnreadableError("", str(exc), hint="the disk reports an error; look at the kernel's log") from exc

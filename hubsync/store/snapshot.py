@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 from hubsync.errors import StateError
 from hubsync.monitor.logger import get_logger
 from hubsync.store.capture import Captured, has_same_content
+from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEntry
 from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
@@ -276,12 +277,24 @@ class Store:
         if pinned and (pinned[1] == now or (pinned[0] is not PinKind.LINK and pinned[1].size == now.size)):
             return True
         # Another inode or time does not mean other bytes: a state directory that was moved or copied, a touched source.
-        if (pinned is None or pinned[1].size == now.size) and _hash_file(path) == oid:
+        if (pinned is None or pinned[1].size == now.size) and self._is_unchanged(path, oid):
             self.ledger.record_pin(oid, pinned[0] if pinned else PinKind.LINK, now)
             return True
 
         self._drop_spoiled(oid, now.size)
         return False
+
+    def _is_unchanged(self, path: Path, oid: str) -> bool:
+        """Read a pin and tell whether it is what it is called, by the fingerprint if this process hashed it."""
+        before = self.objects.fingerprint(oid)
+        if not before:
+            return _hash_file(path) == oid
+        now = Fingerprint.begin_like(before)
+        with path.open("rb") as file:
+            for piece in shared().read_file(file.fileno()):
+                now.update(piece)
+
+        return now.text() == before
 
     def check_pin(self, oid: str) -> bool:
         """Read a pin and tell whether it is what it is called; if it is not, it is dropped."""

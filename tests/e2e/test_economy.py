@@ -42,7 +42,7 @@ def _count_read(calls: list[str], place: Path) -> int:
 def test_a_byte_is_read_once_to_hash_it_and_once_for_each_mirror(
     tmp_path: Path, source: Path, state: Path, hub: LocalHub, other_hub: LocalHub
 ) -> None:
-    """Behind a hard link it may change, so it is hashed again as it is sent; nothing else reads it."""
+    """Behind a hard link it may change, so it is checked as it is sent, on its way; nothing else reads it."""
     size = 8_000_000
     write_safetensors(source / "model.safetensors", size)
     config = write_config(

@@ -15,7 +15,7 @@ import pytest
 import structlog
 from support.running import Daemon, endpoint, write_checkpoint, write_config
 
-from hubsync.config.model import EventCommand, Monitor
+from hubsync.config.reports import EventCommand, Monitor
 from hubsync.localhub import LocalHub
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.metrics import draw_metrics

@@ -11,7 +11,9 @@ import pytest
 from support.rig import Rig, safetensors
 
 from hubsync.errors import HubsyncError
+from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import TreeEntry
+from hubsync.store.objects import Pin, PinKind
 from hubsync.store.recovery import SNAPSHOTS
 
 UNITS = {"units": ("checkpoint-*",)}
@@ -133,8 +135,9 @@ def rewrite_and_forge_time(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("spoil", [rewrite_in_place, rewrite_and_forge_time, lambda path: os.truncate(path, 100)])
-def test_a_pin_whose_bytes_were_rewritten_is_noticed(local: Rig, spoil: Callable[[Path], None]) -> None:
+def test_a_pin_whose_bytes_were_rewritten_is_noticed(local: Rig, spoil: Callable[[Path], None], *, restarts: bool) -> None:
     """A link shares its bytes with the source: once they are others, the object is not there any more."""
     content = b"\0" * 5000
     path = local.write("model.bin", content)
@@ -143,6 +146,8 @@ def test_a_pin_whose_bytes_were_rewritten_is_noticed(local: Rig, spoil: Callable
     time.sleep(0.02)
 
     spoil(path)
+    if restarts:  # with it goes the fingerprint
+        local.restart()
 
     assert not local.store.has_intact(digest(content))
     assert set() == local.held_objects()
@@ -157,6 +162,18 @@ def test_a_pin_whose_file_was_only_touched_is_intact(local: Rig) -> None:
 
     assert [] == local.commit()
     assert local.store.has_intact(digest(b"\0" * 5000))
+
+
+def test_a_pin_that_was_hashed_here_is_not_hashed_again(local: Rig) -> None:
+    """Its fingerprint tells whether it still is what it was: with that of something else, it is taken for spoiled."""
+    path = local.write("model.bin", b"\0" * 5000)
+    local.commit()
+    oid = digest(b"\0" * 5000)
+    local.store.objects.keep(Pin(local.state / "none", PinKind.LINK), oid, Fingerprint().text())
+
+    os.utime(path)
+
+    assert not local.store.has_intact(oid)
 
 
 def test_a_pin_of_content_that_was_written_again_is_intact(local: Rig) -> None:

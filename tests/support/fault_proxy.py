@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from support.plain_server import read_body
+
 _LINGER_OFF = struct.pack("ii", 1, 0)  # closing sends a reset
 _DROPPED = frozenset({"connection", "content-length", "transfer-encoding", "date", "server"})
 
@@ -41,7 +43,7 @@ class Exchange:
 
     def body(self) -> bytes:
         """Read the request's body."""
-        return self._handler.body()
+        return read_body(self._handler)
 
     def forward(self) -> tuple[int, dict[str, str], bytes]:
         """Have the Hub do it; return its answer."""
@@ -184,20 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _pass  # noqa: N815 - the base class's names
 
-    def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            pieces = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                pieces.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(pieces)
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
     def forward(self) -> tuple[int, dict[str, str], bytes]:
         goal = urlsplit(self.proxy.hub.url)
         connection = http.client.HTTPConnection(goal.hostname or "", goal.port, timeout=60)
-        body = self.body()
+        body = read_body(self)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _DROPPED}
         connection.request(self.command, self.path, body, {**headers, "Content-Length": str(len(body))})
         with connection.getresponse() as response:
@@ -250,12 +242,6 @@ def truncate(after: int = 10) -> Fault:
         exchange.reset()
 
     return act
-
-
-def lose_answer(exchange: Exchange) -> None:
-    """Do what is asked, and answer nothing."""
-    exchange.forward()
-    exchange.reset()
 
 
 def hole(exchange: Exchange) -> None:

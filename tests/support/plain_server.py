@@ -132,6 +132,19 @@ def _serve(owner: PlainServer, handler: type[BaseHTTPRequestHandler], port: int 
     return server
 
 
+def read_body(request: BaseHTTPRequestHandler) -> bytes:
+    """Return what came with a request, in one piece or in chunks."""
+    if request.headers.get("Transfer-Encoding") != "chunked":
+        return request.rfile.read(int(request.headers.get("Content-Length") or 0))
+    pieces = []
+    while size := int(request.rfile.readline().split(b";")[0], 16):
+        pieces.append(request.rfile.read(size))
+        request.rfile.readline()
+    request.rfile.readline()
+
+    return b"".join(pieces)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -143,16 +156,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return
-
-    def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            pieces = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                pieces.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(pieces)
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -189,7 +192,7 @@ class _GitHandler(_Handler):
         self.respond(b"")
 
     def do_POST(self) -> None:
-        self.respond(self.body())
+        self.respond(read_body(self))
 
     def work(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         if self.path.startswith("/api/"):
@@ -236,7 +239,7 @@ class _StorageHandler(_Handler):
     host = "storage"
 
     def do_PUT(self) -> None:
-        self.respond(self.body())
+        self.respond(read_body(self))
 
     def do_GET(self) -> None:
         self.respond(b"")

@@ -2,8 +2,6 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
+from support.memory import opened
 
 from hubsync.watch.formats import Verdict, check_structure, index_members
 
@@ -19,16 +18,6 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\ns
 WEIGHTS = save(
     {"a": np.arange(12, dtype=np.float32), "b": np.zeros((3, 2), np.int8), "empty": np.zeros(0)}, {"format": "pt"}
 )
-
-
-@contextmanager
-def opened(content: bytes) -> Iterator[int]:
-    fd = os.memfd_create("content")
-    try:
-        os.pwrite(fd, content, 0)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def judge(name: str, content: bytes) -> Verdict:

@@ -1,30 +1,18 @@
 """Event files, of which the last whole record counts, and ``.metadata``, which is searched and never unpickled."""
 
-import os
 import pickle
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.memory import opened
 from support.records import record
 
 from hubsync.watch.format_records import masked_crc32c
 from hubsync.watch.formats import check_structure, index_members, last_record_end
 
 NAME = "runs/events.out.tfevents.1700000000.host.1.0"
-
-
-@contextmanager
-def opened(content: bytes) -> Iterator[int]:
-    fd = os.memfd_create("content")
-    try:
-        os.pwrite(fd, content, 0)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def record_end(content: bytes, start: int = 0) -> int:

@@ -404,7 +404,6 @@ def _count(directory: Path | str) -> int:
     return files
 
 
-@pytest.mark.slow
 def test_costs_little_more_than_a_bare_walk(source: Path) -> None:
     """An inventory of many files takes less than three times what a walk that keeps nothing takes."""
     for directory in range(100):

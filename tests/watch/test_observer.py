@@ -327,7 +327,6 @@ def test_an_unreadable_directory_is_told(source: Path) -> None:
     assert "degraded 2  the periodic" in run_script(source, "observer.start()", *prefix)
 
 
-@pytest.mark.slow
 def test_ten_thousand_directories_come_to_rest(source: Path) -> None:
     """With watchdog's default events its own walk would overflow the queue for ever, and no event would arrive."""
     for number in range(9_000):

@@ -1,0 +1,72 @@
+"""A child that hangs is ended, and what waited for it goes on: git that is stopped, and a service that is to end."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from support.running import ROOT, Daemon, digests, download, endpoint, hubsync, write_checkpoint, write_config
+
+from hubsync.localhub import LocalHub
+
+SCRIPT = """
+import json, os, signal, subprocess, time
+from hubsync.children import Children
+
+def start(*argv):
+    return subprocess.Popen(argv, process_group=0)
+
+children = Children()
+started = {"stopped": start("sleep", "60"), "idle": start("sleep", "60"), "busy": start("sh", "-c", "while :; do :; done")}
+os.kill(started["stopped"].pid, signal.SIGSTOP)
+seen = {}
+for now, idle_s in ((0, None), (19, None), (20, None), (299, 300), (300, 300)):
+    time.sleep(0.2)  # the busy one gets on
+    children.end_hung(now, idle_s)
+    time.sleep(0.1)
+    seen[now] = [name for name, child in started.items() if child.poll() is None]
+children.end_all()
+print(json.dumps([seen, started["busy"].wait(10)]))
+"""
+
+
+def test_a_child_that_hangs_is_ended() -> None:
+    """One that is stopped after 20 s; one that does nothing only where something stalls; one that works never."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    left, ended = json.loads(done.stdout.splitlines()[-1])
+    three, two = ["stopped", "idle", "busy"], ["idle", "busy"]
+    assert {"0": three, "19": three, "20": two, "299": two, "300": ["busy"]} == left
+    assert -9 == ended
+
+
+def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path) -> None:
+    """Git is stopped as it writes a snapshot: hubsync ends all the same, leaves no process, and the next one has it all."""
+    source = tmp_path / "run"
+    stopped, first = tmp_path / "bin" / "git", tmp_path / "first"
+    stopped.parent.mkdir()
+    stopped.write_text(
+        f'#!/bin/sh\ncase "$*" in *fast-import*) mkdir {first} && kill -STOP $$;; esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    stopped.chmod(0o755)
+    with LocalHub(tmp_path / "hub") as hub:
+        config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+        config.write_text(config.read_text().replace("[service]", '[service]\nshutdown_grace = "1s"'))
+        write_checkpoint(source / "checkpoint-1")
+        with Daemon(config, PATH=f"{stopped.parent}:{os.environ['PATH']}") as daemon:
+            while not first.exists():
+                daemon.wait_for("heartbeat")
+            assert 0 == daemon.stop()
+
+        assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path / "state") in _read(path)]
+        assert 0 == hubsync(config, "once").returncode
+        assert digests(source) == download(hub, "acme/x", tmp_path / "back")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
