@@ -11,7 +11,8 @@ from threading import Event
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, MirrorError, StateError, ToolMissingError
-from hubsync.mirror.hub import Hub, Visibility
+from hubsync.mirror.hub import Hub
+from hubsync.mirror.hub_facts import Visibility
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens, find_exposed_tokens
 from hubsync.mirror.xet import describe_transfer

@@ -28,11 +28,6 @@ class Comparison:
     missing: tuple[str, ...]
     added: tuple[str, ...]
 
-    @property
-    def is_equal(self) -> bool:
-        """Whether everything that was written is there, the same."""
-        return not self.different and not self.missing
-
 
 def compare(written: Mapping[str, Record], found: Mapping[str, Record]) -> Comparison:
     """Compare *found* with *written*."""
@@ -41,7 +36,7 @@ def compare(written: Mapping[str, Record], found: Mapping[str, Record]) -> Compa
 
     return Comparison(
         same,
-        tuple(path for path in both if path not in set(same)),
+        tuple(path for path in both if written[path].sha256 != found[path].sha256),
         tuple(sorted(written.keys() - found.keys())),
         tuple(sorted(found.keys() - written.keys())),
     )

@@ -12,7 +12,8 @@ from threading import Event
 
 from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
-from hubsync.mirror.hub import Hub, HubCommit
+from hubsync.mirror.hub import Hub
+from hubsync.mirror.hub_facts import HubCommit
 from hubsync.mirror.paced import PacedReader
 from hubsync.mirror.remote import HeadMovedError
 from hubsync.mirror.uploads import Gauge, Told, declare_limit, find_limit

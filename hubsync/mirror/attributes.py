@@ -9,11 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
+from hubsync.mirror.graft import parents
 from hubsync.store.git import Git, quote_path, split
 from hubsync.store.route import LFS_ATTRIBUTES, hub_attributes
 
 NAME = ".gitattributes"
 _NOT_LFS = "!filter !diff !merge !text"
+_FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\*?["})
 
 
@@ -25,7 +27,7 @@ def attributes_to_publish(
     *pointers* says of each path in the repository whether it is a pointer. A head without a root file gets the Hub's
     default one; the operator's *patterns* are written as they are.
     """
-    files = dict(_read_attributes(git, head)) if head else {}
+    files = dict(_read_attributes(git, head, pointers)) if head else {}
     root = files.get(NAME, hub_attributes())
     lines = [f"{pattern} {LFS_ATTRIBUTES}".encode() for pattern in patterns]
     wanted = {**files, NAME: _append(root, [line for line in lines if line not in root.splitlines()])}
@@ -63,10 +65,13 @@ def _nearest(path: str, files: Iterable[str]) -> str:
     return NAME
 
 
-def _read_attributes(git: Git, head: str) -> Iterator[tuple[str, bytes]]:
+def _read_attributes(git: Git, head: str, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the attributes files of *head* that have a say about *paths*: they lie above them."""
+    above = {NAME} | {f"{parent}/{NAME}" for path in paths for parent in parents(path)}
+    listed = git.list_tree(head, *(sorted(above) if len(above) <= _FEW_PATHS else ()))
     blobs = defaultdict(list)
-    for path, entry in git.list_tree(head).items():
-        if PurePosixPath(path).name == NAME and entry.mode.startswith("100"):
+    for path, entry in listed.items():
+        if path in above and entry.mode.startswith("100"):
             blobs[entry.blob].append(path)
     for blob, content in git.read_blobs(blobs):
         for path in blobs[blob]:

@@ -3,6 +3,7 @@
 It must never talk to a server: what the branch shows there was fetched before, and what is made here is pushed after.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Branch:
         self._policies = policies
         self._patterns = patterns
         self._cards = cards
-        self._agreed = False  # whether the attributes were compared with all paths since the config was read
+        self._agreed_key = f"attributes {git.git_dir.name} {name}"
 
     def graft(self, line: Line, head: Head, *, is_new_view: bool = False) -> Grafted:
         """Make the commits that bring the branch from *head* to the end of *line*.
@@ -100,9 +101,18 @@ class Branch:
 
         return self._commit(line, steps, grafts, head)
 
-    def note_published(self) -> None:
-        """Remember that the mirror shows what was grafted, attributes included."""
-        self._agreed = True
+    def note_published(self, grafted: Grafted) -> None:
+        """Remember that the mirror shows what was *grafted*, whose attributes agree with all that is there."""
+        if grafted.commits and grafted.commit is not None:
+            self._store.ledger.set_meta(self._agreed_key, self._agreement(grafted.commit))
+
+    def _agreement(self, commit: str) -> str:
+        return json.dumps([commit, self._patterns])
+
+    def _is_agreed(self, head: Head) -> bool:
+        """Tell whether the attributes on *head* were compared with all paths of ours there."""
+        known = self._store.ledger.meta(self._agreed_key)
+        return head.is_ours and head.commit is not None and known == self._agreement(head.commit)
 
     # --- what to change
 
@@ -207,7 +217,7 @@ class Branch:
             routes = self._routes(changes for _, changes in changed)
         blobs = tuple(entry.blob for _, changes in changed for entry in changes.values() if entry is not None)
         pointers = {path: bool(route) for path, route in routes.items()}
-        if head.commit is not None and not (head.is_ours and self._agreed):
+        if head.commit is not None and not self._is_agreed(head):
             pointers = self._standing(line.tree(steps[-1].snapshot.commit), head.commit, changed) | pointers
         written = {path: entry for _, changes in changed for path, entry in changes.items()}
         card = self._cards.write(line, steps[-1].snapshot.commit, written, head.commit, head.left)

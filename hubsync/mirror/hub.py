@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +19,7 @@ from hubsync import __version__
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.failures import AskedWait, read_failure, read_retry_after
+from hubsync.mirror.hub_facts import HubCommit, HubFile, Pull, RepoState, Visibility
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.xet import hf_xet
 from hubsync.store.pointer import Pointer
@@ -42,63 +42,6 @@ _STALE = frozenset({400, 401, 403, 404, 410})
 _STALE_HINT = "the Hub's storage refused an address that the Hub gave; hubsync asks for a new one by itself"
 _LOOKED_UP = 200  # paths in one request
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
-
-
-class Visibility(Enum):
-    """What the Hub says of a repository; ``UNKNOWN`` if the server is no Hub."""
-
-    PRIVATE = "private"
-    PUBLIC = "public"
-    MISSING = "missing"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class RepoState:
-    """What is at a repository's address now; it is called *repo_id*, and *head* is that of its default branch."""
-
-    visibility: Visibility
-    repo_id: str = ""
-    head: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pull:
-    """A pull request; *status* is one of draft, open, merged and closed."""
-
-    number: int
-    status: str
-    url: str
-
-    @property
-    def ref(self) -> str:
-        """Where its commits are."""
-        return f"refs/pr/{self.number}"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it takes more commits."""
-        return self.status in {"draft", "open"}
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """What the Hub lists at a path; *oid* and *size* are those of its object if it goes through LFS."""
-
-    blob: str
-    oid: str | None
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class HubCommit:
-    """A commit to be made on *parent*: small files by content, large ones by their uploaded object, and removals."""
-
-    message: str
-    parent: str | None
-    contents: Mapping[str, bytes]
-    objects: Mapping[str, Pointer]
-    removed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted, MadeAnewError
 from hubsync.mirror.budget import Budget
 from hubsync.mirror.cards import Cards
-from hubsync.mirror.hub import Hub, Pull
+from hubsync.mirror.hub import Hub
+from hubsync.mirror.hub_facts import Pull
 from hubsync.mirror.limits import Limits
 from hubsync.mirror.place import Place
 from hubsync.mirror.pulls import Pulls

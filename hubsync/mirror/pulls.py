@@ -7,7 +7,8 @@ import time
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
-from hubsync.mirror.hub import Hub, Pull
+from hubsync.mirror.hub import Hub
+from hubsync.mirror.hub_facts import Pull
 from hubsync.mirror.place import Place
 from hubsync.mirror.record import Record
 from hubsync.mirror.remote import Remote

@@ -79,8 +79,8 @@ class Pusher:
 
     def note_published(self, branches: Mapping[str, Grafted]) -> None:
         """Remember that the mirror shows what was grafted, attributes included."""
-        for name in branches:
-            self._branch(name).note_published()
+        for name, grafted in branches.items():
+            self._branch(name).note_published(grafted)
 
     def _adopt(self, shown: Mapping[str, str | None]) -> dict[str, Head]:
         """Fetch those of the heads *shown* (branch → commit) that are not as we left them."""

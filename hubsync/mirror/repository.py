@@ -3,7 +3,8 @@
 from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
-from hubsync.mirror.hub import Hub, RepoState, Visibility
+from hubsync.mirror.hub import Hub
+from hubsync.mirror.hub_facts import RepoState, Visibility
 from hubsync.mirror.record import Record
 from hubsync.mirror.remote import Remote
 from hubsync.monitor.logger import get_logger

@@ -194,6 +194,12 @@ class Files:
         self._settled_at.pop(path, None)
         self.early.discard(path)
 
+    def shrink(self) -> None:
+        """Give back the room that settled files took: a table that was emptied one by one keeps all of it."""
+        for table in (self.settled, self._settled_at, self.early):
+            if not table:
+                table.clear()
+
     def forget(self, path: str) -> None:
         """Follow the disappearance of *path*: what was captured of it and not committed is dropped as well."""
         self.settler.forget(path)

@@ -503,3 +503,4 @@ class Pipeline:
             self._files.unsettle(path)
             self._capturing.forget(path)
             self._held.forget(path)
+        self._files.shrink()

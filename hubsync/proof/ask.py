@@ -18,7 +18,8 @@ from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.agent_client import TransferError
 from hubsync.mirror.graft import with_prefix
-from hubsync.mirror.hub import Hub, HubFile
+from hubsync.mirror.hub import Hub
+from hubsync.mirror.hub_facts import HubFile
 from hubsync.mirror.token import Tokens
 from hubsync.proof.claims import Claim, Holding, Place, judge, objects_of
 from hubsync.proof.modes import ModeReader

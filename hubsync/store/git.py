@@ -20,7 +20,7 @@ from typing import Any, Self, cast
 
 from hubsync.errors import DiskFullError, GitError, ToolMissingError
 from hubsync.store.private import make_private
-from hubsync.store.process import PIPE, Finished, Watch, finish
+from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
 
 _MANY_PACKS = 50
 
@@ -34,6 +34,8 @@ _NEVER_WITHOUT = {
     "config": "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n",
 }
 _SIGNS = {"HEAD": "ref: ", "config": "repositoryformatversion"}
+
+_LISTS = Watch(output=LONGEST_LISTING)
 
 _HOOKS_OFF = {"core.hooksPath": "/dev/null"}
 _BASE_CONFIG = {
@@ -183,22 +185,24 @@ class Git:
 
     def _list_tree(self, treeish: str, paths: Sequence[str]) -> dict[str, TreeEntry]:
         flags = () if paths else ("-r",)
-        listed = self.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", *flags, treeish, "--", *paths).stdout
+        listed = self.run(
+            "--literal-pathspecs", "ls-tree", "-z", "--full-tree", *flags, treeish, "--", *paths, watch=_LISTS
+        ).stdout
         return dict(_read_tree(listed))
 
     def diff_trees(self, before: str | None, after: str) -> list[TreeChange]:
         """Return what differs from *before* (``None``: the empty tree) to *after*."""
         if before is None:  # read anew: what is remembered of a whole tree is for those who ask twice
-            listed = self.run("ls-tree", "-z", "--full-tree", "-r", after).stdout
+            listed = self.run("ls-tree", "-z", "--full-tree", "-r", after, watch=_LISTS).stdout
             return [TreeChange(path, None, entry) for path, entry in _read_tree(listed)]
-        return list(_read_diff(self.run("diff-tree", "-r", "-z", "--no-renames", before, after).stdout))
+        return list(_read_diff(self.run("diff-tree", "-r", "-z", "--no-renames", before, after, watch=_LISTS).stdout))
 
     def diff_line(self, commits: Sequence[str]) -> list[list[TreeChange]]:
         """Return what each of *commits*, which follow one another, changes on its first parent; one process."""
         if not commits:
             return []
         feed = [f"{commit}\n".encode() for commit in commits]
-        raw = self.run("diff-tree", "--stdin", "-r", "-z", "--root", "--no-renames", feed=feed).stdout
+        raw = self.run("diff-tree", "--stdin", "-r", "-z", "--root", "--no-renames", feed=feed, watch=_LISTS).stdout
         steps: dict[str, list[TreeChange]] = {commit: [] for commit in commits}
         fields = split(raw)
         current: list[TreeChange] = []
@@ -231,7 +235,8 @@ class Git:
         feed = [f"{name}\n".encode() for name in blobs]
         if not feed:
             return {}
-        lines = self.run("cat-file", "--batch-check=%(objectname) %(objectsize)", feed=feed).stdout.decode().splitlines()
+        check = "--batch-check=%(objectname) %(objectsize)"
+        lines = self.run("cat-file", check, feed=feed, watch=_LISTS).stdout.decode().splitlines()
         return {name: int(size) for name, _, size in (line.partition(" ") for line in lines) if size.isdigit()}
 
     def write_blob(self, content: bytes) -> str:

@@ -36,7 +36,8 @@ _FIXED = {
     "MALLOC_ARENA_MAX": "2",  # each arena of a thread keeps what it once held
 }
 
-_OUTPUT_CAP = 64 * 1024 * 1024  # of stdout; a listing of 500,000 paths
+_OUTPUT_CAP = 64 * 1024 * 1024  # of stdout, where a server has a say in it
+LONGEST_LISTING = 1 << 30  # of what is our own: ten million paths
 _ERRORS_CAP = 64 * 1024  # of stderr; a hostile server may send more
 _TERM_GRACE_S = 10.0
 _TALK_STALLS = 2.0  # a server that only talks is believed for so many times as long as one that is silent
@@ -88,6 +89,7 @@ class Watch:
             as long, no longer.
         on_progress: called when it has got on, and at the beginning.
         limit_s: seconds after which the child is ended, whatever it does; ``None`` is no limit.
+        output: bytes that it may print.
         memory: bytes that the child, and each that it starts, may have of its own; ``None`` is no limit.
     """
 
@@ -97,6 +99,7 @@ class Watch:
     talk: bytes = b""
     on_progress: Callable[[], None] = lambda: None
     limit_s: float | None = None
+    output: int = _OUTPUT_CAP
     memory: int | None = None
 
 
@@ -163,7 +166,7 @@ def finish(child: "subprocess.Popen[bytes]", feed: Iterable[bytes] = (), watch: 
     if watch.memory is not None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # it may have ended; a lower limit may hold already
             resource.prlimit(child.pid, resource.RLIMIT_DATA, (watch.memory, watch.memory))
-    out, err = _Collector(child.stdout, _OUTPUT_CAP), _Collector(child.stderr, _ERRORS_CAP, watch.talk)
+    out, err = _Collector(child.stdout, watch.output), _Collector(child.stderr, _ERRORS_CAP, watch.talk)
     try:
         _write(child.stdin, feed)
         _wait(child, watch, out, err)
@@ -237,8 +240,8 @@ def _is_stalled(still_s: float, silent_s: float, stall_s: float) -> bool:
 
 
 def _expect_whole(out: "_Collector") -> None:
-    if out.total > _OUTPUT_CAP:
-        raise OutputTooLongError(f"a command printed more than {_OUTPUT_CAP >> 20} MiB")
+    if out.total > out.cap:
+        raise OutputTooLongError(f"a command printed more than {out.cap >> 20} MiB")
 
 
 @contextlib.contextmanager
@@ -272,7 +275,7 @@ class _Collector:
     def __init__(self, pipe: IO[bytes] | None, cap: int, talk: bytes = b"") -> None:
         self.total = self.own = 0
         self._pipe = pipe
-        self._cap = cap
+        self.cap = cap
         self._prefix = talk
         self._line = b""  # how the line begins that has not ended yet
         self._pieces: list[bytes] = []
@@ -304,7 +307,7 @@ class _Collector:
     def _keep(self, piece: bytes) -> None:
         self._pieces.append(piece)
         self._kept += len(piece)
-        while self._kept - len(self._pieces[0]) >= self._cap:
+        while self._kept - len(self._pieces[0]) >= self.cap:
             self._kept -= len(self._pieces.pop(0))
 
     def join(self, timeout_s: float = _TERM_GRACE_S) -> bool:
@@ -313,4 +316,4 @@ class _Collector:
         return not self._thread.is_alive()
 
     def data(self) -> bytes:
-        return b"".join(self._pieces)[-self._cap :]
+        return b"".join(self._pieces)[-self.cap :]

@@ -63,6 +63,8 @@ class Settler:
         while (due := self.next_due()) is not None and due <= now:
             _, path = heapq.heappop(self._queue)
             settled.append((path, self._waiting.pop(path).identity))
+        if not self._waiting:
+            self._waiting.clear()  # a table that was emptied one by one keeps its room
 
         return settled
 

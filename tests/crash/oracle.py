@@ -62,14 +62,6 @@ class Repository:
                 digest = content.split(b"sha256:")[1][:64].decode()
             self._digests[blob] = digest
 
-    def pointed_at(self) -> set[str]:
-        """Return the oids of all pointers that were seen."""
-        return set(self._digests.values())
-
-    def expect_objects(self, oids: set[str]) -> None:
-        """Expect that all of *oids* are here."""
-        assert set() == oids - self._objects.keys()
-
     def _hash_objects(self) -> dict[str, str]:
         files = (path for path in (self.git_dir / "lfs" / "objects").glob("*/*/*"))
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

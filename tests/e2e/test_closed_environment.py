@@ -139,7 +139,10 @@ def test_nothing_of_a_home_or_an_environment_is_obeyed(
 def test_each_process_sees_what_it_needs_and_no_token(
     tmp_path: Path, source: Path, hub: LocalHub, hostile: dict[str, str]
 ) -> None:
-    """Also those that git starts: nothing of the hostile environment, no prompt, no other program."""
+    """Also those that git starts: nothing of the hostile environment, no prompt, no other program.
+
+    GitPython asks /dev/null for the version of git when it is imported, which nobody may run.
+    """
     write_checkpoint(source / "checkpoint-1")
     config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
     environment = {**hostile, "HF_TOKEN": hub.token, "AWS_SECRET_ACCESS_KEY": "CaNySecret", "LD_AUDIT": ""}
@@ -147,7 +150,8 @@ def test_each_process_sees_what_it_needs_and_no_token(
         daemon.wait_for("unit.published")
         assert 0 == daemon.stop()
 
-    calls = [read_execve(line) for line in (tmp_path / "trace").read_text().splitlines()[1:] if "execve(" in line]
+    lines = (tmp_path / "trace").read_text().splitlines()[1:]
+    calls = [read_execve(line) for line in lines if "execve(" in line and "= -1 EACCES" not in line]
     ran = {Path(program).name for program, _, _ in calls}
     foreign = {name for name in hostile if name not in {"HOME", "TERM"} and not name.startswith("GIT_CONFIG")}
     assert {"git", "git-lfs", "git-remote-http"} <= ran
@@ -157,8 +161,6 @@ def test_each_process_sees_what_it_needs_and_no_token(
         assert set() == {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "LD_AUDIT"} & seen.keys(), argv
         if Path(program).name.startswith("git"):
             assert set() == {name for name in foreign if seen.get(name) == hostile[name]}, argv
-            if argv[1:] == ["version"]:  # GitPython's question: it reads no config and begins nothing
-                continue
             assert ("/dev/null", "1", "0") == tuple(
                 seen.get(name) for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_TERMINAL_PROMPT")
             ), argv

@@ -58,7 +58,7 @@ def test_a_byte_is_read_once_to_hash_it_and_once_for_each_mirror(
 
 
 def test_programs_are_started_by_the_batch(tmp_path: Path, source: Path, config: Path) -> None:
-    """As many for 300 files as for 30, and next to none for nothing."""
+    """As many for 300 files as for 30, fewer for one of them, and next to none for nothing."""
     counts = []
     for number in (30, 300):
         (source / f"d{number}").mkdir()
@@ -67,9 +67,27 @@ def test_programs_are_started_by_the_batch(tmp_path: Path, source: Path, config:
         calls = _traced(tmp_path / f"trace-{number}", "execve", config)
         counts.append(sum(call.endswith("= 0") for call in calls))
     unchanged = sum(call.endswith("= 0") for call in _traced(tmp_path / "trace", "execve", config))
+    (source / "d30" / "0.txt").write_text("changed")
+    one_changed = sum(call.endswith("= 0") for call in _traced(tmp_path / "trace", "execve", config))
 
-    assert counts[1] <= counts[0] <= 55
-    assert unchanged <= 12
+    assert counts[1] <= counts[0] <= 36
+    assert one_changed <= 28
+    assert unchanged <= 6
+
+
+def test_a_small_file_is_opened_once_and_an_unchanged_one_never(tmp_path: Path, source: Path, config: Path) -> None:
+    """What is known is told by its status, and what is new is pinned, judged, searched and hashed in one go."""
+    for number in range(40):
+        (source / f"d{number % 4}").mkdir(exist_ok=True)
+        (source / f"d{number % 4}" / f"file-{number}.txt").write_text(f"{number}")
+
+    new, unchanged = (
+        [call for call in _traced(tmp_path / f"trace-{turn}", "open,openat,openat2", config) if "file-" in call]
+        for turn in (1, 2)
+    )
+
+    assert 40 == len(new)
+    assert [] == unchanged
 
 
 def test_children_are_as_nice_as_hubsync(tmp_path: Path, source: Path, config: Path) -> None:

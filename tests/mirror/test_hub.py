@@ -12,7 +12,8 @@ from support.rig import NO_LOGIN, REPO, Rig
 from hubsync.config.model import Endpoint, Mirror, TokenSource
 from hubsync.errors import MirrorError
 from hubsync.localhub import LocalHub
-from hubsync.mirror.hub import Hub, Visibility
+from hubsync.mirror.hub import Hub
+from hubsync.mirror.hub_facts import Visibility
 from hubsync.mirror.token import Tokens
 
 

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.plain_server import CutError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
+from support.units import branches
 
 from hubsync.config.model import LocalRetention, MirrorRetention, RemoteRetention, Retention
 from hubsync.errors import MirrorError
@@ -31,10 +32,6 @@ def save(rig: Rig, *steps: int, fill: bytes = b"", **state: Any) -> None:
 
 def shown(server: PlainServer) -> set[str]:
     return {path.partition("/")[0] for path in server.read_all(REPO)}
-
-
-def branches(server: PlainServer) -> set[str]:
-    return set(server.git(REPO, "for-each-ref", "--format=%(refname:short)", "refs/heads").split())
 
 
 @pytest.fixture

@@ -244,12 +244,6 @@ def truncate(after: int = 10) -> Fault:
     return act
 
 
-def lose_answer(exchange: Exchange) -> None:
-    """Do what is asked, and answer nothing."""
-    exchange.forward()
-    exchange.reset()
-
-
 def hole(exchange: Exchange) -> None:
     """Read nothing and answer nothing until the fault is over."""
     exchange.over.wait()
