@@ -45,18 +45,18 @@ def test_a_token_in_a_file_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_token_given_to_a_grandchild_is_seen() -> None:
-    """By a process that is not ours, such as git: in its arguments or its environment."""
-    given = subprocess.Popen(["sh", "-c", f"A={TOKEN} sleep 60 & exec sh -c 'read x; :' {TOKEN}"],
+    """By a process that is not ours, such as git."""
+    given = subprocess.Popen(["sh", "-c", f"sh -c 'read x; :' {TOKEN}; :"],
                              stdin=subprocess.PIPE, process_group=0)  # fmt: skip
     try:
         deadline = time.monotonic() + PATIENCE_S
-        while len(seen := list(canary.search_processes(os.getpid()))) < 2 and time.monotonic() < deadline:
+        while not (seen := list(canary.search_processes(given.pid))) and time.monotonic() < deadline:
             time.sleep(0.01)
     finally:
         os.killpg(given.pid, signal.SIGKILL)
         given.communicate()
 
-    assert {"cmdline", "environ"} == {Path(place).name for place in seen}
+    assert ["argv of b'sh"] == [place[:12] for place in seen]
 
 
 def test_a_token_that_is_printed_is_seen(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 They are made of a few letters only, so that any of them is known when it is seen. Looked at are arguments and environment
 of each process that hubsync starts (by an audit hook, here and in every hubsync that a test starts, see sitecustomize.py),
-and of all that these start in turn (as /proc shows them with each line of a daemon's log), what hubsync prints, and the
-files of its state.
+the arguments of all that these start in turn (as /proc shows them with each line of a daemon's log), what hubsync prints,
+and the files of its state.
 """
 
 import os
@@ -46,11 +46,11 @@ def watch_children(place: str) -> None:
 
 
 def search_processes(pid: int) -> Iterator[str]:
-    """Yield the processes below *pid*, by whomever they were started, that now have a token in arguments or environment."""
+    """Yield the processes below *pid*, by whomever they were started, that now have a token in their arguments."""
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in _read(listed).split():
-            place = Path("/proc") / child.decode()
-            yield from (f"{place / where}" for where in ("cmdline", "environ") if sees(_read(place / where)))
+            if sees(line := _read(Path("/proc") / child.decode() / "cmdline")):
+                yield f"argv of {line!r:.120}"
             yield from search_processes(int(child))
 
 
