@@ -273,9 +273,7 @@ class Git:
     def _start(
         self, args: tuple[str, ...], config: Mapping[str, str], environment: Mapping[str, str], pass_fds: tuple[int, ...]
     ) -> Any:  # noqa: ANN401 - GitPython types its process loosely
-        import git  # noqa: PLC0415 - 250 ms, and what is unchanged needs no git
-
-        runner = git.Git(self.git_dir)
+        runner = _git_python().Git(self.git_dir)
         process = runner.execute(
             [git_executable(), f"--git-dir={self.git_dir}", *args],
             istream=cast("Any", PIPE),
@@ -414,6 +412,19 @@ def git_executable() -> str:
             raise ToolMissingError(f"{tool} is not installed", hint=f"install it, e.g. apt-get install {tool}")
 
     return str(found)
+
+
+@functools.cache
+def _git_python() -> Any:  # noqa: ANN401 - a module
+    """Import GitPython, which takes 250 ms, and what is unchanged needs no git."""
+    try:
+        import git  # noqa: PLC0415
+    except ImportError:  # it runs a command as it is imported, which may have been killed; half of it is there
+        for name in [name for name in sys.modules if name.startswith("git.")]:
+            del sys.modules[name]
+        import git  # noqa: PLC0415
+
+    return git
 
 
 def blob_id(content: bytes) -> str:

@@ -113,7 +113,7 @@ def list_missing(git: Git, commit: str) -> list[str]:
 
 
 def is_whole(git: Git, commit: str) -> bool:
-    """Tell whether all that *commit* and its history need is there."""
+    """Tell whether all that *commit* (``--all``: any ref) and its history need is there."""
     return git.run("rev-list", "--objects", "--quiet", commit, check=False).returncode == 0
 
 

@@ -122,7 +122,8 @@ def _make_again(missing: set[str], source: Path, git: Git, ledger: Ledger) -> No
 def recover_mirror(git: Git, borrow: Path, *, was_killed: bool) -> None:
     """Drop what is damaged of a mirror's repository: it is fetched again, and compared with what was published."""
     broken = drop_broken_refs(git)
-    if was_killed and (damaged := [*drop_damaged_objects(git), *_damaged_boundary(git)]):
+    damaged = [*drop_damaged_objects(git), *_damaged_boundary(git)] if was_killed else []
+    if damaged or has_empty_objects(git) or not is_whole(git, "--all"):
         shutil.rmtree(git.git_dir)
         git.open(borrow=borrow)
         _tell("mirror", git.git_dir, "git objects were damaged; it is fetched again", damaged)

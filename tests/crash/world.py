@@ -92,7 +92,8 @@ class World:
     def running(self) -> Daemon:
         """Return the running hubsync; it is started if it is not."""
         if self.daemon is not None and self.daemon.process.poll() is not None:
-            raise AssertionError(f"hubsync ended by itself: {self._gather()[-5:]}")
+            code = self.daemon.process.returncode
+            raise AssertionError(f"hubsync ended by itself with {code}: {self._gather()[-5:]}")
         return self.daemon or self.start()
 
     def kill_at(self, step: str, patience_s: float = _PATIENCE_S) -> bool:

@@ -1,6 +1,7 @@
 """What a store survives: its files are damaged while hubsync is away, as a power cut or a bad disk does."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,17 +210,55 @@ def test_an_empty_file_of_git_is_written_again(rig: Rig, server: PlainServer) ->
     expect_all(rig, server)
 
 
-def test_a_mirrors_damaged_repository_is_fetched_again(rig: Rig, server: PlainServer) -> None:
-    """What was fetched can be fetched again."""
+def cut(path: Path) -> None:
+    """Leave the first half of a file, as when the rest was never written."""
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(("how", "closed"), [
+    (lambda path: flip(path, path.stat().st_size // 2), False),
+    (lambda path: path.write_bytes(bytes(path.stat().st_size)), False),
+    (cut, True),
+], ids=["flipped", "zeroed", "cut"])  # fmt: skip
+def test_a_mirrors_damaged_repository_is_fetched_again(
+    rig: Rig, server: PlainServer, how: Callable[[Path], object], *, closed: bool
+) -> None:
+    """What was fetched can be fetched again: after a power cut, and where a disk or a hand did it later."""
 
     def spoil(target: Path) -> None:
-        was_killed(target)
+        if not closed:
+            was_killed(target)
         for path in (target / "mirrors/m0.git/objects").rglob("*"):
             if path.is_file() and path.name != "alternates":
-                flip(path, path.stat().st_size // 2)
+                path.chmod(0o600)
+                how(path)
 
     assert ["mirror"] == damage(rig, spoil)
     expect_all(rig, server)
+
+
+def test_a_damaged_tree_of_a_mirror_is_noticed_although_it_was_closed_in_order(rig: Rig, server: PlainServer) -> None:
+    """Its refs name commits that are there; what these name is looked at as well."""
+
+    def spoil(target: Path) -> None:
+        git_dir = target / "mirrors/m0.git"
+        for pack in (git_dir / "objects/pack").glob("*.pack"):
+            subprocess.run(["git", "unpack-objects", "-q"], env={"GIT_DIR": str(git_dir)}, input=move_out(pack), check=True)
+        tree = subprocess.run(["git", "rev-parse", f"{LEFT.partition('.git/')[2]}^{{tree}}"], env={"GIT_DIR": str(git_dir)},
+                              capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
+        cut(git_dir / "objects" / tree[:2] / tree[2:])
+
+    assert ["mirror"] == damage(rig, spoil)
+    expect_all(rig, server)
+
+
+def move_out(pack: Path) -> bytes:
+    """Return the content of a pack, which is there no more."""
+    content = pack.read_bytes()
+    for beside in pack.parent.glob(f"{pack.stem}.*"):
+        beside.unlink()
+    return content
 
 
 # --- pins, and whose store it is

@@ -1,5 +1,6 @@
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -230,3 +231,16 @@ def test_blobs_of_any_content_are_read_through_one_process(git: Git) -> None:
     assert contents == files(git, commit)
     sizes = git.sizes([entry.blob for entry in git.list_tree(commit).values()] + ["12" * 20])
     assert sorted(map(len, contents.values())) == sorted(sizes.values())
+
+
+def test_git_python_is_imported_although_what_it_runs_was_killed(tmp_path: Path) -> None:
+    """It starts a command as it is imported; a machine that is short of memory kills what it likes."""
+    command = tmp_path / "killed-once"
+    command.write_text('#!/bin/sh\nchmod -x "$0"; kill -9 $$\n')
+    command.chmod(0o755)
+    code = "from hubsync.store.git import _git_python; print(_git_python().Git.__name__)"
+    environment = {**os.environ, "GIT_PYTHON_REFRESH": "quiet", "GIT_PYTHON_GIT_EXECUTABLE": str(command)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+    assert "Git\n" == done.stdout, done.stderr
+    assert not os.access(command, os.X_OK)
