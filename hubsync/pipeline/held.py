@@ -79,7 +79,8 @@ class Held:
 
     def forget(self, path: str) -> None:
         """Wait for *path* no longer."""
-        self.reasons.pop(path, None)
+        if self.reasons.pop(path, None) is None:  # asked of each file; nearly none was held
+            return
         self.hints.pop(path, None)
         self.since.pop(path, None)
         self.needy.discard(path)

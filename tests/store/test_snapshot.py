@@ -64,6 +64,21 @@ def test_nothing_seems_changed_after_a_commit_and_after_a_release(local: Rig) ->
     assert is_at_rest(local)
 
 
+def test_the_ledger_answers_as_git_does(local: Rig) -> None:
+    """What the newest snapshot holds and how large that is needs no program, and an older one is not mistaken for it."""
+    for number, content in enumerate((b"one", b"three", b"\0binary")):
+        local.write("d/file.txt", content)
+        local.write(f"d/file-{number}.txt", b"")
+        local.commit()
+    commits = [head(local), local.store.git.text("rev-parse", f"{head(local)}~2")]
+
+    trees = [local.store.list_tree(commit) for commit in commits]
+
+    assert [local.store.git.list_tree(commit) for commit in commits] == trees
+    assert [7, 3] == [local.store.measure([tree["d/file.txt"].blob]).popitem()[1] for tree in trees]
+    assert {0} == set(local.store.measure([trees[0]["d/file-0.txt"].blob]).values())
+
+
 def test_a_release_drops_only_what_no_mirror_needs(local: Rig) -> None:
     """An object stays while the mirror that is furthest behind lacks it; ``None`` is a mirror that has nothing."""
     contents = [b"\0" + bytes([number]) * 100 for number in range(3)]

@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub._local_folder import get_local_download_paths
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hubsync.watch.names import Kind, judge_name, judge_names
+from hubsync.watch.names import Kind, is_plain, judge_length, judge_name, judge_names
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,7 @@ def test_names_that_a_hub_cannot_hold_are_rejected(name: str) -> None:
     assert skip is not None
     assert Kind.REJECTED is skip.kind
     assert skip.reason
+    assert not (name and is_plain(f"d/{name}", name))
 
 
 @pytest.mark.parametrize("name", [".git", ".gitattributes"])
@@ -83,3 +86,13 @@ def test_a_long_name_of_a_directory_is_fine() -> None:
 def test_a_refused_name_has_a_cure(name: str) -> None:
     """The operator learns what to do, not only that it is refused."""
     assert "rename" in judge_name(name).hint
+
+
+@given(st.text(st.sampled_from("ab.:\\gGé\u200c~1/"), min_size=1), st.integers(0, 300))
+def test_a_plain_name_is_taken(name: str, length: int) -> None:
+    """What is told by one look is told so by all."""
+    name = f"{name.replace('/', '')}{'x' * length}" or "x"
+    path = f"a/{name}"
+
+    assert not is_plain(path, name) or (judge_name(name), judge_length(path)) == (None, None)
+    assert is_plain("a/f1.txt", "f1.txt")

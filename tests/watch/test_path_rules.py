@@ -120,6 +120,19 @@ def test_exclusion_is_gitignores(parts: list[str], patterns: list[str]) -> None:
     assert expected == PathRules(exclude=patterns).verdict("/".join(parts)).taken
 
 
+@given(
+    st.sampled_from([*TEMPORARY, *FINAL, "keep.log", "x.log", "x.bin", "a", "run"]),
+    st.sampled_from(["", "a/", "run/a/"]),
+    st.lists(st.sampled_from(PATTERNS), max_size=5),
+)
+def test_an_ordinary_name_is_taken(name: str, above: str, patterns: list[str]) -> None:
+    """What needs no closer look is taken by the closer look."""
+    rules = PathRules(exclude=patterns)
+
+    assert not rules.is_ordinary(above + name, name) or rules.verdict_below_taken(above + name, name).taken
+    assert PathRules().is_ordinary("a/model.safetensors", "model.safetensors")
+
+
 def test_a_hundred_thousand_paths_take_less_than_a_second() -> None:
     """Rules must not dominate an inventory."""
     rules = PathRules(include=("checkpoint-*/", "*.json"), exclude=("*.log", "wandb/", "/runs/**", "!keep.log", "*.bak"))
