@@ -209,7 +209,7 @@ def test_all_arrives_on_both_hubs_though_one_is_down_while_a_checkpoint_is_delet
 ) -> None:
     """The demo ends by itself with 0, shows the proof, and leaves nothing behind; the Hub that was down has all of it."""
     monkeypatch.chdir(tmp_path)
-    code = run_demo(None, scale=Scale(size_mb=8, checkpoints=4, pace_s=0.5))
+    code = run_demo(None, scale=Scale(size_mb=8, checkpoints=4))
     said = capsys.readouterr().out
 
     assert 0 == code, said
