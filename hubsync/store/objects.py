@@ -133,9 +133,10 @@ class Objects:
 
     def held(self) -> Iterator[tuple[str, os.stat_result]]:
         """Yield the oid and status of every pinned object."""
-        for path in self.directory.glob("??/??/*"):
-            with contextlib.suppress(FileNotFoundError):
-                yield path.name, path.stat()
+        for directory, _, names in os.walk(self.directory):  # which passes over what goes meanwhile; a glob fails on it
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    yield name, Path(directory, name).stat()
 
     def _reflink(self, fd: int, path: Path) -> bool:
         if not self._reflinks:

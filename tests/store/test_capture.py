@@ -1,6 +1,7 @@
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import threading
 import time
@@ -445,3 +446,18 @@ def test_what_is_released_leaves_the_page_cache(tmp_path: Path, objects: Objects
     objects.release("ab" * 32)
 
     assert 0 == int(subprocess.check_output(pages))
+
+
+def test_objects_that_go_while_they_are_listed_do_no_harm(tmp_path: Path) -> None:
+    """A mirror lets objects go, with their directories, while the heartbeat counts what is held."""
+    for number in range(3):
+        file = tmp_path / "lfs" / "objects" / f"0{number}" / f"1{number}" / "oid"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    objects = Objects(tmp_path)
+    held = objects.held()
+    next(held)
+    for directory in objects.directory.iterdir():
+        shutil.rmtree(directory)
+
+    assert [] == list(held)
