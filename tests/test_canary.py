@@ -2,13 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import canary
 import pytest
-from support.running import ROOT, Daemon, write_config
+from support.running import PATIENCE_S, ROOT, Daemon, write_config
 
 TOKEN = "hf_" + "CaNy" * 8
 
@@ -40,6 +42,21 @@ def test_a_token_in_a_file_is_seen(tmp_path: Path) -> None:
         path.unlink()
 
     assert {"state/targets/run/x", "a/state/status.json", "hubsync.log"} == found
+
+
+def test_a_token_given_to_a_grandchild_is_seen() -> None:
+    """By a process that is not ours, such as git."""
+    given = subprocess.Popen(["sh", "-c", f"sh -c 'read x; :' {TOKEN}; :"],
+                             stdin=subprocess.PIPE, process_group=0)  # fmt: skip
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (seen := list(canary.search_processes(given.pid))) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        os.killpg(given.pid, signal.SIGKILL)
+        given.communicate()
+
+    assert ["argv of b'sh"] == [place[:12] for place in seen]
 
 
 def test_a_token_that_is_printed_is_seen(tmp_path: Path) -> None:

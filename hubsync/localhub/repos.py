@@ -108,8 +108,9 @@ class Repos:
         self._incoming.mkdir(parents=True)
         for folder in TYPES:
             (self.directory / folder).mkdir(exist_ok=True)
-        for half in self.directory.glob("*/*/*.git/lfs/incoming"):
-            shutil.rmtree(half)
+        for pattern in ("lfs/incoming", "objects/tmp_objdir-*"):  # the second: a push whose git was killed
+            for half in self.directory.glob(f"*/*/*.git/{pattern}"):
+                shutil.rmtree(half, ignore_errors=True)  # that git may still be about to clean up itself
         for pattern in ("*.lock", "refs/**/*.lock"):  # of a git that was killed; nobody could push any more
             for lock in self.directory.glob(f"*/*/*.git/{pattern}"):
                 lock.unlink()

@@ -2,7 +2,7 @@
 
 A look costs more than a hash, so there are limits: a file of up to ``WHOLE_BYTES`` is looked through whole, a larger text
 up to ``TEXT_BYTES``, of other large files the first ``HEAD_BYTES``; of a zip or tar file also each member of up to
-``MEMBER_BYTES``, all together at most ``WHOLE_BYTES``.
+``MEMBER_BYTES``, all together at most ``WHOLE_BYTES``; of what gzip packed the first ``WHOLE_BYTES``, unpacked.
 """
 
 import codecs
@@ -30,6 +30,7 @@ _PIECE = 1 << 20
 _OVERLAP = 4096  # no secret is longer than what its pattern needs of it
 _SAMPLE = 8192
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell writes text
+_GZIP, _GZIP_WINDOW = b"\x1f\x8b\x08", 31  # RFC 1952; zlib's way to say "with gzip's header"
 _TAR_BLOCK, _TAR_KIND, _TAR_LENGTH, _TAR_MAGIC = 512, 156, slice(124, 136), slice(257, 262)  # POSIX.1-1988
 _MOST_TAR_MEMBERS = 100_000
 _MOST_MEMBERS_BYTES = 8 << 20  # of a zip's directory: some 100,000 members; torch writes hundreds
@@ -40,7 +41,7 @@ class Scanner:
 
     def __init__(self, size: int) -> None:
         self.found: Secret | None = None
-        self.is_zip = self.is_tar = False
+        self.is_zip = self.is_tar = self.is_gzip = False
         self._size = size
         self._is_text = False
         self._is_wide = False
@@ -74,12 +75,13 @@ class Scanner:
 
     def finish(self, fd: int) -> Secret | None:
         """Return what was found; in a zip or tar file, which *fd* is, by member if possible."""
-        inside = _scan_zip(fd, self._size) if self.is_zip else _scan_tar(fd, self._size) if self.is_tar else None
-        return inside or self.found
+        look = _scan_zip if self.is_zip else _scan_tar if self.is_tar else _scan_gzip if self.is_gzip else None
+        return (look and look(fd, self._size)) or self.found
 
     def _begin(self, content: bytes) -> None:
         self.is_zip = content.startswith(b"PK")
         self.is_tar = content[_TAR_MAGIC] == b"ustar"  # what NeMo saves, and data sets
+        self.is_gzip = content.startswith(_GZIP)
         self._is_wide = content.startswith(_WIDE)
         self._is_text = self._is_wide or b"\0" not in content[:_SAMPLE]
         limit = TEXT_BYTES if self._is_text else HEAD_BYTES
@@ -148,6 +150,25 @@ def _scan_tar(fd: int, size: int) -> Secret | None:
             return None
 
     return None
+
+
+def _scan_gzip(fd: int, size: int) -> Secret | None:
+    """Look into what was packed, a tar file or a text; what a bomb holds beyond the limit is not unpacked."""
+    inflate, scanner = zlib.decompressobj(_GZIP_WINDOW), Scanner(WHOLE_BYTES)
+    at, left, packed = 0, WHOLE_BYTES, b""
+    while left > 0 and at <= size and not (inflate.eof or scanner.is_done):
+        if not packed:
+            packed = os.pread(fd, _PIECE, at)
+            at += len(packed) or size + 1
+        try:
+            content = inflate.decompress(packed, min(_PIECE, left))
+        except zlib.error:
+            break
+        packed, left = inflate.unconsumed_tail, left - len(content)
+        if content:
+            scanner.feed(content)
+
+    return scanner.found and replace(scanner.found, member="what it unpacks to")
 
 
 def _tar_length(header: bytes) -> int | None:

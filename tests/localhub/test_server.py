@@ -145,12 +145,15 @@ def test_half_made_things_are_cleared_at_the_start(tmp_path: Path) -> None:
     half = tmp_path / "hub" / "models" / "acme" / "x.git" / "lfs" / "incoming" / "half"
     half.parent.mkdir()
     half.write_bytes(b"half")
+    pushed = half.parents[2] / "objects" / "tmp_objdir-incoming-aBcDeF" / "pack"
+    pushed.mkdir(parents=True)
     (tmp_path / "hub" / "incoming" / "repo").mkdir()
     with LocalHub(tmp_path / "hub") as hub:
         names = [repo.id for repo in HfApi(endpoint=hub.url, token=hub.token).list_models()]
 
     assert ["acme/x"] == names
     assert not half.exists()
+    assert not pushed.parent.exists()
     assert [] == list((tmp_path / "hub" / "incoming").iterdir())
 
 

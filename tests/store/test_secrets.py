@@ -1,6 +1,7 @@
 """What is taken for a secret, where it is found, and what merely looks like one. All secrets here are made up."""
 
 import base64
+import gzip
 import io
 import itertools
 import json
@@ -10,6 +11,7 @@ import random
 import string
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -230,6 +232,32 @@ def test_the_place_in_a_tar_file_is_its_member(tmp_path: Path, weights: int) -> 
 
     assert ("./model_config.yaml", 3) == (found.member, found.line)
     assert scan(tmp_path / "fine.nemo") is None
+
+
+@pytest.mark.parametrize("pack", [lambda text: text, lambda text: tar_file({"run.sh": text})], ids=["gz", "tar.gz"])
+def test_what_gzip_packed_is_looked_into(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """A log that was rotated, or a directory that was packed; behind a megabyte of other things as well."""
+    filling = b"".join(b"step %d\n" % number for number in range(200_000))
+    (tmp_path / "x.gz").write_bytes(gzip.compress(pack(filling + b"export HF_TOKEN=hf_" + b"Abcdefghij" * 4 + b"\n")))
+    (tmp_path / "fine.gz").write_bytes(gzip.compress(pack(filling)))
+
+    found = scan(tmp_path / "x.gz")
+
+    assert found is not None
+    assert found.place.endswith("of what it unpacks to")
+    assert scan(tmp_path / "fine.gz") is None
+
+
+def test_hostile_gzip_is_survived(tmp_path: Path) -> None:
+    """A bomb is unpacked up to the limit, what is cut or garbled up to there."""
+    token = b"hf_" + b"Abcdefghij" * 4
+    bomb = gzip.compress(bytes(WHOLE_BYTES * 4) + token)
+    (tmp_path / "bomb.gz").write_bytes(bomb)
+    (tmp_path / "cut.gz").write_bytes(bomb[: len(bomb) // 2])
+    (tmp_path / "header.gz").write_bytes(bomb[:5])
+    (tmp_path / "garbled.gz").write_bytes(bomb[:20] + os.urandom(5000))
+
+    assert [None] * 4 == [scan(tmp_path / f"{name}.gz") for name in ("bomb", "cut", "header", "garbled")]
 
 
 def test_a_hostile_tar_file_is_survived(tmp_path: Path) -> None:

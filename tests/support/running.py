@@ -67,6 +67,7 @@ class Daemon:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.leaks += [line] if canary.sees(line) else []
+            self.leaks += canary.search_processes(self.process.pid)
             entry = json.loads(line)
             self.strange += [strange] if (strange := find_strange(entry)) else []
             self._new.put(entry)

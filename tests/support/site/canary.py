@@ -1,8 +1,9 @@
 """Looks out for the tokens of the tests' Hubs where none may stand: with every test, and for next to nothing.
 
 They are made of a few letters only, so that any of them is known when it is seen. Looked at are arguments and environment
-of each process that hubsync starts (by an audit hook, here and in every hubsync that a test starts, see
-sitecustomize.py), what hubsync prints, and the files of its state.
+of each process that hubsync starts (by an audit hook, here and in every hubsync that a test starts, see sitecustomize.py),
+the arguments of all that these start in turn (as /proc shows them with each line of a daemon's log), what hubsync prints,
+and the files of its state.
 """
 
 import os
@@ -42,6 +43,22 @@ def watch_children(place: str) -> None:
                     file.writelines(f"{where} of {argv!r:.120}\n" for where in leaks)
 
     sys.addaudithook(hear)
+
+
+def search_processes(pid: int) -> Iterator[str]:
+    """Yield the processes below *pid*, by whomever they were started, that now have a token in their arguments."""
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in _read(listed).split():
+            if sees(line := _read(Path("/proc") / child.decode() / "cmdline")):
+                yield f"argv of {line!r:.120}"
+            yield from search_processes(int(child))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def _is_ours() -> bool:
