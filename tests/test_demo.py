@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -213,7 +214,8 @@ def test_all_arrives_on_both_hubs_though_one_is_down_while_a_checkpoint_is_delet
     said = capsys.readouterr().out
 
     assert 0 == code, said
-    assert "deletes checkpoint-200, which second does not have yet" in said
+    told = " ".join(said.split())  # a slow machine has more to say: the first Hub may lack it, too
+    assert re.search(r"deletes checkpoint-200, which (first and )?second does not have yet", told)
     assert "has all of checkpoint-200, too" in said
     assert "Everything matched: 62 files" in said
     assert [] == list(tmp_path.iterdir())
