@@ -143,7 +143,7 @@ def _read_links(source: Path, unit: str) -> Iterator[tuple[str, str]]:
             continue
 
 
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=8192)
 def _unit_of_directory(units: tuple[str, ...], directory: str) -> str | None:
     if not directory:
         return None

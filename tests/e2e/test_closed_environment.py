@@ -170,7 +170,7 @@ def test_each_process_sees_what_it_needs_and_no_token(
 
 def read_execve(line: str) -> tuple[str, list[str], dict[str, str]]:
     """Return the program, the arguments and the environment of a traced call."""
-    found = re.search(r'execve\("([^"]*)", \[(.*?)\], \[(.*)\]\)', line)
+    found = re.search(r'execve\("([^"]*)", \[(.*?)\], \[(.*)\](\)| <unfinished)', line)
     assert found, line[:300]
     argv, environment = (json.loads(f"[{part}]".replace("\\'", "'"), strict=False) for part in (found[2], found[3]))
     return os.fspath(found[1]), argv, dict(pair.split("=", 1) for pair in environment)

@@ -47,8 +47,12 @@ def watch_children(place: str) -> None:
 
 def search_processes(pid: int) -> Iterator[str]:
     """Yield the processes below *pid*, by whomever they were started, that now have a token in their arguments."""
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in _read(listed).split():
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:  # it has ended
+        return
+    for thread in threads:
+        for child in _read(thread / "children").split():
             if sees(line := _read(Path("/proc") / child.decode() / "cmdline")):
                 yield f"argv of {line!r:.120}"
             yield from search_processes(int(child))
