@@ -13,8 +13,10 @@ from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import Rig
 from support.running import write_checkpoint
 
+from hubsync.errors import GitError
 from hubsync.monitor.status import DaemonStatus, LastError, Status, TargetStatus, Waiting, choose_exit_code
 from hubsync.report import describe_target, log_heartbeat, summarize
+from hubsync.store.trouble import at_work
 
 HOUR = 3600
 BEGAN = int(time.time()) - 48 * HOUR
@@ -60,6 +62,25 @@ def test_nothing_to_publish_is_neither_behind_nor_at_risk(rig: Rig) -> None:
     rig.settle()
 
     assert (0.0, 0.0) == (describe(rig).behind_s, describe(rig).at_risk_s)
+
+
+def test_a_commit_that_fails_is_shown_until_one_goes_through(rig: Rig) -> None:
+    """What is captured and cannot be committed must not look well; a lock that is nobody's is no reason for long."""
+    rig.write("notes.txt", b"1")
+    (rig.store.git.git_dir / "refs/heads/snapshots.lock").touch()
+    with at_work(rig.store.git.git_dir, ("fetch",)), pytest.raises(GitError):
+        rig.commit()
+
+    status = describe(rig)
+    assert "degraded" == status.state
+    assert status.last_error is not None
+    assert "the last commit failed: git fast-import" in status.last_error.error
+    assert "tried again" in status.last_error.hint
+    rig.pipeline.commit(units_only=True)  # with none that is complete
+    assert "degraded" == describe(rig).state
+
+    rig.commit()
+    assert ("ok", None) == (describe(rig).state, describe(rig).last_error)
 
 
 def test_what_settled_is_behind_before_it_is_committed(rig: Rig) -> None:

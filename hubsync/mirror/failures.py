@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from hubsync.errors import GitError, MirrorError
+from hubsync.errors import DiskFullError, GitError, MirrorError, StateError
 from hubsync.monitor.text import escape_unsafe
 
 _SAID_CHARS = 600  # of a tool's words in a message; a captive portal's page is no news
@@ -167,9 +167,11 @@ def read_failure(doing: str, said: str) -> MirrorError:
     return failure
 
 
-def is_of_damage(failure: GitError | MirrorError) -> bool:
+def is_of_damage(failure: GitError | StateError | MirrorError) -> bool:
     """Tell whether a repository of ours may be what failed: git on it alone, or as git says when it talks to a server."""
-    return isinstance(failure, GitError) or _DAMAGED.search(failure.said) is not None
+    if isinstance(failure, MirrorError):
+        return _DAMAGED.search(failure.said) is not None
+    return not isinstance(failure, DiskFullError)
 
 
 def read_asked_wait(said: str) -> AskedWait:

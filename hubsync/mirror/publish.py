@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import Event
 
 from hubsync.config.model import Config, Endpoint, Mirror, Target
-from hubsync.errors import GitError, MirrorError
+from hubsync.errors import GitError, MirrorError, StateError
 from hubsync.mirror.announce import Announcer, Published, sum_up
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted, MadeAnewError
@@ -230,7 +230,7 @@ class Publisher:
         self._began = time.monotonic()
         try:
             return self._publish_and_retain()
-        except (GitError, MirrorError) as exc:
+        except (GitError, StateError, MirrorError) as exc:
             if not is_of_damage(exc) or not self._store.mend_mirror(self._git):
                 raise
         self._record.read()

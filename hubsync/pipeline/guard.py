@@ -1,13 +1,15 @@
 """Stops a target whose source looks like an accident, and capture where there is no room. Each is said once."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 from hubsync.config.model import Target
-from hubsync.errors import HubsyncError, SourceError
+from hubsync.errors import HubsyncError, SourceError, read_os_error
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.text import format_bytes, format_count
+from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
 from hubsync.watch.inventory import Inventory
 
@@ -26,6 +28,7 @@ class Guard:
     def __init__(self, target: Target, store: Store, min_free_bytes: int, log: FilteringBoundLogger) -> None:
         self.halted: HubsyncError | None = None
         self.is_paused = False
+        self._failure: LastError | None = None  # of the last commit
         self._since = datetime.now(UTC)
         self._target = target
         self._store = store
@@ -73,6 +76,24 @@ class Guard:
             self.halted = None
             self._log.info("target.resumed", source=str(self._target.source))
 
+    @contextlib.contextmanager
+    def note_failure(self) -> Iterator[None]:
+        """Note why a commit fails, if it does, until ``end_failure``."""
+        try:
+            yield
+        except StoppedError:
+            raise
+        except Exception as exc:
+            known = read_os_error(exc) if isinstance(exc, OSError) else exc
+            kind, hint = (known.error_kind, known.hint) if isinstance(known, HubsyncError) else ("internal", "")
+            since = self._failure.since if self._failure else datetime.now(UTC)
+            self._failure = LastError(f"the last commit failed: {known}", kind, hint, since)
+            raise
+
+    def end_failure(self) -> None:
+        """Note that a commit went through."""
+        self._failure = None
+
     def has_room(self) -> bool:
         """Tell whether the disk of the store has room."""
         free = self._store.free_bytes()
@@ -97,7 +118,7 @@ class Guard:
         if self.halted is not None:
             return LastError(str(self.halted), self.halted.error_kind, self.halted.hint, self._since)
         if not self.is_paused:
-            return None
+            return self._failure
         free, wanted = format_bytes(self._store.free_bytes()), format_bytes(self._min_free_bytes)
         return LastError(
             f"capture is paused: {free} free on the disk of {self._store.directory}, min_free is {wanted}; "

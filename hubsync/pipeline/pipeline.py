@@ -253,19 +253,26 @@ class Pipeline:
                 return []
             if not self._guard.has_room():
                 return []
-            commits = [commit for unit in self._units.in_order() for commit in self._commit_unit(unit)]
-            if not units_only:
-                for entry in self._files.grown_logs():
-                    self._feed(entry)
-                    self._files.settle_at_once(entry)
-                commits += self._commit_settled()
-                commits += self._commit_removed(confirmed=confirm_deletes)
-            if commits:
-                self.store.repack()
+            with self._guard.note_failure():
+                commits = self._commit(units_only=units_only, confirm_deletes=confirm_deletes)
             if commits or not units_only:
+                self._guard.end_failure()
                 self._note_oldest(all_seen=True)
 
             return commits
+
+    def _commit(self, *, units_only: bool, confirm_deletes: bool) -> list[str]:
+        commits = [commit for unit in self._units.in_order() for commit in self._commit_unit(unit)]
+        if not units_only:
+            for entry in self._files.grown_logs():
+                self._feed(entry)
+                self._files.settle_at_once(entry)
+            commits += self._commit_settled()
+            commits += self._commit_removed(confirmed=confirm_deletes)
+        if commits:
+            self.store.repack()
+
+        return commits
 
     def release(self, published: list[str | None]) -> bool:
         """Drop pins that no mirror needs; return False if the target is busy (then it is done another time)."""

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from hubsync.errors import DiskFullError, GitError, ToolMissingError
+from hubsync.errors import DiskFullError, GitError, StateError, ToolMissingError
 from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
+from hubsync.store.trouble import MARK, at_work, clear_lock, tells_damage
 
 _MANY_PACKS = 50
 
@@ -34,6 +35,9 @@ _NEVER_WITHOUT = {
     "config": "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n",
 }
 _SIGNS = {"HEAD": "ref: ", "config": "repositoryformatversion"}
+
+_AGAIN_HINT = "it is tried again by itself; if it stays so, see whether the disk of the state directory is whole"
+_DAMAGE_HINT = "restart hubsync: it keeps what is whole, reads the rest again from the source, or says what else to do"
 
 _LISTS = Watch(output=LONGEST_LISTING)
 
@@ -97,8 +101,7 @@ class Git:
         for name, sign in _SIGNS.items():  # a power cut may have emptied it
             if (file := self.git_dir / name).exists() and sign not in file.read_text("ascii", "replace"):
                 file.unlink()
-        if not all((self.git_dir / name).exists() for name in _NEVER_WITHOUT):
-            _lay_out(self.git_dir)
+        _lay_out(self.git_dir)
         if borrow is not None:
             alternates = self.git_dir / "objects" / "info" / "alternates"
             alternates.parent.mkdir(exist_ok=True)
@@ -123,15 +126,45 @@ class Git:
     ) -> Finished:
         """Run ``git *args`` to its end.
 
+        A lock that a killed git left is removed, and the command tried again.
+
         Raises:
             GitError: it failed and *check* is set; carries git's own words.
+            StateError: it failed because the repository is damaged.
         """
-        child = self._start(args, config or {}, environment or {}, pass_fds)
-        finished = finish(child, feed, watch)
-        if check and finished.returncode != 0:
+        with at_work(self.git_dir, args):
+            child = self._start(args, config or {}, environment or {}, pass_fds)
+            finished = finish(child, feed, watch)
+        if finished.returncode == 0:
+            return finished
+        if clear_lock(self.git_dir, finished.stderr) is not None:
+            if pass_fds or not isinstance(feed, Sequence):  # what they held has been read
+                raise GitError(f"git {args[0]}: a lock was in its way, which is removed", hint=_AGAIN_HINT)
+            return self.run(*args, feed=feed, config=config, environment=environment, watch=watch, check=check)
+        if check or pass_fds:
+            self._expect_undamaged(finished)
+        if check:
             raise read_failure(args, finished)
 
         return finished
+
+    def _expect_undamaged(self, finished: Finished) -> None:
+        """Raise StateError if what failed met a damaged pack, here or in the repository that this one borrows from."""
+        if not tells_damage(finished.stderr):
+            return
+        borrowed = self.git_dir / "objects" / "info" / "alternates"
+        others = [Path(line).parent for line in borrowed.read_text().splitlines()] if borrowed.exists() else []
+        for git in (self, *map(Git, others)):
+            packs = list((git.git_dir / "objects" / "pack").glob("*.pack"))
+            if all(git.verify_pack(pack) for pack in packs):
+                continue
+            (git.git_dir / MARK).touch()
+            raise StateError(f"{git.git_dir} is damaged: git cannot read all of its packs", hint=_DAMAGE_HINT)
+
+    def verify_pack(self, pack: Path) -> bool:
+        """Tell whether all of *pack* can be read, by its index."""
+        with at_work(self.git_dir, ("verify-pack",)):
+            return finish(self._start(("verify-pack", str(pack.with_suffix(".idx"))), {}, {}, ())).returncode == 0
 
     def text(self, *args: str, **options: Any) -> str:  # noqa: ANN401 - those of run()
         """Run ``git *args`` and return its stripped output."""
@@ -317,16 +350,23 @@ class FastImport:
         self._child: Any = None
         self._marks = 0
         self._tips: dict[str, str] = {}
+        self._work = at_work(runner.git_dir, ("fast-import",))
 
     def __enter__(self) -> Self:
+        self._work.__enter__()
         self._child = self._git._start(("fast-import", "--quiet", "--done", "--force", "--depth=0"), {}, {}, ())  # noqa: SLF001 - same module
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._send([] if kind else [b"done\n"])
-        finished = finish(self._child)
+        try:
+            self._send([] if kind else [b"done\n"])
+            finished = finish(self._child)
+        finally:
+            self._work.__exit__(None, None, None)
         if kind is None and finished.returncode != 0:
-            raise read_failure(("fast-import",), finished)
+            if clear_lock(self._git.git_dir, finished.stderr) is None:
+                raise read_failure(("fast-import",), finished)
+            self._git.update_refs(self._tips)  # its pack is finished by then
         sync_directory(self._git.git_dir / "objects" / "pack")
         sync_directory(self._git.git_dir / "refs" / "heads")
 
@@ -395,10 +435,11 @@ class CommitHeader:
 
 def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFullError:
     """Turn what git said into an error; its own words are kept."""
-    said = finished.stderr.strip() or f"exit status {finished.returncode}"
+    ended = f"killed by signal {-finished.returncode}" if finished.returncode < 0 else f"exit status {finished.returncode}"
+    said = finished.stderr.strip() or ended
     if "No space left on device" in said or "Disk quota exceeded" in said:
         return DiskFullError(f"git {args[0]}: {said}", hint="free space on the file system of the state directory")
-    return GitError(f"git {args[0]}: {said}")
+    return GitError(f"git {args[0]}: {said}", hint=_AGAIN_HINT)
 
 
 @functools.cache

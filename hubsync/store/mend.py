@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubsync.store.git import Git, sync_directory
+from hubsync.store.trouble import MARK
 
 _ID = re.compile("[0-9a-f]{40}")
 
@@ -36,10 +37,11 @@ def drop_broken_refs(git: Git) -> list[str]:
     return [str(path.relative_to(git.git_dir)) for path in broken]
 
 
-def has_empty_objects(git: Git) -> bool:
-    """Tell whether a file of objects, or an index of a pack, has no content; git writes none like that."""
-    files = (path for path in (git.git_dir / "objects").glob("*/*") if path.suffix in {"", ".pack", ".idx"})
-    return any(path.stat().st_size == 0 for path in files)
+def shows_damage(git: Git) -> bool:
+    """Tell whether git met damage before, a file of objects has no content (git writes none), or a pack no index."""
+    files = [path for path in (git.git_dir / "objects").glob("*/*") if path.suffix in {"", ".pack", ".idx"}]
+    packs, indexes = ({path.stem for path in files if path.suffix == suffix} for suffix in (".pack", ".idx"))
+    return (git.git_dir / MARK).exists() or packs != indexes or any(path.stat().st_size == 0 for path in files)
 
 
 def drop_damaged_objects(git: Git) -> list[str]:

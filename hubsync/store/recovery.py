@@ -18,11 +18,12 @@ from hubsync.store.mend import (
     drop_damaged_objects,
     find_line,
     find_newest_whole,
-    has_empty_objects,
     is_id,
     is_whole,
     list_missing,
+    shows_damage,
 )
+from hubsync.store.trouble import MARK
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.inventory import look
 
@@ -61,21 +62,21 @@ def recover(directory: Path, source: Path, git: Git, ledger: Ledger) -> bool:
     Raises:
         StateError: it is damaged so that nothing of its queue is left.
     """
-    was_killed = (directory / _OPEN_FILE).exists()
-    broken = drop_broken_refs(git)
     # A disk or a hand can damage what was closed in order; all content is read only where that shows.
-    was_killed = (
-        was_killed or has_empty_objects(git) or ((tip := git.read_ref(SNAPSHOTS)) is not None and not is_whole(git, tip))
-    )
+    was_killed = (directory / _OPEN_FILE).exists() or shows_damage(git)
+    was_killed = was_killed or ((tip := git.read_ref(SNAPSHOTS)) is not None and not is_whole(git, tip))
     damaged = drop_damaged_objects(git) if was_killed else []
+    broken = drop_broken_refs(git)  # not before: git reads nothing beside a pack that it cannot open
     head, known = git.read_ref(SNAPSHOTS), ledger.meta("snapshot") or None
     is_cut = False
     if damaged or broken or (head is None and (known is not None or ledger.was_rebuilt)):
         is_cut = _restore_queue(directory, source, git, ledger, known)
+        broken = broken or ([SNAPSHOTS] if head is None and git.read_ref(SNAPSHOTS) is not None else [])
+    (git.git_dir / MARK).unlink(missing_ok=True)
     if ledger.was_rebuilt and git.read_ref(SNAPSHOTS) is not None:
         _tell("ledger", directory, "it was missing or damaged, and is made again")
     if broken:
-        _tell("refs", git.git_dir, "a ref named no commit", broken)
+        _tell("refs", git.git_dir, "a ref named no commit, or was missing", broken)
     if damaged:
         _tell("objects", git.git_dir, "git objects were damaged", damaged)
     if is_cut:
@@ -126,7 +127,7 @@ def recover_mirror(git: Git, borrow: Path, *, was_killed: bool) -> bool:
     """
     broken = drop_broken_refs(git)
     damaged = [*drop_damaged_objects(git), *_damaged_boundary(git)] if was_killed else []
-    is_lost = bool(damaged) or has_empty_objects(git) or not is_whole(git, "--all")
+    is_lost = bool(damaged) or shows_damage(git) or not is_whole(git, "--all")
     if is_lost:
         shutil.rmtree(git.git_dir)
         git.open(borrow=borrow)

@@ -132,12 +132,12 @@ class Store:
         """Put a mirror's repository right that git failed on; return whether it was damaged. Nobody else may use it."""
         if not is_whole(self.git, "--all"):  # what it borrows is
             return False
-        path, was_there = str(git.git_dir), (git.git_dir / "HEAD").exists()
+        path, was_there = str(git.git_dir), (git.git_dir / "refs").exists()
         with state_errors():
             leftovers = git.open(borrow=self.git.git_dir)
             is_mended = recover_mirror(git, self.git.git_dir, was_killed=True)
         if not was_there:
-            log.warning("state.recovered", what="mirror", path=path, reason="it was gone; it is fetched again")
+            log.warning("state.recovered", what="mirror", path=path, reason="it was gone; the mirror is compared anew")
         if leftovers:
             log.warning("state.recovered", what="leftovers", path=path, reason="killed", files=leftovers)
 

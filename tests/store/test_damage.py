@@ -203,6 +203,60 @@ def test_nothing_but_a_start_from_the_source_helps_a_store_that_is_gone(rig: Rig
     expect_all(rig, server)
 
 
+def newest_packs_content(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    def spoil(target: Path) -> None:
+        pack = newest_pack(target)
+        pack.chmod(0o600)
+        pack.write_bytes(change(pack.read_bytes()))
+
+    return spoil
+
+
+@pytest.mark.parametrize("change", [lambda pack: pack[: len(pack) // 2], lambda pack: bytes(len(pack))])
+def test_a_pack_that_git_cannot_open_costs_no_more_than_itself(
+    rig: Rig, server: PlainServer, change: Callable[[bytes], bytes]
+) -> None:
+    """A disk or a hand spoils the newest pack of a store that was closed in order."""
+    for path, content in QUEUED.items():
+        rig.write(path, content)
+    assert {"objects", "queue"} <= set(damage(rig, newest_packs_content(change)))
+    expect_all(rig, server)
+
+
+def test_indexes_are_made_again(rig: Rig, server: PlainServer) -> None:
+    """A pack without its index is whole; nothing of it is lost."""
+    damage(rig, lambda target: [path.unlink() for path in (target / "store.git/objects/pack").glob("*.idx")])
+    expect_all(rig, server)
+
+
+def test_lost_refs_are_found(rig: Rig, server: PlainServer) -> None:
+    """Without ``refs/`` git takes a repository for none."""
+    assert ["refs"] == damage(rig, lambda target: shutil.rmtree(target / "store.git/refs"))
+    expect_all(rig, server)
+
+
+def test_lost_objects_are_said_with_the_cure(rig: Rig) -> None:
+    """Without ``objects/`` as well; nothing of the queue is left then."""
+    with pytest.raises(StateError, match="no snapshot in it is whole") as refused:
+        damage(rig, lambda target: shutil.rmtree(target / "store.git/objects"))
+    assert "move" in refused.value.hint
+    shutil.move(rig.state / "targets" / "run", rig.state / "aside")
+    rig.__enter__()
+
+
+def test_a_flipped_bit_is_no_fault_of_the_server(rig: Rig, server: PlainServer) -> None:
+    """It shows as the server refuses what it is sent; the next start mends it, and all is published."""
+    damage(rig, newest_packs_content(lambda pack: pack[:60] + bytes([pack[60] ^ 0xFF]) + pack[61:]))
+    for path, content in QUEUED.items():
+        rig.write(path, content)
+    with pytest.raises(StateError, match="is damaged") as refused:
+        rig.update()
+    assert "restart" in refused.value.hint
+
+    assert "objects" in damage(rig, lambda _: None)
+    expect_all(rig, server)
+
+
 def test_an_empty_file_of_git_is_written_again(rig: Rig, server: PlainServer) -> None:
     """A power cut that emptied HEAD or the config costs nothing."""
     empty = [f"{repository}/{name}" for repository in ("store.git", "mirrors/m0.git") for name in ("HEAD", "config")]
