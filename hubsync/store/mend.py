@@ -10,10 +10,13 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from hubsync.monitor.logger import get_logger
 from hubsync.store.git import Git, sync_directory
 from hubsync.store.trouble import MARK
 
 _ID = re.compile("[0-9a-f]{40}")
+
+log = get_logger()
 
 
 def is_id(text: str) -> bool:
@@ -79,6 +82,7 @@ def _damaged_packs(git: Git, directory: Path) -> Iterator[Path]:
         new = git.git_dir / "tmp_index.idx"
         if git.run("index-pack", "-o", str(new), str(pack), check=False).returncode == 0:
             new.replace(index)
+            log.warning("state.recovered", what="objects", path=str(index), reason="the index is made again", files=1)
         else:
             yield pack
 

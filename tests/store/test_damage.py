@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from support.plain_server import PlainServer
 from support.rig import REPO, Rig, safetensors
 
-from hubsync.errors import MirrorError, StateError
+from hubsync.errors import GitError, MirrorError, StateError
 
 MakeRig = Callable[..., Rig]
 SNAPSHOTS = "store.git/refs/heads/snapshots"
@@ -225,7 +225,8 @@ def test_a_pack_that_git_cannot_open_costs_no_more_than_itself(
 
 def test_indexes_are_made_again(rig: Rig, server: PlainServer) -> None:
     """A pack without its index is whole; nothing of it is lost."""
-    damage(rig, lambda target: [path.unlink() for path in (target / "store.git/objects/pack").glob("*.idx")])
+    done = damage(rig, lambda target: [path.unlink() for path in (target / "store.git/objects/pack").glob("*.idx")])
+    assert {"objects"} == set(done)
     expect_all(rig, server)
 
 
@@ -349,6 +350,25 @@ def move_out(pack: Path) -> bytes:
     for beside in pack.parent.glob(f"{pack.stem}.*"):
         beside.unlink()
     return content
+
+
+@pytest.mark.parametrize("name", ["shallow.lock", "packed-refs.lock", "refs/mirror/left/main.lock"])
+def test_a_mirror_goes_on_after_a_lock_that_a_killed_git_left(rig: Rig, server: PlainServer, name: str) -> None:
+    """Nobody restarts hubsync for it; what others commit is fetched, and all is published at the next try at the latest."""
+    server.commit(REPO, {"theirs.txt": b"theirs"})
+    lock = rig.state / "targets/run/mirrors/m0.git" / name
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    errors: list[GitError] = []
+    try:
+        rig.update()
+    except GitError as exc:
+        errors.append(exc)
+
+    assert not lock.exists()
+    assert all(error.retryable and "tried again" in error.hint for error in errors)
+    rig.update()
+    assert {"theirs.txt": b"theirs", **QUEUED}.items() <= server.read_all(REPO).items()
 
 
 # --- pins, and whose store it is
