@@ -6,16 +6,21 @@ from pathlib import Path
 
 
 def is_locked(state_dir: Path) -> bool:
-    """Tell whether a hubsync runs on *state_dir*: whether the process that the lock names is there and has it open.
+    """Tell whether a hubsync runs on *state_dir*."""
+    return find_owner(state_dir) is not None
+
+
+def find_owner(state_dir: Path) -> int | None:
+    """Return the process that the lock of *state_dir* names, if it is there and has it open.
 
     Nothing is locked or opened for it: a hubsync that is just starting would take us for another one.
     """
     lock = state_dir / "lock"
     try:
         owner = lock.read_text("ascii").strip()
-        return owner.isdecimal() and _has_open(owner, lock.stat())
+        return int(owner) if owner.isdecimal() and _has_open(owner, lock.stat()) else None
     except (OSError, UnicodeDecodeError):
-        return False
+        return None
 
 
 def _has_open(pid: str, file: os.stat_result) -> bool:

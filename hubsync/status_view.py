@@ -10,8 +10,8 @@ from pathlib import Path
 from hubsync.config.glance import Glance
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError
 from hubsync.monitor.screen import draw_status
-from hubsync.monitor.status import Status, choose_exit_code, describe_rejected, encode_status, read_status
-from hubsync.presence import is_locked
+from hubsync.monitor.status import Status, Waiting, choose_exit_code, describe_rejected, encode_status, read_status
+from hubsync.presence import find_owner
 
 _REFRESH_S = 1.0
 _NO_STATUS = "ask again in a moment; if it stays so, its log says why: the disk of state_dir may be full"
@@ -73,7 +73,8 @@ def _draw(status: Status, *, running: bool, colour: bool) -> str:
 
 
 def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> tuple[Status, bool]:
-    running = is_locked(state_dir)
+    owner = find_owner(state_dir)
+    running = owner is not None
     if rejected is not None and not running:
         raise rejected
     try:
@@ -86,6 +87,8 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
         if running:
             raise
         raise NotRunningError(f"no hubsync is running here, and {exc}", hint="start it: hubsync run") from exc
+    if owner is not None and (outdated := _find_outdated(status, owner)) is not None:
+        status = replace(status, daemon=replace(status.daemon, stalled=(outdated, *status.daemon.stalled)))
     if rejected is not None:
         known = status.daemon.config_error
         error = describe_rejected(rejected, known.since if known else None)
@@ -94,3 +97,15 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
         status = replace(status, targets=tuple(one for one in status.targets if one.name == target))
 
     return status, running
+
+
+def _find_outdated(status: Status, owner: int) -> Waiting | None:
+    """Return why *status* does not tell how the daemon is whose process is *owner*; ``None`` if it does."""
+    daemon = status.daemon
+    if daemon.pid != owner:
+        reason = f"what is shown was left by process {daemon.pid}; {owner} runs now, and has not written its own yet"
+    elif daemon.is_outdated:
+        reason = "it could not be written anew: things may have changed since"
+    else:
+        return None
+    return Waiting("status", reason, daemon.updated_at, _NO_STATUS, needs_attention=True)

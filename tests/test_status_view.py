@@ -15,7 +15,9 @@ from support.terminal import Terminal
 
 from hubsync.config.glance import glance_at
 from hubsync.config.load import load_config
-from hubsync.monitor.status import DaemonStatus, LastError, MirrorStatus, Status, TargetStatus, write_status
+from hubsync.errors import StateError
+from hubsync.monitor.status import DaemonStatus, LastError, MirrorStatus, Status, StatusFile, TargetStatus, write_status
+from hubsync.service import hold_state
 
 
 def test_status_imports_nothing_that_takes_long(tmp_path: Path) -> None:
@@ -152,3 +154,35 @@ def test_a_log_without_such_entries_says_so(tmp_path: Path, event: str, said: st
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
     assert (1, "", True) == (done.returncode, done.stdout, said in done.stderr)
+
+
+def test_a_status_that_does_not_hold_any_more_is_said_as_such(tmp_path: Path) -> None:
+    """One of an earlier daemon, or one that a full disk kept from being replaced, is not all well."""
+    config = write_config(tmp_path / "hubsync.toml", tmp_path / "source", {'url = "http://127.0.0.1:1"': "acme/x"})
+    path = tmp_path / "state" / "status.json"
+    argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config)]
+
+    def ask() -> tuple[int, str]:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, " ".join(done.stdout.split())
+
+    now = datetime.now(UTC)
+    status = Status(DaemonStatus(os.getpid(), "1", now, now))
+    with hold_state(path.parent):
+        write_status(path, Status(DaemonStatus(1, "1", now, now)))
+        former = ask()
+        file = StatusFile(path)
+        file.write(status, force=True)
+        well = ask()
+        blocked = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        blocked.mkdir()  # no new file can be made, as on a full disk
+        with pytest.raises(StateError):
+            file.write(Status(status.daemon, disk_held_bytes=1), force=True)
+        outdated = ask()
+        blocked.rmdir()
+        file.write(status, force=True)
+        again = ask()
+
+    assert (1, True) == (former[0], "what is shown was left by process 1" in former[1]), former
+    assert (0, 0) == (well[0], again[0]), (well, again)
+    assert (1, True) == (outdated[0], "could not be written anew" in outdated[1]), outdated

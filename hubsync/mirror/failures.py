@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from hubsync.errors import MirrorError
+from hubsync.errors import DiskFullError, GitError, MirrorError, StateError
 from hubsync.monitor.text import escape_unsafe
 
 _SAID_CHARS = 600  # of a tool's words in a message; a captive portal's page is no news
@@ -40,11 +40,23 @@ _PATIENCE_HINT = "hubsync waits as long as the Hub asks, and tries again by itse
 _RACE_HINT = "others publish at the same time; hubsync tries again by itself"
 _PULL_HINT = "set pull_request = true on this mirror, or allow the token to push to this branch"
 
+# What git says of a repository of ours, never of what a server sent it ("bad object at offset").
+_DAMAGED = re.compile(
+    r"^(?:error|fatal): (?!.*bad object at offset)"
+    r"(?:inflate: |object file .* is empty|loose object .* is corrupt|packfile .*|bad (?:shallow line|object|tree object) "
+    r"|(?:unable to|could not) (?:read|parse|unpack) (?:tree |commit |object )?[0-9a-f]{40}|.*\.lock': File exists"
+    r"|not a git repository|missing blob )", re.MULTILINE,
+)  # fmt: skip
 _LACKS_OBJECT = "LFS pointer pointed to a file that does not exist"
 
 # What tells more than a status does. Precedents: the Hub's own texts
 # (https://github.com/huggingface/huggingface_hub/issues/138, /937, /1404 and /3049), git's transport.c and receive-pack.c.
 WORDS: tuple[FailureRow, ...] = (
+    # Of ours, whatever else is said for want of it; not by SIGPIPE, which is how it ends when the other side hangs up.
+    _row(r"(?m:^error: .* died of signal (?!13\b)\d+)|^this machine: .* was ended by signal", "local_io",
+         "a program of git was killed here; hubsync tries again by itself", retryable=True),
+    FailureRow(_DAMAGED, "local_io", retryable=True,
+               hint="a repository of hubsync's own is damaged; see whether the disk of the state directory is whole"),
     _row(r"\bspoiled: the bytes of", "spoiled", "the next state of the file is published instead", retryable=True),
     _row(r"\bwithout encryption: ", "tls", "the Hub's LFS API must name https addresses; ask whoever runs the Hub"),
     _row(r"\bstalled: no progress", "stalled", _REACH_HINT, retryable=True),
@@ -119,6 +131,7 @@ _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API 
     re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?\s*$", re.MULTILINE),
     re.compile(r"- (?P<path>.+?) \(ref: [^)]*\)"),
 )
+_HELPER = re.compile(r"f\(\) \{.*\}; f (?:get|store|erase)\b")  # git names it by its source, see token
 _BETWEEN_REASONS = re.compile(r"^remote:\s+-{20,}\s*$", re.MULTILINE)
 _BODY_WAIT = re.compile(r"retry(?: after| this action in about)\D{0,3}(\d+) ?(hour|minute|second|s\b)?", re.IGNORECASE)
 _HEADER_WAIT = re.compile(r"Retry-After: ?([^;\n]+)", re.IGNORECASE)
@@ -152,6 +165,13 @@ def read_failure(doing: str, said: str) -> MirrorError:
     failure.lacks_object = row.pattern.pattern == _LACKS_OBJECT
 
     return failure
+
+
+def is_of_damage(failure: GitError | StateError | MirrorError) -> bool:
+    """Tell whether a repository of ours may be what failed: git on it alone, or as git says when it talks to a server."""
+    if isinstance(failure, MirrorError):
+        return _DAMAGED.search(failure.said) is not None
+    return not isinstance(failure, DiskFullError)
 
 
 def read_asked_wait(said: str) -> AskedWait:
@@ -222,6 +242,7 @@ def _naming(path: str) -> re.Pattern[str]:
 
 def _shorten(said: str) -> str:
     said = said.partition("\ngoroutine ")[0]  # git-lfs panics with the stack of every thread
+    said = _HELPER.sub("the credential helper", said)
     lines = [words for line in said.splitlines() if (words := line.removeprefix("remote:").strip(" -"))]
     telling = [line for line in lines if not _SAYS_LITTLE.match(line)]
     words = escape_unsafe("; ".join(telling or lines))

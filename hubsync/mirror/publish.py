@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from threading import Event
 
 from hubsync.config.model import Config, Endpoint, Mirror, Target
-from hubsync.errors import MirrorError
+from hubsync.errors import GitError, MirrorError, StateError
 from hubsync.mirror.announce import Announcer, Published, sum_up
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted, MadeAnewError
 from hubsync.mirror.budget import Budget
 from hubsync.mirror.cards import Cards
+from hubsync.mirror.failures import is_of_damage
 from hubsync.mirror.hub import Hub
 from hubsync.mirror.hub_facts import Pull
 from hubsync.mirror.limits import Limits
@@ -227,6 +228,15 @@ class Publisher:
             StoppedError: hubsync is stopping.
         """
         self._began = time.monotonic()
+        try:
+            return self._publish_and_retain()
+        except (GitError, StateError, MirrorError) as exc:
+            if not is_of_damage(exc) or not self._store.mend_mirror(self._git):
+                raise
+        self._record.read()
+        return self._publish_and_retain()
+
+    def _publish_and_retain(self) -> Published | None:
         self.refusals.forget_mended()
         with self._git.remember_trees(), self._store.git.remember_trees():
             while True:

@@ -32,7 +32,12 @@ class Record:
         self._ledger = store.ledger
         self._view = view
         self._view_key = f"view {name}"
-        self._refs = git.list_refs("refs/mirror")  # only this process moves them
+        self._refs: dict[str, str] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Read what is remembered; from then on only this process moves it."""
+        self._refs = self._git.list_refs("refs/mirror")
 
     @property
     def published(self) -> str | None:

@@ -5,6 +5,7 @@ here; above, a failure is a ``MirrorError``.
 """
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -276,6 +277,8 @@ class Remote:
             waits = headers.waits()
         if finished.returncode != 0:
             said = finished.stderr + finished.stdout.decode("utf-8", "replace") + waits
+            if -finished.returncode in {signal.SIGKILL, signal.SIGTERM}:  # by other hands than ours: those raised already
+                said = f"this machine: git {args[0]} was ended by signal {-finished.returncode}\n{said}"
             raise full.upload.read_failure(doing, said) if full.upload else read_failure(doing, said)
 
         return finished

@@ -4,6 +4,7 @@ It is a file, so that it can be read when the daemon is dead. It is a picture, n
 hubsync decides by it.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -139,6 +140,7 @@ class DaemonStatus:
         state: "dead" is said by who reads it, of one that ended without a word.
         config_error: why a newer config is not in force.
         config_mark: the mark of the config that is in force.
+        is_outdated: the daemon could not write a newer one, as it said in the file's time.
         stalled: its own parts that do not get on, such as the watch of a target.
     """
 
@@ -150,6 +152,7 @@ class DaemonStatus:
     config_error: LastError | None = None
     config_mark: str = ""
     stalled: tuple[Waiting, ...] = ()
+    is_outdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,12 @@ class StatusFile:
 
             timeless = _without_times(status)
             if not self._touch(timeless, status.daemon.updated_at):
-                write_status(self._path, status)
+                try:
+                    write_status(self._path, status)
+                except StateError:
+                    _mark_outdated(self._path)
+                    self._written = None
+                    raise
                 self._written = timeless, self._path.stat()
             self._written_at = now
             return True
@@ -207,6 +215,12 @@ def _state_of(file: os.stat_result) -> tuple[int, int, int]:
 def _set_time(path: Path, updated_at: datetime) -> None:
     ns = round(updated_at.timestamp() * 1e6) * 1000
     os.utime(path, ns=(ns, ns))
+
+
+def _mark_outdated(path: Path) -> None:
+    """Say of a document that could not be replaced that it does not hold any more; this needs no room on the disk."""
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(0, 0))
 
 
 def _without_times(status: Status) -> Status:
@@ -249,7 +263,8 @@ def read_status(path: Path) -> Status:
         with path.open("rb") as file:
             status = decode(Status, json.loads(file.read()))
             held_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime_ns / 1e9, UTC)
-        daemon = replace(status.daemon, updated_at=max(status.daemon.updated_at, held_at))
+        is_outdated = held_at == datetime.fromtimestamp(0, UTC)  # see _mark_outdated
+        daemon = replace(status.daemon, updated_at=max(status.daemon.updated_at, held_at), is_outdated=is_outdated)
         return replace(status, daemon=daemon)
     except FileNotFoundError as error:
         raise NotRunningError(f"no daemon has run here: {path} is missing", hint="start it: hubsync run") from error

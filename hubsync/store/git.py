@@ -258,12 +258,14 @@ class Git:
         at = 0
         while at < len(out):
             header, _, _ = out[at : at + 200].partition(b"\n")
-            name, kind, size = header.decode().split(" ")
-            start = at + len(header) + 1
+            name, kind, *rest = header.decode().split(" ")
+            if not rest:
+                raise GitError(f"object {name} is {kind}")
+            size, start = int(rest[0]), at + len(header) + 1
             if kind != "blob":
                 raise GitError(f"object {name} is a {kind}, expected a blob")
-            yield name, out[start : start + int(size)]
-            at = start + int(size) + 1
+            yield name, out[start : start + size]
+            at = start + size + 1
 
     def sizes(self, blobs: Iterable[str]) -> dict[str, int]:
         """Return the size in bytes of each of *blobs* that exists."""

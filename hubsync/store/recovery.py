@@ -120,17 +120,23 @@ def _make_again(missing: set[str], source: Path, git: Git, ledger: Ledger) -> No
                     git.write_blob(file.read())
 
 
-def recover_mirror(git: Git, borrow: Path, *, was_killed: bool) -> None:
-    """Drop what is damaged of a mirror's repository: it is fetched again, and compared with what was published."""
+def recover_mirror(git: Git, borrow: Path, *, was_killed: bool) -> bool:
+    """Drop what is damaged of a mirror's repository, and tell whether anything was.
+
+    It is fetched again, and compared with what was published.
+    """
     broken = drop_broken_refs(git)
     damaged = [*drop_damaged_objects(git), *_damaged_boundary(git)] if was_killed else []
-    if damaged or shows_damage(git) or not is_whole(git, "--all"):
+    is_lost = bool(damaged) or shows_damage(git) or not is_whole(git, "--all")
+    if is_lost:
         shutil.rmtree(git.git_dir)
         git.open(borrow=borrow)
         _tell("mirror", git.git_dir, "git objects were damaged; it is fetched again", damaged)
     elif broken:  # what is remembered holds together, or not at all
         shutil.rmtree(git.git_dir / "refs" / "mirror", ignore_errors=True)
         _tell("mirror", git.git_dir, "a ref named no commit; the mirror is compared anew", broken)
+
+    return is_lost or bool(broken)
 
 
 def _damaged_boundary(git: Git) -> list[str]:

@@ -20,6 +20,7 @@ from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEntry
 from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
+from hubsync.store.mend import is_whole
 from hubsync.store.objects import Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import make_private
@@ -126,6 +127,21 @@ class Store:
             git.repack()
 
         return git
+
+    def mend_mirror(self, git: Git) -> bool:
+        """Put a mirror's repository right that git failed on; return whether it was damaged. Nobody else may use it."""
+        if not is_whole(self.git, "--all"):  # what it borrows is
+            return False
+        path, was_there = str(git.git_dir), (git.git_dir / "refs").exists()
+        with state_errors():
+            leftovers = git.open(borrow=self.git.git_dir)
+            is_mended = recover_mirror(git, self.git.git_dir, was_killed=True)
+        if not was_there:
+            log.warning("state.recovered", what="mirror", path=path, reason="it was gone; the mirror is compared anew")
+        if leftovers:
+            log.warning("state.recovered", what="leftovers", path=path, reason="killed", files=leftovers)
+
+        return is_mended or not was_there or leftovers > 0
 
     def mirror_directory(self, name: str) -> Path:
         """Return where the repository of one mirror lies."""

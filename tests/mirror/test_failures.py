@@ -1,5 +1,7 @@
 """What tools say, and what it is taken for: their own words, as they were recorded, and those of the tools here."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from support.rig import NO_LOGIN, REPO, declare
 from hubsync.errors import MirrorError
 from hubsync.mirror.failures import find_named, read_failure
 from hubsync.mirror.remote import Remote
-from hubsync.mirror.token import Tokens
+from hubsync.mirror.token import Tokens, credential_config
 from hubsync.store.git import Git
 from hubsync.store.objects import Objects
 
@@ -40,7 +42,18 @@ remote:   - Error: "license" must be one of [apache-2.0, mit]
 COMMITS = """HTTP 429 You have exceeded the rate limit for repository commits (128 per hour). You can retry this action in \
 about 1 hour. If you're a new user, your limits will raise progressively over time."""
 
+HELPER = """error: f() { case "$1" in get) while IFS= read -r line; do printf "%s\\n" "$line"; done < /proc/self/fd/20;; \
+erase) : > /proc/self/fd/20;; esac; }; f get died of signal 9
+error: unable to read askpass response from '/bin/false'
+fatal: could not read Username for 'http://127.0.0.1:18800': terminal prompts disabled
+"""
+
 SAID = {
+    HELPER: ("local_io", True),
+    "error: git-remote-http died of signal 9\n": ("local_io", True),
+    "error: pack-objects died of signal 9\nerror: remote unpack failed: eof before pack header": ("local_io", True),
+    "error: pack-objects died of signal 13\nfatal: the remote end hung up unexpectedly": ("network", True),
+    "remote: error: git-receive-pack died of signal 9\n": ("server", True),
     TOO_LARGE: ("rejected", False),
     TOO_LARGE.replace("10 MiB", "10M"): ("rejected", False),
     BINARY: ("rejected", False),
@@ -282,3 +295,30 @@ def test_a_rejection_by_the_hub_comes_through_git(failing: tuple[PlainServer, Re
 
     assert ("rejected", False) == (caught.value.error_kind, caught.value.retryable), str(caught.value)
     assert "model.pkl" in caught.value.paths
+
+
+def test_a_killed_helper_is_not_shown_by_its_source() -> None:
+    """Git calls it by its whole text; a message says what it is."""
+    with credential_config("http://h", "secret") as (config, _):
+        source = config["credential.http://h.helper"].removeprefix("!")
+    failure = read_failure("list", f"error: {source} get died of signal 9\n")
+
+    assert "list: error: the credential helper died of signal 9" == str(failure)
+
+
+def test_a_killed_git_is_a_failure_of_this_machine(failing: tuple[PlainServer, Remote, Git]) -> None:
+    """Whoever kills it, it was not the server; it is tried again."""
+    server, remote, git = failing
+    server.before = kill_git
+
+    with pytest.raises(MirrorError) as caught:
+        look(remote, git)
+
+    assert ("local_io", True) == (caught.value.error_kind, caught.value.retryable), str(caught.value)
+
+
+def kill_git(_: Request) -> None:
+    me = os.getpid()
+    for child in (int(pid) for listed in Path(f"/proc/{me}/task").glob("*/children") for pid in listed.read_text().split()):
+        if "ls-remote" in Path(f"/proc/{child}/cmdline").read_text():
+            os.kill(child, signal.SIGKILL)

@@ -308,6 +308,42 @@ def test_a_damaged_tree_of_a_mirror_is_noticed_although_it_was_closed_in_order(r
     expect_all(rig, server)
 
 
+def spoil_objects(mirror: Path, how: Callable[[Path], object]) -> None:
+    """Damage all objects of a mirror's own repository."""
+    for path in (mirror / "objects").rglob("*"):
+        if path.is_file() and path.name != "alternates":
+            path.chmod(0o600)
+            how(path)
+
+
+SPOILS: dict[str, Callable[[Path], object]] = {
+    "empty": lambda mirror: spoil_objects(mirror, lambda path: path.write_bytes(b"")),
+    "flipped": lambda mirror: spoil_objects(mirror, lambda path: flip(path, path.stat().st_size // 2)),
+    "gone": lambda mirror: spoil_objects(mirror, Path.unlink),
+    "boundary": lambda mirror: (mirror / "shallow").write_bytes(b"garbage"),
+    "refs": lambda mirror: shutil.rmtree(mirror / "refs"),
+    "all": shutil.rmtree,
+    "lock": lambda mirror: (mirror / "refs/mirror/published.lock").write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "is_running"), [*((how, True) for how in SPOILS), ("empty", False), ("boundary", False), ("refs", False)]
+)
+def test_a_mirrors_repository_is_made_anew_when_git_fails_on_it(
+    rig: Rig, server: PlainServer, how: str, *, is_running: bool
+) -> None:
+    """While hubsync runs, too, and it is said once; all is compared with the mirror, so that nothing is published twice."""
+    mirror, spoil = "mirrors/m0.git", SPOILS[how]
+    if is_running:
+        spoil(rig.state / "targets/run" / mirror)
+    else:
+        damage(rig, lambda target: spoil(target / mirror))
+    with capture_logs() as said:
+        expect_all(rig, server)
+    assert is_running == ("state.recovered" in [event["event"] for event in said])
+
+
 def move_out(pack: Path) -> bytes:
     """Return the content of a pack, which is there no more."""
     content = pack.read_bytes()
