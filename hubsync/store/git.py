@@ -131,7 +131,7 @@ class Git:
 
         Raises:
             GitError: it was killed, or failed and *check* is set; carries git's own words.
-            StateError: it failed because the repository is damaged.
+            StateError: it failed because the repository is damaged and cannot be fetched again.
         """
         with at_work(self.git_dir, args):
             child = self._start(args, config or {}, environment or {}, pass_fds)
@@ -152,17 +152,21 @@ class Git:
         return finished
 
     def _expect_undamaged(self, finished: Finished) -> None:
-        """Raise StateError if what failed met a damaged pack, here or in the repository that this one borrows from."""
+        """Raise an error if what failed met a damaged pack, here or in the repository that this one borrows from."""
         if not tells_damage(finished.stderr):
             return
         borrowed = self.git_dir / "objects" / "info" / "alternates"
-        others = [Path(line).parent for line in borrowed.read_text().splitlines()] if borrowed.exists() else []
+        named = borrowed.read_text("utf-8", "replace").splitlines() if borrowed.exists() else []
+        others = [Path(objects).parent for objects in named]
         for git in (self, *map(Git, others)):
             packs = list((git.git_dir / "objects" / "pack").glob("*.pack"))
             if all(git.verify_pack(pack) for pack in packs):
                 continue
+            said = f"{git.git_dir} is damaged: git cannot read all of its packs"
+            if others and git is self:  # it borrows: all that is its own can be fetched again
+                raise GitError(said, hint=_AGAIN_HINT)
             (git.git_dir / MARK).touch()
-            raise StateError(f"{git.git_dir} is damaged: git cannot read all of its packs", hint=_DAMAGE_HINT)
+            raise StateError(said, hint=_DAMAGE_HINT)
 
     def verify_pack(self, pack: Path) -> bool:
         """Tell whether all of *pack* can be read, by its index."""

@@ -99,16 +99,33 @@ def test_a_killed_git_has_answered_nothing(git: Git) -> None:
         git.run("cat-file", "--batch-check", feed=kill_child(), check=False)
 
 
-def test_a_damaged_pack_is_told_as_that(git: Git) -> None:
-    """A flipped bit is our disk's fault, also where the repository that borrows the pack meets it."""
-    made = commit(git, b"1" * 1000)
-    borrower = Git(git.git_dir.with_name("mirror.git"))
-    borrower.open(borrow=git.git_dir)
+def spoil_pack(git: Git) -> None:
     [pack] = (git.git_dir / "objects" / "pack").glob("*.pack")
     pack.chmod(0o600)
     content = bytearray(pack.read_bytes())
     content[20:-30] = bytes(len(content) - 50)
     pack.write_bytes(content)
+
+
+def test_what_a_borrower_has_of_its_own_is_no_damage_of_the_store(git: Git) -> None:
+    """It is tried again, on what is fetched anew."""
+    commit(git, b"0")
+    borrower = Git(git.git_dir.with_name("mirror.git"))
+    borrower.open(borrow=git.git_dir)
+    made = commit(borrower, b"1" * 1000)
+    spoil_pack(borrower)
+
+    with pytest.raises(GitError, match=f"{borrower.git_dir} is damaged"):
+        borrower.run("log", made)
+    assert not (git.git_dir / MARK).exists()
+
+
+def test_a_damaged_pack_is_told_as_that(git: Git) -> None:
+    """A flipped bit is our disk's fault, also where the repository that borrows the pack meets it."""
+    made = commit(git, b"1" * 1000)
+    borrower = Git(git.git_dir.with_name("mirror.git"))
+    borrower.open(borrow=git.git_dir)
+    spoil_pack(git)
 
     for one in (git, borrower):
         with pytest.raises(StateError, match=f"{git.git_dir} is damaged") as caught:
