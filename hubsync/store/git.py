@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -129,7 +130,7 @@ class Git:
         A lock that a killed git left is removed, and the command tried again.
 
         Raises:
-            GitError: it failed and *check* is set; carries git's own words.
+            GitError: it was killed, or failed and *check* is set; carries git's own words.
             StateError: it failed because the repository is damaged.
         """
         with at_work(self.git_dir, args):
@@ -137,6 +138,8 @@ class Git:
             finished = finish(child, feed, watch)
         if finished.returncode == 0:
             return finished
+        if _was_killed(finished):  # that answers nothing, least of all whether a snapshot is whole
+            raise read_failure(args, finished)
         if clear_lock(self.git_dir, finished.stderr) is not None:
             if pass_fds or not isinstance(feed, Sequence):  # what they held has been read
                 raise GitError(f"git {args[0]}: a lock was in its way, which is removed", hint=_AGAIN_HINT)
@@ -163,8 +166,7 @@ class Git:
 
     def verify_pack(self, pack: Path) -> bool:
         """Tell whether all of *pack* can be read, by its index."""
-        with at_work(self.git_dir, ("verify-pack",)):
-            return finish(self._start(("verify-pack", str(pack.with_suffix(".idx"))), {}, {}, ())).returncode == 0
+        return self.run("verify-pack", str(pack.with_suffix(".idx")), check=False).returncode == 0
 
     def text(self, *args: str, **options: Any) -> str:  # noqa: ANN401 - those of run()
         """Run ``git *args`` and return its stripped output."""
@@ -435,11 +437,16 @@ class CommitHeader:
 
 def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFullError:
     """Turn what git said into an error; its own words are kept."""
-    ended = f"killed by signal {-finished.returncode}" if finished.returncode < 0 else f"exit status {finished.returncode}"
-    said = finished.stderr.strip() or ended
+    said = finished.stderr.strip() or f"exit status {finished.returncode}"
     if "No space left on device" in said or "Disk quota exceeded" in said:
         return DiskFullError(f"git {args[0]}: {said}", hint="free space on the file system of the state directory")
+    if _was_killed(finished):
+        said = f"killed by signal {-finished.returncode}"
     return GitError(f"git {args[0]}: {said}", hint=_AGAIN_HINT)
+
+
+def _was_killed(finished: Finished) -> bool:
+    return finished.returncode < 0 and finished.returncode != -signal.SIGPIPE  # by which git ends as its helper gives up
 
 
 @functools.cache

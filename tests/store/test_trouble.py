@@ -1,5 +1,9 @@
 """What git left or met in a repository of ours while hubsync runs: locks of the killed, damaged packs."""
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +84,19 @@ def test_a_killed_git_is_tried_again_and_that_is_said() -> None:
     assert failure.retryable
     assert "killed by signal 9" in str(failure)
     assert "tried again" in failure.hint
+
+
+def kill_child() -> Iterator[bytes]:
+    """Kill the child that asks for the first piece of its input."""
+    [child] = map(int, Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
+    os.kill(child, signal.SIGKILL)
+    yield b""
+
+
+def test_a_killed_git_has_answered_nothing(git: Git) -> None:
+    """Who asks by the status alone must not take it for a no: a whole queue would be cut."""
+    with pytest.raises(GitError, match="killed by signal 9"):
+        git.run("cat-file", "--batch-check", feed=kill_child(), check=False)
 
 
 def test_a_damaged_pack_is_told_as_that(git: Git) -> None:
