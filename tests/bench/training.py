@@ -25,7 +25,7 @@ from workloads import make_unit, write_shard
 _BATCH_BYTES = 8 << 20
 _GPU_STEP_S = 0.05
 _CHECKPOINTS = 4
-_JOBS = (("gpu", "low"), ("cpu", "low"), ("cpu", "idle"))  # with hubsync's priority
+_JOBS = (("gpu", "low"), ("gpu", "idle"), ("cpu", "low"), ("cpu", "idle"))  # with hubsync's priority
 
 
 @dataclass(frozen=True)
