@@ -110,11 +110,13 @@ class Daemon:
             self._jobs.add("heartbeat", self._beat, every(self._config.log.heartbeat_s))
             self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
             self._jobs.add("heartbeat_url", lambda: self._outputs.call(self._beaten), None)
+            self._jobs.add("children", lambda: self._children.end_hung(time.monotonic()), every(_LOOK_S))
             self._jobs.start()
             tell_exposed_tokens(self._config, self._tokens)
             for target in self._config.targets:
                 self._notifier.extend_timeout(_OPEN_S)
                 self._targets.open(target)
+            self._jobs.remove("children")  # from here on the main thread looks at them
             self._jobs.add("reload", self._reload, None)
             self._jobs.add("state", self._look_at_state, every(_STATE_S))
             self._state = "running"

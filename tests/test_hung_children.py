@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.running import ROOT, Daemon, digests, download, endpoint, hubsync, write_checkpoint, write_config
 
 from hubsync.localhub import LocalHub
@@ -63,6 +64,23 @@ def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path
         assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path / "state") in _read(path)]
         assert 0 == hubsync(config, "once").returncode
         assert digests(source) == download(hub, "acme/x", tmp_path / "back")
+
+
+@pytest.mark.slow
+def test_a_child_that_hangs_at_the_start_does_not_keep_the_service_from_starting(tmp_path: Path) -> None:
+    """Git is stopped before the first target is open: it is ended, and what it was started for is tried again."""
+    source = tmp_path / "run"
+    stopped, first = tmp_path / "bin" / "git", tmp_path / "first"
+    stopped.parent.mkdir()
+    stopped.write_text(f'#!/bin/sh\nmkdir {first} 2>/dev/null && kill -STOP $$\nexec {shutil.which("git")} "$@"\n')
+    stopped.chmod(0o755)
+    with LocalHub(tmp_path / "hub") as hub:
+        config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+        write_checkpoint(source / "checkpoint-1")
+        with Daemon(config, PATH=f"{stopped.parent}:{os.environ['PATH']}") as daemon:
+            daemon.wait_for("child.ended")
+            daemon.wait_for("unit.published")
+            assert 0 == daemon.stop()
 
 
 def _read(path: Path) -> str:

@@ -53,7 +53,7 @@ _LACKS_OBJECT = "LFS pointer pointed to a file that does not exist"
 # (https://github.com/huggingface/huggingface_hub/issues/138, /937, /1404 and /3049), git's transport.c and receive-pack.c.
 WORDS: tuple[FailureRow, ...] = (
     # Of ours, whatever else is said for want of it; not by SIGPIPE, which is how it ends when the other side hangs up.
-    _row(r"(?m:^error: .* died of signal (?!13\b)\d+)|^this machine: .* was ended by signal", "local_io",
+    _row(r"(?m:^error: .* died of signal (?!13\b)\d+)|^this machine: .*: killed by signal", "local_io",
          "a program of git was killed here; hubsync tries again by itself", retryable=True),
     FailureRow(_DAMAGED, "local_io", retryable=True,
                hint="a repository of hubsync's own is damaged; see whether the disk of the state directory is whole"),

@@ -5,14 +5,13 @@ here; above, a failure is a ``MirrorError``.
 """
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event
 
 from hubsync.config.model import Endpoint, Mirror
-from hubsync.errors import MirrorError
+from hubsync.errors import GitError, MirrorError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
@@ -274,12 +273,12 @@ class Remote:
                 raise read_failure(doing, f"stalled: {exc}") from exc
             except OutputTooLongError as exc:
                 raise read_failure(doing, f"server error: an answer without end: {exc}") from exc
+            except GitError as exc:  # killed by other hands than ours, or a lock was in its way
+                raise _read_failure(doing, f"this machine: {exc}", full) from exc
             waits = headers.waits()
         if finished.returncode != 0:
             said = finished.stderr + finished.stdout.decode("utf-8", "replace") + waits
-            if -finished.returncode in {signal.SIGKILL, signal.SIGTERM}:  # by other hands than ours: those raised already
-                said = f"this machine: git {args[0]} was ended by signal {-finished.returncode}\n{said}"
-            raise full.upload.read_failure(doing, said) if full.upload else read_failure(doing, said)
+            raise _read_failure(doing, said, full)
 
         return finished
 
@@ -304,6 +303,10 @@ class Remote:
             "http.lowSpeedLimit": str(_SLOWEST_BYTES_PER_S),
             "http.lowSpeedTime": stall,
         }
+
+
+def _read_failure(doing: str, said: str, options: _Options) -> MirrorError:
+    return options.upload.read_failure(doing, said) if options.upload else read_failure(doing, said)
 
 
 @contextlib.contextmanager
