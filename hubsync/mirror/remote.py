@@ -273,7 +273,9 @@ class Remote:
                 raise read_failure(doing, f"stalled: {exc}") from exc
             except OutputTooLongError as exc:
                 raise read_failure(doing, f"server error: an answer without end: {exc}") from exc
-            except GitError as exc:  # killed by other hands than ours, or a lock was in its way
+            except GitError as exc:
+                if ": killed by signal " not in str(exc):  # by other hands than ours
+                    raise
                 raise _read_failure(doing, f"this machine: {exc}", full) from exc
             waits = headers.waits()
         if finished.returncode != 0:
