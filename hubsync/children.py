@@ -57,9 +57,10 @@ class Children:
 def _children_of(pid: int) -> list[int]:
     """Return the children of all threads of *pid*; none where the kernel does not list them."""
     found: list[int] = []
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += map(int, listed.read_text().split())
+    with contextlib.suppress(OSError):  # it has ended; a glob does not expect that
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (thread / "children").read_text().split())
 
     return found
 

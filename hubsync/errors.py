@@ -138,6 +138,10 @@ class GitError(HubsyncError):
     exit_code = 73
 
 
+class GitKilledError(GitError):
+    """git was killed by other hands than ours, and has answered nothing."""
+
+
 class MirrorError(HubsyncError):
     """Publishing to a mirror failed; ``error_kind`` says how.
 

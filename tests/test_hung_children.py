@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from support.running import ROOT, Daemon, digests, download, endpoint, hubsync, write_checkpoint, write_config
 
+from hubsync.children import Children
 from hubsync.localhub import LocalHub
 
 SCRIPT = """
@@ -41,6 +43,20 @@ def test_a_child_that_hangs_is_ended() -> None:
     three, two = ["stopped", "idle", "busy"], ["idle", "busy"]
     assert {"0": three, "19": three, "20": two, "299": two, "300": ["busy"]} == left
     assert -9 == ended
+
+
+def test_children_may_end_while_they_are_looked_at() -> None:
+    """The system lists what ends at that moment in one way or another; whoever looks goes on."""
+    over = threading.Event()
+    children = Children()
+
+    def start_many() -> None:
+        subprocess.run(["sh", "-c", "i=0; while [ $i -lt 1000 ]; do /bin/true & wait; i=$((i+1)); done"], check=True)
+        over.set()
+
+    threading.Thread(target=start_many).start()
+    while not over.is_set():
+        children.end_hung(0.0)
 
 
 def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path) -> None:

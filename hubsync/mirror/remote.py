@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 
 from hubsync.config.model import Endpoint, Mirror
-from hubsync.errors import GitError, MirrorError
+from hubsync.errors import GitKilledError, MirrorError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
@@ -273,9 +273,7 @@ class Remote:
                 raise read_failure(doing, f"stalled: {exc}") from exc
             except OutputTooLongError as exc:
                 raise read_failure(doing, f"server error: an answer without end: {exc}") from exc
-            except GitError as exc:
-                if ": killed by signal " not in str(exc):  # by other hands than ours
-                    raise
+            except GitKilledError as exc:
                 raise _read_failure(doing, f"this machine: {exc}", full) from exc
             waits = headers.waits()
         if finished.returncode != 0:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from hubsync.errors import DiskFullError, GitError, StateError, ToolMissingError
+from hubsync.errors import DiskFullError, GitError, GitKilledError, StateError, ToolMissingError
 from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
 from hubsync.store.trouble import MARK, at_work, clear_lock, tells_damage
@@ -445,7 +445,7 @@ def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFu
     if "No space left on device" in said or "Disk quota exceeded" in said:
         return DiskFullError(f"git {args[0]}: {said}", hint="free space on the file system of the state directory")
     if _was_killed(finished):
-        said = f"killed by signal {-finished.returncode}"
+        return GitKilledError(f"git {args[0]}: killed by signal {-finished.returncode}", hint=_AGAIN_HINT)
     return GitError(f"git {args[0]}: {said}", hint=_AGAIN_HINT)
 
 
