@@ -196,8 +196,12 @@ class Git:
         if (self.git_dir / "packed-refs").exists():
             listed = self.text("for-each-ref", "--format=%(objectname) %(refname)", prefix)
             return {ref: commit for commit, _, ref in (line.partition(" ") for line in listed.splitlines())}
-        files = (path for path in (self.git_dir / prefix).rglob("*") if path.suffix != ".lock" and path.is_file())
-        refs = sorted(str(path.relative_to(self.git_dir)) for path in files)
+        refs = sorted(
+            os.path.relpath(os.path.join(directory, name), self.git_dir)  # noqa: PTH118 - as walked
+            for directory, _, names in os.walk(self.git_dir / prefix)  # which passes over what goes meanwhile
+            for name in names
+            if not name.endswith(".lock")
+        )
         return {ref: commit for ref in refs if (commit := self.read_ref(ref)) is not None}
 
     def list_tree(self, treeish: str, *paths: str) -> Mapping[str, TreeEntry]:
@@ -356,19 +360,19 @@ class FastImport:
         self._child: Any = None
         self._marks = 0
         self._tips: dict[str, str] = {}
-        self._work = at_work(runner.git_dir, ("fast-import",))
+        self._leave = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._work.__enter__()
-        self._child = self._git._start(("fast-import", "--quiet", "--done", "--force", "--depth=0"), {}, {}, ())  # noqa: SLF001 - same module
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(at_work(self._git.git_dir, ("fast-import",)))
+            self._child = self._git._start(("fast-import", "--quiet", "--done", "--force", "--depth=0"), {}, {}, ())  # noqa: SLF001 - same module
+            self._leave = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+        with self._leave:
             self._send([] if kind else [b"done\n"])
             finished = finish(self._child)
-        finally:
-            self._work.__exit__(None, None, None)
         if kind is None and finished.returncode != 0:
             if clear_lock(self._git.git_dir, finished.stderr) is None:
                 raise read_failure(("fast-import",), finished)
