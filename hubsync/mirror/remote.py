@@ -16,7 +16,7 @@ from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.push_refusal import explain_limit
-from hubsync.mirror.token import Tokens, credential_config
+from hubsync.mirror.token import Tokens, hand_over
 from hubsync.mirror.uploads import Gauge, Told, Upload, agent_config, declare_limit
 from hubsync.mirror.xet import git_xet_config
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
@@ -254,19 +254,19 @@ class Remote:
             memory=None if args[0] == "lfs" else _GIT_BYTES,
         )  # fmt: skip
         with (
-            credential_config(addresses.git, token) as (credential, fds),
-            _ordered(options, addresses.lfs, fds) as full,
+            hand_over(token, addresses.git, to_lfs=args[0] == "lfs") as credential,
+            _ordered(options, addresses.lfs, credential.fds) as full,
             kept_headers() as headers,
         ):
             try:
                 finished = self._git.run(
                     *(arg.replace("{url}", addresses.git) for arg in args),
                     feed=full.feed,
-                    config={**self._config(addresses, signed_in=token is not None), **credential,
+                    config={**self._config(addresses, signed_in=token is not None), **credential.config,
                             **full.config},
                     environment={**full.environment, **headers.environment},
                     watch=watch,
-                    pass_fds=(*fds, *full.pass_fds, headers.fd),
+                    pass_fds=(*credential.fds, *full.pass_fds, headers.fd),
                     check=False,
                 )  # fmt: skip
             except ChildStalledError as exc:
