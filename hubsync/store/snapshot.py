@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
 
-from hubsync.errors import StateError
+from hubsync.errors import SourceError, StateError
 from hubsync.monitor.logger import get_logger
 from hubsync.store.capture import Captured, has_same_content
 from hubsync.store.fingerprint import Fingerprint
@@ -327,7 +327,10 @@ class Store:
     def pin_again(self, oid: str) -> bool:
         """Pin *oid* from a source file that still holds it; return whether that worked."""
         for path, identity in self.ledger.paths_of(oid):
-            entry = look(self.source, path)
+            try:
+                entry = look(self.source, path)
+            except SourceError:  # it may be back later; until then all else goes on
+                return False
             if entry is None or entry.identity != identity:
                 continue
             fd = open_entry(self.source, entry)
