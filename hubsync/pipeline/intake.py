@@ -100,6 +100,8 @@ class Intake:
                 self._refuse(entry, outcome)
                 refused.append(outcome)
             elif not is_event_log(entry.path):
+                if isinstance(outcome, FileUnreadableError):
+                    self._held.hold_unreadable(entry.path, outcome.reason, outcome.hint)
                 changed.append(outcome)
         for failed in (*changed, *refused):
             raise failed
@@ -190,7 +192,10 @@ class Intake:
         """Hold back a sharded index until all its shards are there and settled."""
         if not entry.path.endswith(".index.json"):
             return False
-        reason, named = check_file(self._target.source, entry)
+        try:
+            reason, named = check_file(self._target.source, entry)
+        except FileUnreadableError:  # as to capture it will say
+            return False
         waiting = self._files.waiting()
         directory = PurePosixPath(entry.path).parent
         members = [str(directory / member) for member in named or ()]
