@@ -13,6 +13,7 @@ from hubsync.errors import FileChangedError, FileError, FileUnreadableError
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.held import Held
+from hubsync.priority import stand_back_further
 from hubsync.store.capture import HELD_HINT, Captured, FileHeldError, FileRefusedError, has_same_content
 from hubsync.store.hashing import shared
 from hubsync.units import check_file
@@ -166,10 +167,10 @@ class Intake:
         self._held.reject(entry.path, exc.reason, exc.hint, exc.secret)
 
     def _map(self, act: Callable[[Entry], _T], entries: Sequence[Entry]) -> list[_T]:
-        """Do *act* with each of *entries*, on a few threads if there are several."""
-        if len(entries) <= 1:
-            return [act(entry) for entry in entries]
-        with ThreadPoolExecutor(shared().threads, thread_name_prefix="hubsync-hash") as pool:
+        """Do *act* with each of *entries*, on a few threads that stand back further than this one."""
+        if not entries:
+            return []
+        with ThreadPoolExecutor(shared().threads, "hubsync-hash", stand_back_further) as pool:
             return list(pool.map(act, entries))
 
     # --- looks
