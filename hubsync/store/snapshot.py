@@ -104,6 +104,11 @@ class Store:
         if self._is_open:  # not by a reader
             note_closed(self.directory)
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether git or the ledger met damage since it was opened: to open it again mends what can be mended."""
+        return self.git.is_damaged or self.ledger.is_damaged
+
     def repack(self) -> None:
         """Tidy the repository up."""
         self.git.repack()
@@ -134,6 +139,7 @@ class Store:
     def mend_mirror(self, git: Git) -> bool:
         """Put a mirror's repository right that git failed on; return whether it was damaged. Nobody else may use it."""
         if not is_whole(self.git, "--all"):  # what it borrows is
+            self.git.mark_damaged()
             return False
         path, was_there = str(git.git_dir), (git.git_dir / "refs").exists()
         with state_errors():
