@@ -22,6 +22,7 @@ from hubsync.mirror.agent_batch import Batch
 from hubsync.mirror.agent_client import Client, TransferError
 from hubsync.mirror.agent_handover import VARIABLE, Order, Reporter, Thing, read_things
 from hubsync.mirror.agent_upload import Costs, Uploader
+from hubsync.priority import stand_back_further
 from hubsync.store.hashing import Hashing
 from hubsync.store.throttle import Throttle
 
@@ -136,6 +137,7 @@ def main() -> None:
     """Be the agent that the environment describes."""
     if VARIABLE not in os.environ:
         sys.exit("the transfer agent is started by hubsync's own git-lfs; to publish: hubsync run, or hubsync once")
+    stand_back_further()
     Agent(Order.decode(os.environ[VARIABLE])).serve(sys.stdin, sys.stdout)
     gc.freeze()  # what is left ends with the process, without a look for circles in it
 

@@ -65,7 +65,7 @@ class Pending:
 class Pipeline:
     """One target's way from files to snapshots. Every public method takes the lock.
 
-    Who captures or commits has ``_turn`` as well, and leaves the lock as often as it can: others want to know how far it is.
+    Who captures or commits has ``_turn`` as well, and leaves the lock as often as it can: others want to look.
     """
 
     def __init__(

@@ -33,26 +33,27 @@ class Storage(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.directory = directory
         self.line = _Line(line)
-        self.received_bytes = 0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class _Line:
-    """Lets so many *bytes_per_s* through, over all connections; 0 is unlimited."""
+    """Lets so many *bytes_per_s* through, over all connections (0 is unlimited), and counts them."""
 
     def __init__(self, bytes_per_s: int) -> None:
+        self.passed_bytes = 0
         self._bytes_per_s = bytes_per_s
         self._lock = threading.Lock()
         self._free_at = 0.0
 
     def pass_on(self, count: int) -> None:
         """Wait for as long as *count* bytes take."""
-        if not self._bytes_per_s:
-            return
         with self._lock:
+            self.passed_bytes += count
             now = time.monotonic()
-            self._free_at = free_at = max(self._free_at, now) + count / self._bytes_per_s
-        time.sleep(free_at - now)
+            if self._bytes_per_s:
+                self._free_at = max(self._free_at, now) + count / self._bytes_per_s
+            wait_s = self._free_at - now
+        time.sleep(max(0.0, wait_s))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -62,12 +63,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         """Forget what comes, most of it without a look: the kernel throws it away."""
         size = left = int(self.headers["Content-Length"])
-        left -= len(self.rfile.read1(left)) if left else 0  # what came with the headers
+        left -= (count := len(self.rfile.read1(left)) if left else 0)  # what came with the headers
+        self.server.line.pass_on(count)
         block = bytearray(_BLOCK_BYTES)
         while left and (count := self.connection.recv_into(block, min(left, _BLOCK_BYTES), socket.MSG_TRUNC)):
             self.server.line.pass_on(count)
             left -= count
-        self.server.received_bytes += size - left
         _, _, folder, owner, name, oid = urllib.parse.urlsplit(self.path).path.split("/")
         goal = object_path(self.server.directory / folder / owner / f"{name}.git" / "lfs" / "objects", oid)
         goal.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Tell how many bytes came."""
-        self._answer(str(self.server.received_bytes).encode())
+        self._answer(str(self.server.line.passed_bytes).encode())
 
     def _answer(self, body: bytes) -> None:
         self.send_response(200)

@@ -61,7 +61,7 @@ class Sizes:
 
     def train_s(self, line: int) -> float:
         """Return how long the job trains after a checkpoint: as long as that is under way, and a little longer."""
-        return round(1.25 * self.size / line + 1.0, 1)
+        return round(1.25 * self.size / line + 2.0, 1)
 
 
 @dataclass
@@ -194,7 +194,7 @@ class _Bench:
             alone = self._save_and_train(data)
         with self._data() as data:  # before the service starts: it watches what is there
             place = make_place(self.base, f"daemon {time.monotonic_ns()}", self.hub, 1)
-            place |= {"settings": {"quiet": "1s"}, "priority": self.case.priority, "group": str(self.service or "")}
+            place |= {"settings": {"quiet": "200ms"}, "priority": self.case.priority, "group": str(self.service or "")}
             before = count_sent(self.hub)
             with _Service(place) as service:
                 beside = self._save_and_train(data)
