@@ -140,13 +140,18 @@ class Daemon:
         return TargetRun(work, prune, stop, self._jobs, self._pauses, self._note_change)
 
     def _look_at_state(self) -> None:
-        """Try again to open what could not be opened; end if the state is not ours any more."""
+        """Try again to open what could not be opened, or was damaged since; end if the state is not ours any more."""
         if not is_same_file(self._config.service.state_dir / "lock", os.fstat(self._lock_fd)):
             self._is_lost, self._reason = True, f"{self._config.service.state_dir} is gone"
             self._bell.ring(signal.SIGTERM)
             return
-        if self._targets.open_again(self._config.targets):
+        targets = self._config.targets
+        if self._targets.open_again(targets) | self._targets.mend(targets, self._is_looked_at):
             self._note_change()
+
+    def _is_looked_at(self) -> bool:
+        """Tell whether a status or a heartbeat is being made, which looks into the stores."""
+        return bool(self._jobs.running().keys() & {"status", "heartbeat"})
 
     def _wait(self) -> None:
         """Sleep until told to stop, feeding systemd's watchdog while all parts get on."""
@@ -252,8 +257,7 @@ class Daemon:
         removed = sorted(before.keys() - after.keys())
         added = sorted(after.keys() - before.keys())
         changed = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
-        # A status or a heartbeat that is being made may look into the stores.
-        self._targets.close((*removed, *changed), lambda: bool(self._jobs.running().keys() & {"status", "heartbeat"}))
+        self._targets.close((*removed, *changed), self._is_looked_at)
         for name in dict.fromkeys((*added, *changed, *self._targets.failed)):
             self._targets.open(new.target(name))
         for run in self._targets.runs():

@@ -322,6 +322,8 @@ class _Explainer:
             return fact(f"an earlier version of it is in commit {shown}", commit=shown)
         if shown is not None:
             return fact(f"in commit {shown}{self._unmerged(mirror)}", published=True, commit=shown)
+        if path in view.lost.current():
+            return fact("this version is lost: it was changed or taken away before it was uploaded", "no mirror has it")
         reason, hint = self._why_lacking(mirror, path)
         return fact(reason + (", its object is there" if uploaded else ""), hint)
 

@@ -189,7 +189,7 @@ def _left(worker: MirrorWorker) -> HubsyncError | None:
         return MirrorError(said, error_kind="commit_quota", retryable=True)
     if worker.publisher.backlog():
         return MirrorError("a captured object was changed by its writer; run again", error_kind="spoiled", retryable=True)
-    if refused := worker.publisher.refusals.reasons():
+    if refused := worker.publisher.refusals.reasons() | worker.publisher.refusals.lost:
         said = "; ".join(f"{path}: {why}" for path, why in refused.items())
         return MirrorError(said, error_kind="rejected", retryable=False)
 

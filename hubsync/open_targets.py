@@ -16,6 +16,7 @@ from hubsync.report import describe_target, describe_unopened
 from hubsync.target_run import TargetRun
 
 _POLL_S = 0.02
+_MEND_S = 300.0  # a store that is damaged again and again must not fill the log
 
 log = get_logger()
 
@@ -32,6 +33,8 @@ class OpenTargets:
         self._runs: dict[str, TargetRun] = {}
         self._failed: dict[str, tuple[HubsyncError, datetime]] = {}  # why, and since when
         self._opening = threading.Lock()
+        self._closing = threading.RLock()
+        self._mended: dict[str, float] = {}  # when a store was opened again for its damage, monotonic
 
     def runs(self) -> list[TargetRun]:
         """Return those that run."""
@@ -77,11 +80,33 @@ class OpenTargets:
 
         return bool(opened)
 
+    def mend(self, targets: Iterable[Target], is_read: Callable[[], bool]) -> bool:
+        """Open those of *targets* again that met damage in their stores, which mends it; tell whether there were such."""
+        now = time.monotonic()
+        damaged = [
+            target
+            for target in targets
+            if (run := self._runs.get(target.name)) is not None
+            and run.work.pipeline.store.is_damaged
+            and now >= self._mended.get(target.name, float("-inf")) + _MEND_S
+        ]
+        for target in damaged:
+            self._mended[target.name] = now
+            with self._closing:
+                self.close([target.name], is_read)
+                self.open(target)
+
+        return bool(damaged)
+
     def close(self, names: Collection[str], is_read: Callable[[], bool]) -> None:
         """End the targets called *names*; meanwhile they are shown as they are, and the others go on.
 
         No store is closed while *is_read* says that somebody may look into it.
         """
+        with self._closing:
+            self._close(names, is_read)
+
+    def _close(self, names: Collection[str], is_read: Callable[[], bool]) -> None:
         for name in names:
             self._failed.pop(name, None)
         runs = [run for name in names if (run := self._runs.get(name))]

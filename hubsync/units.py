@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from pathspec import GitIgnoreSpec
 
 from hubsync.config.model import Target
-from hubsync.errors import FileError, SourceError
+from hubsync.errors import FileError, FileUnreadableError, SourceError
 from hubsync.store.provenance import own_patterns
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry, Identity
@@ -57,9 +57,14 @@ def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, 
     else:
         held |= {p[inside:]: "still being written" for p, log in logs.items() if age_s(log.identity) < target.quiet_s}
     indexes: dict[str, tuple[str, ...]] = {}
+    unreadable: dict[str, str] = {}
     for path, entry in inventory.entries.items():
         name = path[inside:]
-        reason, members = ("", None) if name in held else check_file(source, entry)
+        try:
+            reason, members = ("", None) if name in held else check_file(source, entry)
+        except FileUnreadableError as exc:
+            reason, members = exc.reason, None
+            unreadable[name] = exc.hint
         if reason:
             held[name] = reason
         if members is not None:
@@ -76,6 +81,7 @@ def read_facts(target: Target, rules: PathRules, unit: str, known: Mapping[str, 
         marker_times={name: mtime_ns for name, (_, mtime_ns) in markers.items()},
         complete_when=target.complete_when,
         held=held,
+        unreadable=unreadable,
         writing=frozenset(p[inside:] for p, i in inventory.temporary.items() if _is_being_written(p, i)),
         unchanged_s=_unchanged_s(inventory),
     )
@@ -87,9 +93,15 @@ def _is_being_written(path: str, identity: Identity) -> bool:
 
 
 def check_file(source: Path, entry: Entry) -> tuple[str, tuple[str, ...] | None]:
-    """Return (why *entry* is not whole: empty if it is, the files that it names if it is an index)."""
+    """Return (why *entry* is not whole: empty if it is, the files that it names if it is an index).
+
+    Raises:
+        FileUnreadableError: it cannot be opened.
+    """
     try:
         fd = open_entry(source, entry)
+    except FileUnreadableError:
+        raise
     except FileError as exc:
         return exc.reason, None
     except SourceError as exc:
@@ -127,7 +139,10 @@ def _read_markers(source: Path, unit: str) -> Iterator[tuple[str, tuple[str, int
         entry = look(source, os.path.normpath(f"{unit}/{marker}"))
         if entry is None or entry.identity.size > _MARKER_BYTES:
             continue
-        fd = open_entry(source, entry)
+        try:
+            fd = open_entry(source, entry)
+        except FileError:  # no signal to us; as a file of the source it is told of
+            continue
         try:
             text = os.pread(fd, _MARKER_BYTES, 0).decode("utf-8", "replace").strip()
         finally:

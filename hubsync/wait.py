@@ -150,7 +150,8 @@ class Wait:
         worst = parked or max(lacking, key=lambda worker: worker.trouble is not None)
         trouble = worst.trouble
         reason = f"{what} is not yet on {_names([worker.mirror.name for worker in lacking])}"
-        refused = worst.publisher.refusals.reasons()
+        refusals, unit = worst.publisher.refusals, self._wish.unit
+        refused = refusals.reasons() if unit is None else refusals.reasons_in(unit)
         if trouble is None and refused:
             path, why = next(iter(refused.items()))
             return Answer(False, f"{reason}; {worst.mirror.name} refuses {path}: {why}", final=True, mirrors=mirrors)

@@ -76,18 +76,21 @@ def test_what_may_not_be_read_any_more_is_not_gone(config: Path, source: Path, h
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
 
 
-def test_a_file_that_may_not_be_read_holds_itself_and_its_unit(config: Path, source: Path, hub: LocalHub) -> None:
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_a_file_that_may_not_be_read_holds_itself_and_its_unit(
+    config: Path, source: Path, hub: LocalHub, name: str
+) -> None:
     """What is beside it goes on; with the permission back it is taken without a restart."""
     with Daemon(config, *POWERLESS) as daemon:
         daemon.wait_for("mirror.published")
         write_checkpoint(source / "checkpoint.tmp", 1000)
-        (source / "checkpoint.tmp" / WEIGHTS).chmod(0)
+        (source / "checkpoint.tmp" / name).chmod(0)
         (source / "checkpoint.tmp").rename(source / "checkpoint-1")
-        said = daemon.wait_for("file.unreadable", path=f"checkpoint-1/{WEIGHTS}")
+        said = daemon.wait_for("file.unreadable", path=f"checkpoint-1/{name}")
         (source / "b.txt").write_text("changed")
         daemon.wait_for("mirror.published")
         held = download(hub, "acme/x", config.parent / "then")
-        (source / "checkpoint-1" / WEIGHTS).chmod(0o644)
+        (source / "checkpoint-1" / name).chmod(0o644)
         daemon.wait_for("unit.published", unit="checkpoint-1")
         assert 0 == daemon.stop()
 

@@ -19,6 +19,7 @@ from typing import Protocol, Self, TypeVar
 from hubsync.mirror.agent_batch import Actions, Batch, Thing
 from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_parts import Journal, Multipart, read_multipart
+from hubsync.priority import stand_back_further
 from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.hashing import Hashing
 from hubsync.store.throttle import Throttle
@@ -68,7 +69,7 @@ class Uploader:
         self._batch = batch
         self._costs = costs
         self._uploads_dir = uploads_dir
-        self._parts = ThreadPoolExecutor(_PARTS_AT_ONCE, "hubsync-part")
+        self._parts = ThreadPoolExecutor(_PARTS_AT_ONCE, "hubsync-part", stand_back_further)
 
     def close(self) -> None:
         """End what is under way, and let go of all connections."""

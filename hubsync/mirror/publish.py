@@ -126,7 +126,7 @@ class Publisher:
     def holds(self, snapshot: str, unit: str | None) -> bool:
         """Tell whether the mirror shows *unit*, or with ``None`` everything, as it is at *snapshot* or later."""
         if unit is None:
-            return not self._view.refused and self._store.is_ancestor(snapshot, self.published())
+            return not self.refusals.reasons() and self._store.is_ancestor(snapshot, self.published())
         if self._view.refuses_unit(unit):
             return False
         shown = [self.published(), self._record.ahead(self._store.backlog(self.published())).units.get(unit)]
@@ -187,7 +187,9 @@ class Publisher:
         """Return the units that the mirror holds, and when each was last written."""
         times = self._store.unit_times(self.published())
         ahead = self._store.read_snapshots(self._record.commits_ahead())
-        return {**times, **{unit: shown.written_at for shown in ahead for unit in shown.units}}
+        times = {**times, **{unit: shown.written_at for shown in ahead for unit in shown.units}}
+        frozen = self._view.frozen()
+        return {unit: written_at for unit, written_at in times.items() if unit not in frozen}
 
     def measure_backlog(self) -> Backlog:
         """Return how much the mirror lacks."""

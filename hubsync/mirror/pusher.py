@@ -3,7 +3,7 @@
 What is to be shown is ``view``'s, and what is remembered of it ``record``'s.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
@@ -42,21 +42,18 @@ class Pusher:
             MadeAnewError: nothing of what we published is there.
             MirrorError: others changed what the policy says to halt for, or a step failed.
         """
-        names = [line.branch for line in lines]
         seen: list[Mapping[str, Head]] = []
-        while len(seen) < _LOST_RACES:
-            # Asked, not assumed: a repository that was deleted and made anew takes our old history, without its objects.
-            heads = self._adopt(self._remote.read_heads(names))
+        for heads, is_asked in self._look([line.branch for line in lines]):
             seen.append(heads)
             grafted = {
                 line.branch: self._branch(line.branch).graft(line, heads[line.branch], is_new_view=is_new_view)
                 for line in lines
             }
             moved = {name: new.commit for name, new in grafted.items() if new.commit and new.commit != heads[name].commit}
-            if self._opens_pull(moved):
+            if self._opens_pull(moved) or not (moved or is_asked):
                 continue
             try:
-                self._remote.push(moved)
+                self._remote.push(moved, {name: heads[name].commit for name in moved})
             except HeadMovedError:
                 if seen.count(heads) >= _REFUSED_UNMOVED:
                     raise
@@ -82,6 +79,31 @@ class Pusher:
         for name, grafted in branches.items():
             self._branch(name).note_published(grafted)
 
+    def _look(self, names: Sequence[str]) -> Iterator[tuple[Mapping[str, Head], bool]]:
+        """Yield the heads of the branches *names*, again and again, and whether the mirror was asked for them.
+
+        First they are taken to be as we left them: a push is on condition of that. A repository that was deleted and made
+        anew would take our old history, without its objects.
+        """
+        record = self._record
+        is_known = any(map(record.left, names)) and not any(map(record.seen, names))
+        if is_known and self._remote.is_conditional and self._pulls is None:
+            yield {name: Head(record.left(name), record.left(name)) for name in names}, False
+        for _ in range(_LOST_RACES):
+            yield self._adopt(self._ask(names)), True
+
+    def _ask(self, names: Sequence[str]) -> Mapping[str, str | None]:
+        """Return the commits that the branches *names* show; one that was never seen is fetched without being asked for."""
+        record = self._record
+        [name, *others] = names
+        if others or record.left(name) or record.seen(name):
+            return self._remote.read_heads(names)
+        commit = self._remote.fetch_if_there(name, record.seen_ref(name))
+        if commit is not None:
+            self._note_seen({name: commit})
+
+        return {name: commit}
+
     def _adopt(self, shown: Mapping[str, str | None]) -> dict[str, Head]:
         """Fetch those of the heads *shown* (branch → commit) that are not as we left them."""
         heads = {branch: Head(commit, self._record.left(branch)) for branch, commit in shown.items()}
@@ -92,13 +114,16 @@ class Pusher:
         ]
         if news:
             fetched = self._remote.fetch({branch: self._record.seen_ref(branch) for branch in news})
-            self._record.note_seen(fetched)
-            for branch, commit in fetched.items():
-                log.info("mirror.adopted", repo=self._place.mirror.repo_id, commit=self._remote.public_id(commit),
-                         previous=self._remote.public_id(heads[branch].left), branch=branch)  # fmt: skip
-                heads[branch] = Head(commit, heads[branch].left)
+            self._note_seen(fetched)
+            heads |= {branch: Head(commit, heads[branch].left) for branch, commit in fetched.items()}
 
         return heads
+
+    def _note_seen(self, fetched: Mapping[str, str]) -> None:
+        self._record.note_seen(fetched)
+        for branch, commit in fetched.items():
+            log.info("mirror.adopted", repo=self._place.mirror.repo_id, commit=self._remote.public_id(commit),
+                     previous=self._remote.public_id(self._record.left(branch)), branch=branch)  # fmt: skip
 
     def _branch(self, name: str) -> Branch:
         if name not in self._branches:

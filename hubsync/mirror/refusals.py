@@ -7,7 +7,7 @@ from hubsync.errors import MirrorError
 from hubsync.mirror.cards import Cards
 from hubsync.mirror.failures import find_named
 from hubsync.mirror.record import Record
-from hubsync.mirror.view import Refusal, Step, View
+from hubsync.mirror.view import LOST, Refusal, Step, View
 from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
@@ -22,6 +22,7 @@ class Refusals:
 
     Attributes:
         folds: whether the backlog goes as one commit, because one of its commits was refused.
+        lost: the files that were found to be lost since hubsync began, and why.
     """
 
     def __init__(self, target: Target, store: Store, view: View, cards: Cards, record: Record) -> None:
@@ -31,29 +32,36 @@ class Refusals:
         self._cards = cards
         self._record = record
         self.folds = False
+        self.lost: dict[str, str] = {}
         self._told: dict[str, Refusal] = {}
 
     def reasons(self) -> dict[str, str]:
         """Return the files that the mirror refuses as they are, and why."""
-        return {path: refusal.reason for path, refusal in self._view.refused.items()}
+        return {path: one.reason for path, one in self._view.refused.items() if one.error_kind != LOST}
+
+    def reasons_in(self, unit: str) -> dict[str, str]:
+        """Return the files of *unit* that the mirror refuses, or that are lost, and why."""
+        refused = self._view.refused.items()
+        return {path: one.reason for path, one in refused if unit_of(self._target, path) == unit and not one.alone}
 
     def kinds(self) -> frozenset[str]:
         """Return the kinds of what the mirror refuses."""
-        return frozenset(refusal.error_kind for refusal in self._view.refused.values())
+        return frozenset(refusal.error_kind for refusal in self._view.refused.values()) - {LOST}
 
     def try_again(self) -> None:
-        """Forget what the mirror refused: it may take it now."""
-        self._view.refused = {}
+        """Forget what the mirror refused: it may take it now. What is lost stays so."""
+        self._view.refused = self._view.refuse_lost()
         self._cards.is_refused = False
 
     def forget_mended(self) -> None:
-        """Forget the refusal of files that are not any more what was refused."""
+        """Forget the refusal of files that are not any more what was refused, and the loss of those that came back."""
         in_tree = self._store.ledger.in_tree
-        self._view.refused = {
+        kept = {
             path: refusal
             for path, refusal in self._view.refused.items()
-            if (entry := in_tree(path)) is not None and entry.blob == refusal.blob
+            if refusal.error_kind != LOST and (entry := in_tree(path)) is not None and entry.blob == refusal.blob
         }
+        self._view.refused = kept | self._view.refuse_lost()
 
     @staticmethod
     def is_of_content(exc: MirrorError) -> bool:
@@ -94,7 +102,11 @@ class Refusals:
         return bool(refused)
 
     def _tell(self, path: str, refusal: Refusal, hint: str) -> None:
-        """Say that a file is refused, once: it is sent again now and then."""
-        if self._told.get(path) != refusal:
+        """Say that a file is refused, once: it is sent again now and then. What is lost is so for all mirrors."""
+        is_news = self._told.get(path) != refusal
+        if refusal.error_kind == LOST:
+            self.lost[path] = refusal.reason
+            is_news = self._view.lost.add(path, refusal.blob)
+        if is_news:
             log.warning("file.rejected", path=path, unit=unit_of(self._target, path), reason=refusal.reason, hint=hint)
         self._told[path] = refusal

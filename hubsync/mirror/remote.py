@@ -16,7 +16,7 @@ from hubsync.mirror.agent_batch import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.push_refusal import explain_limit
-from hubsync.mirror.token import Tokens, basic_authorization, credential_config
+from hubsync.mirror.token import Tokens, basic_authorization, hand_over
 from hubsync.mirror.uploads import Gauge, Told, Upload, declare_limit
 from hubsync.mirror.xet import git_xet_config
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
@@ -63,6 +63,8 @@ class _Options:
 
 class Remote:
     """One mirror's repository, spoken to from *git*, with the pins of *objects*."""
+
+    is_conditional = True  # a push is refused before anything is sent if a head is another one than it expects
 
     def __init__(self, git: Git, objects: Objects, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: Event) -> None:
         self._git = git
@@ -135,6 +137,15 @@ class Remote:
         self._network("fetch", *_FETCH, "{url}", *specs)
         return {branch: commit for branch, ref in branches.items() if (commit := self._git.read_ref(ref)) is not None}
 
+    def fetch_if_there(self, branch: str, ref: str) -> str | None:
+        """Fetch the newest commit of *branch* to *ref* and return it; ``None`` if there is no such branch (yet)."""
+        try:
+            return self.fetch({branch: ref}).get(branch)
+        except MirrorError as exc:
+            if "couldn't find remote ref" not in str(exc):
+                raise
+            return None
+
     def upload_objects(self, oids: Iterable[str], *, immutable: Container[str] = frozenset()) -> None:
         """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API.
 
@@ -182,17 +193,18 @@ class Remote:
             wanted = writer.commit(_WANTED, None, header, changes.items())
         self._lfs("download", "fetch", "{url}", wanted)
 
-    def push(self, heads: Mapping[str, str]) -> None:
-        """Make *heads* (branch → commit) what the mirror shows, all or none, if each descends from the present one.
+    def push(self, heads: Mapping[str, str], expected: Mapping[str, str | None]) -> None:
+        """Make *heads* (branch → commit) what the mirror shows, all or none, if that is what is *expected* now.
+
+        Each descends from the one that is expected of its branch, or there is to be no such branch.
 
         Raises:
-            HeadMovedError: one does not.
+            HeadMovedError: a branch shows something else.
         """
         if not heads:
             return
-        specs = [f"{commit}:{self._ref(branch)}" for branch, commit in heads.items()]
         try:
-            self._push(specs)
+            self._push(heads, expected)
         except MirrorError as exc:
             # An answer that was lost, or a request that was sent twice, looks like a refusal: the heads tell.
             if exc.error_kind in {"conflict", "network", "timeout", "server", "stalled"} and self._shows(heads):
@@ -208,15 +220,18 @@ class Remote:
         token = self._tokens.read(self._endpoint)
         return explain_limit(failure, url, token, stall_s=self._endpoint.timeout_s, connect_s=_CONNECT_S)
 
-    def _push(self, specs: list[str]) -> None:
+    def _push(self, heads: Mapping[str, str], expected: Mapping[str, str | None]) -> None:
+        specs = [f"{commit}:{self._ref(branch)}" for branch, commit in heads.items()]
+        # Nothing is forced by it: what descends from the expected head, and finds it there, moves it forward.
+        leases = [f"--force-with-lease={self._ref(branch)}:{expected[branch] or ''}" for branch in heads]
         try:
-            self._network("push", *_PUSH, *(["--atomic"] if len(specs) > 1 else []), "{url}", *specs)
+            self._network("push", *_PUSH, *(["--atomic"] if len(specs) > 1 else []), *leases, "{url}", *specs)
         except MirrorError as exc:
             if "does not support --atomic" not in str(exc):
                 raise
             # In their order: the main branch stands last, so that nothing it shows is missing elsewhere.
-            for spec in specs:
-                self._network("push", *_PUSH, "{url}", spec)
+            for lease, spec in zip(leases, specs, strict=True):
+                self._network("push", *_PUSH, lease, "{url}", spec)
 
     def delete_branch(self, branch: str, head: str) -> None:
         """Delete *branch*, whose head is *head*: the server refuses it if somebody else has moved that meanwhile."""
@@ -263,18 +278,18 @@ class Remote:
             memory=None if args[0] == "lfs" else _GIT_BYTES,
         )  # fmt: skip
         with (
-            credential_config(addresses.git, token) as (credential, fds),
+            hand_over(token, addresses.git, to_lfs=args[0] == "lfs") as credential,
             kept_headers() as headers,
         ):
             try:
                 finished = self._git.run(
                     *(arg.replace("{url}", addresses.git) for arg in args),
                     feed=options.feed,
-                    config={**self._config(addresses, signed_in=token is not None), **credential,
+                    config={**self._config(addresses, signed_in=token is not None), **credential.config,
                             **options.config},
                     environment={**options.environment, **headers.environment},
                     watch=watch,
-                    pass_fds=(*fds, *options.pass_fds, headers.fd),
+                    pass_fds=(*credential.fds, *options.pass_fds, headers.fd),
                     check=False,
                 )  # fmt: skip
             except ChildStalledError as exc:

@@ -95,7 +95,7 @@ class Retainer:
     # --- what goes
 
     def _shown(self, published: str) -> dict[str, UnitFact]:
-        files = {unit_of(self._place.target, path) for path in self._view.files(published)}
+        files = {unit_of(self._place.target, path) for path in self._view.files(published)} - self._view.frozen()
         times = self._place.store.unit_times(published)
         return {unit: UnitFact(written_at) for unit, written_at in times.items() if unit in files}
 

@@ -5,13 +5,14 @@ What the mirror refuses, and what is nowhere any more, is held back. It must nev
 
 from collections.abc import Container, Sequence
 
-from hubsync.errors import MirrorError
+from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.uploader import Objects, Uploader
-from hubsync.mirror.view import Step, fold
+from hubsync.mirror.view import LOST, Step, fold
 from hubsync.store.git import blob_id
 from hubsync.store.snapshot import Store
+from hubsync.watch.inventory import examine
 from hubsync.watch.rules import PathRules
 
 _LOADS_A_MODEL = PathRules(expand_include(("weights",)))
@@ -52,11 +53,18 @@ class Supply:
         lacked = self._lacked_blobs(steps)
         newest = {change.path: change.after for step in steps for change in step.changes}
         lost = {path: lacked[entry.blob] for path, entry in newest.items() if entry is not None and entry.blob in lacked}
-        held = [self._refusals.refuse([path], self._why_lost(oid)) for path, oid in lost.items()]
+        held = [self._refusals.refuse([path], self._why_lost(path, oid)) for path, oid in lost.items()]
 
         return any(held)
 
-    def _why_lost(self, oid: str) -> MirrorError:
+    def _why_lost(self, path: str, oid: str) -> MirrorError:
+        if oid not in self._uploader.not_given and self._is_gone(path):
+            return MirrorError(
+                "this version is lost: it was changed in place or taken away before it was uploaded, and is deleted here",
+                error_kind=LOST,
+                retryable=False,
+                hint='let the writer replace files (write, then rename), or set capture = "copy"; all else is published',
+            )
         gone = "it was changed or deleted here before it was uploaded, and"
         if (failure := self._uploader.not_given.get(oid)) is None:
             return MirrorError(
@@ -71,6 +79,12 @@ class Supply:
             retryable=True,
             hint="see how the other mirror is; hubsync asks it again by itself",
         )
+
+    def _is_gone(self, path: str) -> bool:
+        try:
+            return examine(self._store.source, path) is None
+        except HubsyncError:  # the source itself may come back
+            return False
 
     def publishable(self, steps: Sequence[Step]) -> list[Step]:
         """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""

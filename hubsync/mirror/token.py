@@ -3,8 +3,8 @@
 import base64
 import contextlib
 import os
-import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from hubsync.config.model import Config, Endpoint, TokenSource
@@ -146,26 +146,49 @@ def basic_authorization(token: str) -> str:
     return "Basic " + base64.b64encode(f"{_USER}:{token}".encode()).decode()
 
 
-@contextlib.contextmanager
-def credential_config(url: str, token: str | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
-    """Yield (git config, descriptors to pass) that let git answer for *url*'s host, and for no other, with *token*.
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """How a command of git gets a token: by this git *config*, from descriptors to pass on to it."""
 
-    The answer lies in anonymous memory that only our children inherit. git erases a credential that was refused; the
-    answer is gone then, so that git-lfs 3.3 does not ask for ever (https://github.com/git-lfs/git-lfs/pull/6204).
+    config: Mapping[str, str]
+    fds: tuple[int, ...] = ()
+
+
+@contextlib.contextmanager
+def hand_over(token: str | None, url: str, *, to_lfs: bool) -> Iterator[Credential]:
+    """Yield what lets git sign in with *token* at *url*'s host, and at no other. It lies in memory of our children alone.
+
+    git reads it as a part of its config: a helper would be two programs for each command, and asked only after a request
+    without the token was refused. git-lfs, which writes down what it knows of git when it fails, asks a helper.
     """
+    no_helper = {"credential.helper": ""}
     if token is None:
-        yield {"credential.helper": ""}, ()
+        yield Credential(no_helper)
         return
     fd = os.memfd_create("hubsync-credential")
+    place = f"/proc/self/fd/{fd}"
     try:
-        os.write(fd, f"username={_USER}\npassword={token}\n".encode())
-        answer = shlex.quote(f"/proc/self/fd/{fd}")
-        # The shell alone: git and git-lfs ask several times for each command, and "cat" would be a process more.
-        tell = f'while IFS= read -r line; do printf "%s\\n" "$line"; done < {answer}'
-        helper = f'!f() {{ case "$1" in get) {tell};; erase) : > {answer};; esac; }}; f'
-        yield {"credential.helper": "", f"credential.{_origin(url)}.helper": helper}, (fd,)
+        if to_lfs:
+            os.write(fd, f"username={_USER}\npassword={token}\n".encode())
+            helper = {f"credential.{_origin(url)}.helper": _helper(place)}
+            yield Credential({**no_helper, **helper}, (fd,))
+        else:
+            header = f"Authorization: {basic_authorization(token)}"
+            os.write(fd, f'[http "{_origin(url)}/"]\n\textraHeader = "{header}"\n'.encode())
+            yield Credential({**no_helper, "include.path": place}, (fd,))
     finally:
         os.close(fd)
+
+
+def _helper(place: str) -> str:
+    """Return a credential helper that tells what lies at *place*, until that was refused.
+
+    git erases a refused credential; the answer is gone then, so that git-lfs 3.3 does not ask for ever
+    (https://github.com/git-lfs/git-lfs/pull/6204).
+    """
+    # The shell alone: git-lfs asks several times for each command, and "cat" would be a process more.
+    tell = f'while IFS= read -r line; do printf "%s\\n" "$line"; done < {place}'
+    return f'!f() {{ case "$1" in get) {tell};; erase) : > {place};; esac; }}; f'
 
 
 def _origin(url: str) -> str:

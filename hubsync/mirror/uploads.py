@@ -18,6 +18,7 @@ from hubsync.mirror.agent_upload import Costs, Uploader
 from hubsync.mirror.failures import read_failure
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
+from hubsync.priority import stand_back_further
 from hubsync.store.hashing import shared
 from hubsync.store.process import StoppedError
 from hubsync.store.throttle import Throttle, open_allowance
@@ -184,7 +185,7 @@ class Upload:
         meter = Meter()
         costs = Costs(self._limit.throttle, shared(), meter)
         uploader = Uploader(client, Batch(client, lfs_url, tuple(self._things)), costs, self._uploads_dir)
-        pool = ThreadPoolExecutor(_OBJECTS_AT_ONCE, "hubsync-upload")
+        pool = ThreadPoolExecutor(_OBJECTS_AT_ONCE, "hubsync-upload", stand_back_further)
         results = {thing.oid: pool.submit(uploader.upload, thing, path) for thing, path in self._things.items()}
         try:
             while wait(results.values(), _LOOK_S).not_done:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hubsync.config.model import Mirror, Target
 from hubsync.mirror.dropped import Dropped
 from hubsync.mirror.graft import Tree, with_prefix
+from hubsync.mirror.lost import Lost
 from hubsync.mirror.roles import mirror_rules
 from hubsync.mirror.selection import UnitTimes, choose_best, choose_latest, newest_units
 from hubsync.store.git import TreeChange, TreeEntry
@@ -75,19 +76,25 @@ class Ahead:
         return self.order.get(commit, -1)
 
 
+LOST = "lost"  # the kind of what no mirror refuses: there is nothing to send
+
+
 class Refusal(NamedTuple):
-    """The blob of a file that a mirror refuses, and why it does."""
+    """The blob of a file that a mirror refuses, and why it does; *alone*: the rest of its unit is published without it."""
 
     blob: str
     reason: str
     error_kind: str = "rejected"
+    alone: bool = False
 
 
 class View:
     """What one mirror shows of one target.
 
     Attributes:
-        refused: files that the mirror refuses as they are; they, and whole their units, stay as they are there.
+        refused: files that the mirror refuses as they are, or that are lost; they, and whole their units, stay as they are
+            there.
+        lost: what is known to be lost.
         dropped: units that go from it, and when those that went had been written; saved again, a unit is another one.
     """
 
@@ -99,7 +106,8 @@ class View:
         self._prefix = with_prefix(mirror.path_in_repo, "")
         self._is_whole = mirror.include == ("**",) and not mirror.exclude
         self._listed = functools.lru_cache(3)(self._list_shown)
-        self.refused: Mapping[str, Refusal] = {}
+        self.lost = Lost(target, store)
+        self.refused: Mapping[str, Refusal] = self.refuse_lost()
         self.dropped: Mapping[str, int] = Dropped(store, mirror.name).written_at
 
     @property
@@ -112,9 +120,13 @@ class View:
             "path_in_repo": str(self._mirror.path_in_repo),
             "publish": self._target.publish,
             "main": self._target.main if self._target.publish == "revisions" else None,
-            "refused": {path: refusal.blob for path, refusal in self.refused.items()},
+            "refused": {path: f"{refusal.blob}{' alone' * refusal.alone}" for path, refusal in self.refused.items()},
         }
         return json.dumps(settings, sort_keys=True)
+
+    def refuse_lost(self) -> dict[str, Refusal]:
+        """Return what is lost, as if the mirror refused it."""
+        return {path: Refusal(blob, "is lost", LOST, alone) for path, (blob, alone) in self.lost.current().items()}
 
     def shows(self, path: str) -> bool:
         """Tell whether the mirror gets *path* of the source."""
@@ -122,12 +134,12 @@ class View:
 
     def refuses_unit(self, unit: str) -> bool:
         """Tell whether the mirror refuses a file of *unit*."""
-        return unit in self._frozen()
+        return unit in self.frozen()
 
     def filter(self, base: str | None, steps: Sequence[Step], ahead: Ahead) -> list[Step]:
         """Return *steps* with only what a mirror that holds *base* is to get: of units that stay, and are not *ahead*."""
         kept = self._kept_after(steps)
-        frozen = self._frozen()
+        frozen = self.frozen()
 
         def is_lacking(commit: str, path: str) -> bool:
             unit = unit_of(self._target, path)
@@ -207,9 +219,11 @@ class View:
         unit = unit_of(self._target, path) if self._target.publish == "revisions" else None
         return self._place(path[len(unit) + 1 :] if unit else path)
 
-    def _frozen(self) -> frozenset[str]:
+    def frozen(self) -> frozenset[str]:
         """Return the files and units that stay as they are on the mirror."""
-        return frozenset(unit_of(self._target, path) or path for path in self.refused)
+        return frozenset(
+            path if refusal.alone else unit_of(self._target, path) or path for path, refusal in self.refused.items()
+        )
 
     def skipped_units(self, steps: Sequence[Step]) -> list[str]:
         """Return the units of *steps* that are not published because newer ones are."""
@@ -288,7 +302,7 @@ class View:
 
     def _choose(self, commit: str | None, ahead: Ahead, times: UnitTimes) -> str | None:
         """Return the unit of *times* that the main branch shows, if it shows one."""
-        units = {unit_of(self._target, path) for path in self._files(commit, ahead)} - self._frozen()
+        units = {unit_of(self._target, path) for path in self._files(commit, ahead)} - self.frozen()
         there = {unit: written_at for unit, written_at in times.items() if unit in units}
         if self._target.main == "best" and (
             best := choose_best(self.states(commit, ahead, there), there, self._target.best)
@@ -318,12 +332,17 @@ class View:
 
     def _kept_at(self, commit: str | None) -> frozenset[str]:
         """Return the units that ``keep_latest`` keeps, and the best one if the main branch shows that."""
-        times = self._unit_times(commit, Ahead())
+        times = self._without_frozen(self._unit_times(commit, Ahead()))
         kept = newest_units(times, self._mirror.keep_latest) or frozenset()
         if self._target.publish == "revisions" and (chosen := self._choose(commit, Ahead(), times)):
             kept |= {chosen}
 
         return kept
+
+    def _without_frozen(self, times: UnitTimes) -> UnitTimes:
+        """Return *times* without units that stay as they are: the mirror may have nothing of them."""
+        frozen = self.frozen()
+        return {unit: time for unit, time in times.items() if unit not in frozen}
 
     def _kept_after(self, steps: Sequence[Step]) -> frozenset[str] | None:
         """Return the units that the mirror keeps after *steps*; ``None`` stands for all."""
@@ -421,7 +440,7 @@ class View:
         if not self.refused:
             return False
         path = place.removeprefix(self._prefix)
-        return (unit_of(self._target, path) or path) in self._frozen()
+        return not {path, unit_of(self._target, path)}.isdisjoint(self.frozen())
 
     def _place(self, path: str) -> str:
         return self._prefix + path

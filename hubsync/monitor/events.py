@@ -258,8 +258,9 @@ _EVENTS = (
         "warning",
         ("path", "reason", "rule", "line", "member", "offset", "hint"),
         "not published: {path}: {reason}",
-        "The file will not be published as it is: it holds a secret, or has a name that no mirror takes. Its unit waits.",
-        "Take the secret out, rename the file, or exclude it; `reason` names the rule.",
+        "The file will not be published as it is: it holds a secret, has a name that no mirror takes, or is lost. Its unit "
+        "waits.",
+        "Take the secret out, rename the file, or exclude it; `reason` names the rule. What is lost is said once.",
     ),
     Event(
         "name.collided",

@@ -13,6 +13,7 @@ from hubsync.errors import FileChangedError, FileError, FileUnreadableError
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.held import Held
+from hubsync.priority import stand_back_further
 from hubsync.store.capture import HELD_HINT, Captured, FileHeldError, FileRefusedError, has_same_content
 from hubsync.store.hashing import shared
 from hubsync.units import check_file
@@ -100,6 +101,8 @@ class Intake:
                 self._refuse(entry, outcome)
                 refused.append(outcome)
             elif not is_event_log(entry.path):
+                if isinstance(outcome, FileUnreadableError):
+                    self._held.hold_unreadable(entry.path, outcome.reason, outcome.hint)
                 changed.append(outcome)
         for failed in (*changed, *refused):
             raise failed
@@ -164,10 +167,10 @@ class Intake:
         self._held.reject(entry.path, exc.reason, exc.hint, exc.secret)
 
     def _map(self, act: Callable[[Entry], _T], entries: Sequence[Entry]) -> list[_T]:
-        """Do *act* with each of *entries*, on a few threads if there are several."""
-        if len(entries) <= 1:
-            return [act(entry) for entry in entries]
-        with ThreadPoolExecutor(shared().threads, thread_name_prefix="hubsync-hash") as pool:
+        """Do *act* with each of *entries*, on a few threads that stand back further than this one."""
+        if not entries:
+            return []
+        with ThreadPoolExecutor(shared().threads, "hubsync-hash", stand_back_further) as pool:
             return list(pool.map(act, entries))
 
     # --- looks
@@ -190,7 +193,10 @@ class Intake:
         """Hold back a sharded index until all its shards are there and settled."""
         if not entry.path.endswith(".index.json"):
             return False
-        reason, named = check_file(self._target.source, entry)
+        try:
+            reason, named = check_file(self._target.source, entry)
+        except FileUnreadableError:  # as to capture it will say
+            return False
         waiting = self._files.waiting()
         directory = PurePosixPath(entry.path).parent
         members = [str(directory / member) for member in named or ()]

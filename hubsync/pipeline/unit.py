@@ -159,7 +159,10 @@ class Units:
         waiting = (path for path in self._files.waiting() if not is_event_log(path))
         held = dict.fromkeys(waiting, "still being written")
         held |= {path: self._held.reasons.get(path, "refused") for path in self._files.refused}
-        state.completion = judge(self.read(unit, held))
+        facts = self.read(unit, held)
+        for name, hint in facts.unreadable.items():
+            self._held.hold_unreadable(f"{unit}/{name}", facts.held[name], hint)
+        state.completion = judge(facts)
 
     def read(self, unit: str, held: Mapping[str, str]) -> UnitFacts:
         """Return what is known of *unit*, also against what was published of it; *held*: paths that wait, and why."""

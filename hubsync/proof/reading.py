@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from hubsync.mirror.agent_client import Action, TransferError
+from hubsync.priority import stand_back_further
 from hubsync.restore.get import Getter, Span
 from hubsync.restore.sources import ApiSource, GitSource
 from hubsync.store.throttle import Throttle, open_allowance
@@ -60,7 +61,7 @@ class Reader:
             os.close(fd)
             throttle.set_rate(self._bytes_per_s)
             self._throttle = throttle
-            with ThreadPoolExecutor(_THREADS) as pool:
+            with ThreadPoolExecutor(_THREADS, initializer=stand_back_further) as pool:
                 said = list(pool.map(self._read_one, wanted.values()))
 
         return {name: reason for name, reason in zip(wanted, said, strict=True) if reason}

@@ -14,16 +14,17 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from hubsync.errors import DiskFullError, GitError, GitKilledError, StateError, ToolMissingError
+from hubsync.errors import DiskFullError, GitError, GitKilledError, HubsyncError, StateError, ToolMissingError
 from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
-from hubsync.store.trouble import MARK, at_work, clear_lock, tells_damage
+from hubsync.store.trouble import DAMAGE_HINT, MARK, at_work, clear_lock, tells_damage
 
+FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 _MANY_PACKS = 50
 
 ABSENT = "0" * 40  # git's name for "no object"
@@ -38,7 +39,6 @@ _NEVER_WITHOUT = {
 _SIGNS = {"HEAD": "ref: ", "config": "repositoryformatversion"}
 
 _AGAIN_HINT = "it is tried again by itself; if it stays so, see whether the disk of the state directory is whole"
-_DAMAGE_HINT = "restart hubsync: it keeps what is whole, reads the rest again from the source, or says what else to do"
 
 _LISTS = Watch(output=LONGEST_LISTING)
 
@@ -88,6 +88,7 @@ class Git:
         self.git_dir = git_dir
         self._inherit = inherit
         self._trees: dict[str, Mapping[str, TreeEntry]] = {}
+        self._places: dict[str, tuple[frozenset[str], Mapping[str, TreeEntry]]] = {}  # what was asked of a commit last
         self._trees_lock = threading.Lock()
         self._remembering = 0
 
@@ -144,33 +145,44 @@ class Git:
             if pass_fds or not isinstance(feed, Sequence):  # what they held has been read
                 raise GitError(f"git {args[0]}: a lock was in its way, which is removed", hint=_AGAIN_HINT)
             return self.run(*args, feed=feed, config=config, environment=environment, watch=watch, check=check)
-        if check or pass_fds:
-            self._expect_undamaged(finished)
+        if (check or pass_fds) and tells_damage(finished.stderr):
+            self.expect_undamaged()
         if check:
             raise read_failure(args, finished)
 
         return finished
 
-    def _expect_undamaged(self, finished: Finished) -> None:
-        """Raise an error if what failed met a damaged pack, here or in the repository that this one borrows from."""
-        if not tells_damage(finished.stderr):
-            return
+    def expect_undamaged(self) -> None:
+        """Raise an error if what failed may have met damage, here or in the repository that this one borrows from."""
         borrowed = self.git_dir / "objects" / "info" / "alternates"
         named = borrowed.read_text("utf-8", "replace").splitlines() if borrowed.exists() else []
         others = [Path(objects).parent for objects in named]
         for git in (self, *map(Git, others)):
-            packs = list((git.git_dir / "objects" / "pack").glob("*.pack"))
-            if all(git.verify_pack(pack) for pack in packs):
+            if git.is_whole():
                 continue
-            said = f"{git.git_dir} is damaged: git cannot read all of its packs"
+            said = f"{git.git_dir} is damaged: git cannot read all that should be there"
             if others and git is self:  # it borrows: all that is its own can be fetched again
                 raise GitError(said, hint=_AGAIN_HINT)
-            (git.git_dir / MARK).touch()
-            raise StateError(said, hint=_DAMAGE_HINT)
+            git.mark_damaged()
+            damage = StateError(said, hint=DAMAGE_HINT)
+            damage.retryable = True
+            raise damage
 
-    def verify_pack(self, pack: Path) -> bool:
-        """Tell whether all of *pack* can be read, by its index."""
-        return self.run("verify-pack", str(pack.with_suffix(".idx")), check=False).returncode == 0
+    def is_whole(self) -> bool:
+        """Tell whether all packs can be read, and all that the refs need is there."""
+        indexes = (str(pack.with_suffix(".idx")) for pack in (self.git_dir / "objects" / "pack").glob("*.pack"))
+        commands = [("verify-pack", index) for index in indexes] + [("rev-list", "--objects", "--quiet", "--all")]
+        return all(self.run(*command, check=False).returncode == 0 for command in commands)
+
+    def mark_damaged(self) -> None:
+        """Have all of the repository read, and mended, when it is opened next."""
+        self.git_dir.mkdir(mode=0o700, exist_ok=True)  # all of it may be gone
+        (self.git_dir / MARK).touch()
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether damage was met since it was opened, or all of it is gone."""
+        return (self.git_dir / MARK).exists() or not (self.git_dir / "HEAD").exists()
 
     def text(self, *args: str, **options: Any) -> str:  # noqa: ANN401 - those of run()
         """Run ``git *args`` and return its stripped output."""
@@ -206,12 +218,24 @@ class Git:
 
     def list_tree(self, treeish: str, *paths: str) -> Mapping[str, TreeEntry]:
         """List all files below *treeish*, or what is at *paths*, be it a file or a directory."""
-        if paths or not self._remembering or not _FULL_ID.fullmatch(treeish):
+        if not self._remembering or not _FULL_ID.fullmatch(treeish):
             return self._list_tree(treeish, paths)
+        if paths:
+            asked, entries = self._places.get(treeish, (frozenset(), {}))
+            if not asked.issuperset(paths):
+                entries = self._list_tree(treeish, paths)
+                self._places[treeish] = (frozenset(paths), entries)
+            return {path: entry for path in paths if (entry := entries.get(path)) is not None}
         if (tree := self._trees.get(treeish)) is None:
             tree = self._trees[treeish] = self._list_tree(treeish, ())
 
         return tree
+
+    def find_files(self, treeish: str, paths: Collection[str]) -> dict[str, TreeEntry]:
+        """Return those of *paths* that are files below *treeish*; of many, or of what is listed already, all is listed."""
+        all_listed = treeish in self._trees or len(paths) > FEW_PATHS
+        entries = self.list_tree(treeish) if all_listed else self.list_tree(treeish, *paths) if paths else {}
+        return {path: entry for path in paths if (entry := entries.get(path)) is not None and entry.mode != DIRECTORY}
 
     @contextlib.contextmanager
     def remember_trees(self) -> Iterator[None]:
@@ -225,6 +249,7 @@ class Git:
                 self._remembering -= 1
                 if not self._remembering:
                     self._trees.clear()
+                    self._places.clear()
 
     def _list_tree(self, treeish: str, paths: Sequence[str]) -> dict[str, TreeEntry]:
         flags = () if paths else ("-r",)
@@ -375,7 +400,7 @@ class FastImport:
             finished = finish(self._child)
         if kind is None and finished.returncode != 0:
             if clear_lock(self._git.git_dir, finished.stderr) is None:
-                raise read_failure(("fast-import",), finished)
+                raise self._read_failure(finished)
             self._git.update_refs(self._tips)  # its pack is finished by then
         sync_directory(self._git.git_dir / "objects" / "pack")
         sync_directory(self._git.git_dir / "refs" / "heads")
@@ -418,7 +443,7 @@ class FastImport:
         while not line.endswith(b"\n"):
             piece = os.read(self._child.stdout.fileno(), 41)
             if not piece:
-                raise read_failure(("fast-import",), finish(self._child))
+                raise self._read_failure(finish(self._child))
             line += piece
 
         return line.decode().strip()
@@ -430,7 +455,15 @@ class FastImport:
             if flush:
                 self._child.stdin.flush()
         except BrokenPipeError as exc:
-            raise read_failure(("fast-import",), finish(self._child)) from exc
+            raise self._read_failure(finish(self._child)) from exc
+
+    def _read_failure(self, finished: Finished) -> HubsyncError:
+        """Return why it failed; what it was told was right, so that the repository may be what is wrong."""
+        failure = read_failure(("fast-import",), finished)
+        if not isinstance(failure, DiskFullError | GitKilledError):
+            self._git.expect_undamaged()
+
+        return failure
 
 
 @dataclass(frozen=True, slots=True)

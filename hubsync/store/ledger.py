@@ -20,6 +20,7 @@ from hubsync.store.git import TreeEntry
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
 from hubsync.store.proof_rows import PROOF_TABLES, ProofRows
+from hubsync.store.trouble import DAMAGE_HINT
 from hubsync.watch.entry import Identity
 
 _ROWS_AT_ONCE = 4096
@@ -49,6 +50,7 @@ _OUTSIDE = frozenset({
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_LOCKED,
 })  # fmt: skip
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Ledger(ProofRows):
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self.was_rebuilt = False
+        self.is_damaged = False  # was found to be; it is begun anew when it is opened next
 
     def open(self) -> None:
         """Open the ledger; one that is missing, damaged or of another version is begun anew.
@@ -76,7 +79,7 @@ class Ledger(ProofRows):
         Raises:
             StateError: it cannot be opened for a reason that lies outside of it, such as a full disk.
         """
-        with _known_errors():
+        with self._known_errors():
             try:
                 self._db = self._connect()
             except sqlite3.OperationalError as exc:
@@ -100,7 +103,7 @@ class Ledger(ProofRows):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Make the writes inside one transaction; nested ones join the outer."""
-        with self._lock, _known_errors():
+        with self._lock, self._known_errors():
             if self._connection.in_transaction:
                 yield
                 return
@@ -224,7 +227,7 @@ class Ledger(ProofRows):
 
     def tree(self, commit: str) -> dict[str, TreeEntry] | None:
         """Return all that the newest snapshot holds if that is *commit*."""
-        with self._lock, _known_errors():
+        with self._lock, self._known_errors():
             if self.meta("snapshot") != commit:
                 return None
             rows = self._connection.execute("SELECT path, mode, blob FROM tree")
@@ -333,10 +336,10 @@ class Ledger(ProofRows):
             except UnicodeEncodeError:  # a name that is not UTF-8: nothing is ever recorded of it
                 return None
             except sqlite3.Error as exc:
-                raise _read_error(exc) from exc
+                raise self._read_error(exc) from exc
 
     def _all(self, query: str, *values: object) -> list[Any]:
-        with self._lock, _known_errors():
+        with self._lock, self._known_errors():
             return self._connection.execute(query, values).fetchall()
 
     def _each(self, query: str, *values: object) -> Iterator[Any]:
@@ -351,30 +354,29 @@ class Ledger(ProofRows):
             return cursor.fetchmany(_ROWS_AT_ONCE)
 
     def _do(self, query: str, *values: object) -> None:
-        with self._lock, _known_errors():
+        with self._lock, self._known_errors():
             self._connection.execute(query, values)
 
     def _many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
         with self._lock, self.transaction():
             self._connection.executemany(query, rows)
 
+    @contextlib.contextmanager
+    def _known_errors(self) -> Iterator[None]:
+        """Turn what SQLite says into an error with a cure."""
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise self._read_error(exc) from exc
 
-@contextlib.contextmanager
-def _known_errors() -> Iterator[None]:
-    """Turn what SQLite says into an error with a cure."""
-    try:
-        yield
-    except sqlite3.Error as exc:
-        raise _read_error(exc) from exc
+    def _read_error(self, exc: sqlite3.Error) -> DiskFullError | StateError:
+        kind = getattr(exc, "sqlite_errorcode", 0) & _KIND
+        if kind == sqlite3.SQLITE_FULL:
+            return DiskFullError(f"ledger: {exc}", hint="free space on the file system of the state directory")
+        self.is_damaged = self.is_damaged or kind in _DAMAGE
+        hint = "look at the disk of the state directory" if kind in _OUTSIDE else DAMAGE_HINT
 
-
-def _read_error(exc: sqlite3.Error) -> DiskFullError | StateError:
-    kind = getattr(exc, "sqlite_errorcode", 0) & _KIND
-    if kind == sqlite3.SQLITE_FULL:
-        return DiskFullError(f"ledger: {exc}", hint="free space on the file system of the state directory")
-    is_outside = kind in _OUTSIDE
-    hint = "look at the disk of the state directory" if is_outside else "restart hubsync: a damaged ledger is rebuilt"
-    return StateError(f"ledger: {exc}", hint=hint)
+        return StateError(f"ledger: {exc}", hint=hint)
 
 
 @contextlib.contextmanager

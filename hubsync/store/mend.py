@@ -12,7 +12,6 @@ from pathlib import Path
 
 from hubsync.monitor.logger import get_logger
 from hubsync.store.git import Git, sync_directory
-from hubsync.store.trouble import MARK
 
 _ID = re.compile("[0-9a-f]{40}")
 
@@ -44,7 +43,7 @@ def shows_damage(git: Git) -> bool:
     """Tell whether git met damage before, a file of objects has no content (git writes none), or a pack no index."""
     files = [path for path in (git.git_dir / "objects").glob("*/*") if path.suffix in {"", ".pack", ".idx"}]
     packs, indexes = ({path.stem for path in files if path.suffix == suffix} for suffix in (".pack", ".idx"))
-    return (git.git_dir / MARK).exists() or packs != indexes or any(path.stat().st_size == 0 for path in files)
+    return git.is_damaged or packs != indexes or any(path.stat().st_size == 0 for path in files)
 
 
 def drop_damaged_objects(git: Git) -> list[str]:

@@ -157,7 +157,8 @@ class Objects:
     def _link(self, fd: int, path: Path) -> bool:
         # Through /proc the very inode that was opened is linked, whatever its name points to by now.
         # The directory descriptor makes Python call linkat(2), which alone can follow that link.
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with state_errors():
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.link(f"/proc/self/fd/{fd}", path.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
         except OSError as exc:

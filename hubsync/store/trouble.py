@@ -14,6 +14,10 @@ from pathlib import Path
 from hubsync.monitor.logger import get_logger
 
 MARK = "damaged"  # a file in a repository: all of it is read when it is opened next
+DAMAGE_HINT = (
+    "what is whole is kept and the rest read again from the source: by the service by itself, else by the next run; "
+    "if it comes back, look at the disk of the state directory"
+)
 
 _LOCKED = re.compile(r"^(?:error|fatal): .*?Unable to create '(.+\.lock)': File exists", re.MULTILINE)
 _READERS = frozenset({"cat-file", "diff-tree", "for-each-ref", "log", "ls-tree", "merge-base", "rev-list", "rev-parse",
@@ -22,6 +26,7 @@ _READERS = frozenset({"cat-file", "diff-tree", "for-each-ref", "log", "ls-tree",
 _DAMAGED = re.compile(
     r"inflate|is corrupt|CRC|does not match index|not a GIT packfile|cannot be accessed|object file .* is empty"
     r"|unable to read|could not read|bad object|hash mismatch|unpack failed|missing (?:blob|tree|commit)"
+    r"|not a git repository"
 )
 
 _at_work: Counter[Path] = Counter()  # commands that may hold a lock now, by repository

@@ -38,6 +38,7 @@ class UnitFacts:
         marker_times: when those markers were written; without a time, a marker counts as new.
         complete_when: the operator's own signals, gitignore patterns; they replace the built-in ones.
         held: files that are not settled -> why.
+        unreadable: those of them that this process may not read -> what the operator can do.
         writing: files and directories under temporary names that changed lately.
         untouched: files that nobody has written since the unit was published; none if it never was.
         renewed: files whose content is not what the unit was published with; none if it never was.
@@ -53,6 +54,7 @@ class UnitFacts:
     marker_times: Mapping[str, int] = field(default_factory=dict)
     complete_when: tuple[str, ...] = ()
     held: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     writing: frozenset[str] = frozenset()
     untouched: frozenset[str] = frozenset()
     renewed: frozenset[str] = frozenset()

@@ -25,6 +25,7 @@ from scale import State, choose_growth, measure_growth
 from table import compare, grow, tell_training, write_readme
 from tools import ROOT
 from training import Beside, measure_training
+from training import Sizes as TrainingSizes
 from workloads import Workload, choose
 
 GIB = 1 << 30
@@ -40,13 +41,14 @@ class Sizes:
     over_s: float
     appends: int
     checkpoints: int
-    train_s: float
+    saves: int  # of checkpoints, while a training job runs
+    pairs: int
     part: int  # of the sizes that growth is measured at
     idle_s: float
 
 
-_FULL = Sizes(4 * GIB, 20_000, 100_000, 60, 1000, 24, 30, 1, 15)
-_QUICK = Sizes(GIB // 4, 1000, 5000, 8, 100, 5, 5, 10, 5)
+_FULL = Sizes(4 * GIB, 20_000, 100_000, 60, 1000, 24, 3, 3, 1, 15)
+_QUICK = Sizes(GIB // 4, 1000, 5000, 8, 100, 5, 1, 1, 10, 5)
 
 
 @contextmanager
@@ -120,8 +122,8 @@ def measure_all_growth(sizes: Sizes, only: str) -> Iterator[dict[str, dict[int, 
 def train_beside(sizes: Sizes) -> dict[str, Beside]:
     """Return what a training job notices."""
     _say("a training job")
-    with scratch() as base, serve_hub(base / "hub") as hub:
-        return measure_training(base, hub, sizes.train_s, sizes.unit_bytes // 4)
+    with scratch() as base:
+        return measure_training(base, TrainingSizes(sizes.unit_bytes // 4, sizes.saves, sizes.pairs))
 
 
 def _say(what: str) -> None:

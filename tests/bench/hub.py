@@ -1,13 +1,16 @@
 """A local Hub for measurements: a process of its own, whose LFS storage counts what it gets and keeps none of it.
 
-Prints its address, its token and how it is asked for the count as one line of JSON, and serves until its input ends.
+With a line of so many bytes a second it receives no faster, and stands back: it would be another machine. Prints its
+address, its token and how it is asked for the count as one line of JSON, and serves until its input ends.
 """
 
 import json
 import os
+import socket
 import socketserver
 import sys
 import threading
+import time
 import urllib.parse
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
@@ -26,11 +29,31 @@ class Storage(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, line: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.directory = directory
-        self.received_bytes = 0
+        self.line = _Line(line)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Line:
+    """Lets so many *bytes_per_s* through, over all connections (0 is unlimited), and counts them."""
+
+    def __init__(self, bytes_per_s: int) -> None:
+        self.passed_bytes = 0
+        self._bytes_per_s = bytes_per_s
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def pass_on(self, count: int) -> None:
+        """Wait for as long as *count* bytes take."""
+        with self._lock:
+            self.passed_bytes += count
+            now = time.monotonic()
+            if self._bytes_per_s:
+                self._free_at = max(self._free_at, now) + count / self._bytes_per_s
+            wait_s = self._free_at - now
+        time.sleep(max(0.0, wait_s))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -38,12 +61,14 @@ class _Handler(BaseHTTPRequestHandler):
     server: Storage
 
     def do_PUT(self) -> None:
-        """Read and forget."""
+        """Forget what comes, most of it without a look: the kernel throws it away."""
         size = left = int(self.headers["Content-Length"])
-        block = memoryview(bytearray(min(size, _BLOCK_BYTES) or 1))
-        while left and (count := self.rfile.readinto(block[:left])):  # type: ignore[attr-defined]
+        left -= (count := len(self.rfile.read1(left)) if left else 0)  # what came with the headers
+        self.server.line.pass_on(count)
+        block = bytearray(_BLOCK_BYTES)
+        while left and (count := self.connection.recv_into(block, min(left, _BLOCK_BYTES), socket.MSG_TRUNC)):
+            self.server.line.pass_on(count)
             left -= count
-        self.server.received_bytes += size - left
         _, _, folder, owner, name, oid = urllib.parse.urlsplit(self.path).path.split("/")
         goal = object_path(self.server.directory / folder / owner / f"{name}.git" / "lfs" / "objects", oid)
         goal.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Tell how many bytes came."""
-        self._answer(str(self.server.received_bytes).encode())
+        self._answer(str(self.server.line.passed_bytes).encode())
 
     def _answer(self, body: bytes) -> None:
         self.send_response(200)
@@ -70,9 +95,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, line: int) -> None:
     """Serve until the input ends."""
-    with Storage(directory) as storage, LocalHub(directory) as hub:
+    if line:
+        os.nice(19)
+    with Storage(directory, line) as storage, LocalHub(directory) as hub:
         own = Call.storage_url.fget  # type: ignore[attr-defined]
         Call.storage_url = property(  # type: ignore[method-assign, assignment]
             lambda call: storage.url if call.request.url.path.endswith("/info/lfs/objects/batch") else own(call)
@@ -85,4 +112,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

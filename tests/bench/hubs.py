@@ -23,9 +23,12 @@ _POLL_S = 0.02
 
 
 @contextmanager
-def serve_hub(directory: Path) -> Iterator[dict[str, str]]:
-    """Run a Hub; yield its address and token, and where it tells how many bytes it was sent."""
-    argv = [sys.executable, str(HERE / "hub.py"), str(directory)]
+def serve_hub(directory: Path, line: int = 0) -> Iterator[dict[str, str]]:
+    """Run a Hub; yield its address and token, and where it tells how many bytes it was sent.
+
+    *line*: how many bytes a second reach it; 0 is unlimited.
+    """
+    argv = [sys.executable, str(HERE / "hub.py"), str(directory), str(line)]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
         assert hub.stdin
         assert hub.stdout

@@ -69,17 +69,20 @@ def grow(states: Mapping[str, Mapping[int, State]]) -> list[str]:
 
 
 def tell_training(told: Mapping[str, Beside]) -> list[str]:
-    """Return what a training job noticed, as a table by kind of job and hubsync's priority."""
+    """Return what a training job noticed, as a table by case; where there are two numbers: alone, beside hubsync."""
     if not told:
         return []
     lines = [
-        "| training, hubsync's priority | step ms alone | beside | slower % | noise % | sent MB | cached % alone, beside |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| training, priority, line | step ms | slower % | mean % | noise % | p99 ms | save s | hits % | MB | CPU s |",
+        "|---|" + "--:|" * 9,
     ]
-    for job, one in told.items():
+    for case, one in told.items():
+        alone, beside = one.alone, one.beside
         lines.append(
-            f"| {job} | {1000 * one.step_s:.1f} | {1000 * one.step_s_beside:.1f} | {one.slower_percent:+} "
-            f"| {one.noise_percent} | {one.sent_mb:,} | {one.cached_percent}, {one.cached_percent_beside} |"
+            f"| {case} | {1000 * alone.median_s:.1f} | {one.slower_percent:+.2f} | {one.slower_mean_percent:+.2f} "
+            f"| {one.noise_percent:.2f} | {1000 * alone.p99_s:.1f}, {1000 * beside.p99_s:.1f} "
+            f"| {alone.save_s:.1f}, {beside.save_s:.1f} | {alone.hits_percent}, {beside.hits_percent} "
+            f"| {one.sent_mb:,} | {one.hubsync_cpu_s} |"
         )
 
     return lines

@@ -59,7 +59,9 @@ priority = "{place.get("priority", "normal")}"
 
 
 def with_hubsync(place: Place, command: str = "once") -> None:
-    """Publish with ``hubsync once``."""
+    """Publish with ``hubsync once``, in the group of the place if it names one."""
+    if place.get("group"):
+        Path(place["group"], "cgroup.procs").write_text(str(os.getpid()))
     config = write_config(place, **place.get("settings", {}))
     os.environ["BENCH_TOKEN"] = place["token"]
     os.execv(sys.executable, [sys.executable, "-m", "hubsync", "-c", str(config), command])

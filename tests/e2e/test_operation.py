@@ -1,6 +1,7 @@
 """What an operator does to a running daemon, and what it says of itself."""
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -201,6 +202,29 @@ def test_the_daemon_stands_back_unless_it_is_told_not_to(config: Path, priority:
         found = {(os.getpriority(os.PRIO_PROCESS, thread), os.sched_getscheduler(thread)) for thread in threads}
 
     assert {(os.getpriority(os.PRIO_PROCESS, 0) + nice, policy)} == found
+
+
+def test_what_moves_bytes_in_bulk_stands_back_further(config: Path, source: Path) -> None:
+    """Who hashes, and who sends, leaves a busy machine to the training; what answers stays above that."""
+    edit(config, 'priority = "normal"', 'priority = "low"\nread_rate = "2MB/s"')
+    edit(config, "[endpoint.m0]", '[endpoint.m0]\nupload_rate = "2MB/s"')
+    with Daemon(config) as daemon:
+        daemon.wait_for("watch.started")
+        write_safetensors(source / "slow.safetensors", 3_000_000)
+        pid = daemon.process.pid
+        wait_until(lambda: {10, 19} == _niceness(pid), "a thread that hashes is lowered")
+        wait_until(lambda: {10} == _niceness(pid), "it has hashed")
+        wait_until(lambda: {10, 19} == _niceness(pid), "a thread that sends is lowered")
+
+
+def _niceness(pid: int) -> set[int]:
+    """Return how much nicer than this process the threads of *pid* are."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found.add(os.getpriority(os.PRIO_PROCESS, int(thread.name)) - os.getpriority(os.PRIO_PROCESS, 0))
+
+    return found
 
 
 def test_files_are_read_as_fast_as_the_config_says(config: Path, source: Path) -> None:

@@ -13,7 +13,7 @@ from support.rig import NO_LOGIN, REPO, declare
 from hubsync.errors import MirrorError
 from hubsync.mirror.failures import find_named, read_failure
 from hubsync.mirror.remote import Remote
-from hubsync.mirror.token import Tokens, credential_config
+from hubsync.mirror.token import Tokens, hand_over
 from hubsync.store.git import Git
 from hubsync.store.objects import Objects
 
@@ -201,7 +201,7 @@ def upload(remote: Remote, git: Git) -> None:
 def push(remote: Remote, git: Git) -> None:
     tree = git.text("hash-object", "-t", "tree", "-w", "--stdin")
     names = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    remote.push({"main": git.text("commit-tree", "-m", "x", tree, environment=names)})
+    remote.push({"main": git.text("commit-tree", "-m", "x", tree, environment=names)}, {"main": None})
 
 
 def look(remote: Remote, _: Git) -> None:
@@ -299,8 +299,8 @@ def test_a_rejection_by_the_hub_comes_through_git(failing: tuple[PlainServer, Re
 
 def test_a_killed_helper_is_not_shown_by_its_source() -> None:
     """Git calls it by its whole text; a message says what it is."""
-    with credential_config("http://h", "secret") as (config, _):
-        source = config["credential.http://h.helper"].removeprefix("!")
+    with hand_over("secret", "http://h", to_lfs=True) as lfs:
+        source = lfs.config["credential.http://h.helper"].removeprefix("!")
     failure = read_failure("list", f"error: {source} get died of signal 9\n")
 
     assert "list: error: the credential helper died of signal 9" == str(failure)

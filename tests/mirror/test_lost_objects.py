@@ -184,7 +184,7 @@ def test_a_lost_unit_is_not_taken_for_one_that_went_ahead(make_rig: MakeRig, ser
     server.before = refuse_objects
     with pytest.raises(MirrorError):
         rig.publish()
-    assert {"checkpoint-3/model.safetensors"} == rig.publisher().refusals.reasons().keys()
+    assert {"checkpoint-3/model.safetensors"} == rig.publisher().refusals.lost.keys()
     server.before = lambda _: None
 
     rig.publish()

@@ -5,7 +5,7 @@ import pytest
 
 from hubsync.config.model import Endpoint, TokenSource
 from hubsync.errors import MirrorError
-from hubsync.mirror.token import Tokens, credential_config
+from hubsync.mirror.token import Tokens, basic_authorization, hand_over
 from hubsync.store.git import Git
 
 TOKEN = "hf_canary0123456789"
@@ -109,54 +109,76 @@ def ask(git: Git, protocol: str, host: str, config: dict[str, str], fds: tuple[i
     return done.stdout.decode()
 
 
-def test_git_gets_the_token_for_its_host(git: Git) -> None:
-    """For the mirror's host and port git has user and token, as often as it asks."""
-    with credential_config(URL, TOKEN) as (config, fds):
-        answers = [ask(git, "http", "127.0.0.1:8000", config, fds) for _ in range(3)]
+def test_git_lfs_gets_the_token_for_its_host(git: Git) -> None:
+    """For the mirror's host and port it has user and token, as often as it asks."""
+    with hand_over(TOKEN, URL, to_lfs=True) as lfs:
+        answers = [ask(git, "http", "127.0.0.1:8000", lfs.config, lfs.fds) for _ in range(3)]
 
     assert [True] * 3 == [f"password={TOKEN}" in answer and "username=hf_user" in answer for answer in answers]
 
 
-@pytest.mark.parametrize(
-    ("protocol", "host"),
-    [
-        ("http", "127.0.0.1:8001"),
-        ("http", "127.0.0.1"),
-        ("https", "127.0.0.1:8000"),
-        ("http", "localhost:8000"),
-        ("http", "x.127.0.0.1:8000"),
-        ("https", "storage.example.org"),
-    ],
-)
+OTHERS = [
+    ("http", "127.0.0.1:8001"),
+    ("http", "127.0.0.1"),
+    ("https", "127.0.0.1:8000"),
+    ("http", "localhost:8000"),
+    ("http", "x.127.0.0.1:8000"),
+    ("https", "storage.example.org"),
+]
+
+
+def header_for(git: Git, url: str) -> str:
+    """Return the header that git adds to its requests to *url*."""
+    with hand_over(TOKEN, URL, to_lfs=False) as signed_in:
+        asked = ("config", "--get-urlmatch", "http.extraHeader", url)
+        return git.run(*asked, config=signed_in.config, pass_fds=signed_in.fds, check=False).stdout.decode()
+
+
+def test_git_sends_the_token_to_its_host(git: Git) -> None:
+    """With the first request to the mirror's host and port, and without a program to ask."""
+    assert f"Authorization: {basic_authorization(TOKEN)}\n" == header_for(git, URL)
+
+
+@pytest.mark.parametrize(("protocol", "host"), OTHERS)
+def test_git_sends_the_token_to_no_other_host(git: Git, protocol: str, host: str) -> None:
+    """Another port, protocol or name is another host."""
+    assert "" == header_for(git, f"{protocol}://{host}/acme/x.git")
+
+
+@pytest.mark.parametrize(("protocol", "host"), OTHERS)
 def test_no_other_host_gets_the_token(git: Git, protocol: str, host: str) -> None:
     """Another port, protocol or name is another host: the helper is silent."""
-    with credential_config(URL, TOKEN) as (config, fds):
-        answer = ask(git, protocol, host, config, fds)
+    with hand_over(TOKEN, URL, to_lfs=True) as lfs:
+        answer = ask(git, protocol, host, lfs.config, lfs.fds)
 
     assert "" == answer
 
 
 def test_a_refused_token_is_not_offered_again(git: Git) -> None:
     """After git was told that the credential is wrong, the helper is silent: nobody asks for ever."""
-    with credential_config(URL, TOKEN) as (config, fds):
-        answer = ask(git, "http", "127.0.0.1:8000", config, fds)
-        git.run("credential", "reject", feed=[f"{answer}\n".encode()], config=config, pass_fds=fds)
+    with hand_over(TOKEN, URL, to_lfs=True) as lfs:
+        answer = ask(git, "http", "127.0.0.1:8000", lfs.config, lfs.fds)
+        git.run("credential", "reject", feed=[f"{answer}\n".encode()], config=lfs.config, pass_fds=lfs.fds)
 
-        assert "" == ask(git, "http", "127.0.0.1:8000", config, fds)
-
-
-def test_the_token_stands_in_no_setting(git: Git) -> None:
-    """The configuration that goes into the environment of git names the token nowhere."""
-    with credential_config(URL, TOKEN) as (config, fds):
-        assert TOKEN not in str(config)
-        assert TOKEN not in git.text("config", "--list", config=config, pass_fds=fds)
+        assert "" == ask(git, "http", "127.0.0.1:8000", lfs.config, lfs.fds)
 
 
-def test_the_answer_is_gone_with_the_command() -> None:
+@pytest.mark.parametrize("to_lfs", [True, False])
+def test_the_token_stands_in_no_setting(git: Git, *, to_lfs: bool) -> None:
+    """What goes into the environment of git names the token nowhere, and neither does what git-lfs writes down of it."""
+    with hand_over(TOKEN, URL, to_lfs=to_lfs) as credential:
+        assert TOKEN not in str(credential.config)
+        assert basic_authorization(TOKEN).split()[1] not in str(credential.config)
+        if to_lfs:
+            assert TOKEN not in git.text("config", "--list", config=credential.config, pass_fds=credential.fds)
+
+
+@pytest.mark.parametrize("to_lfs", [True, False])
+def test_the_answer_is_gone_with_the_command(*, to_lfs: bool) -> None:
     """Afterwards no descriptor is left from which it could be read."""
     before = set(Path("/proc/self/fd").iterdir())
-    with credential_config(URL, TOKEN) as (_, (fd,)):
-        assert Path(f"/proc/self/fd/{fd}").exists()
+    with hand_over(TOKEN, URL, to_lfs=to_lfs) as credential:
+        assert Path(f"/proc/self/fd/{credential.fds[0]}").exists()
 
     assert before == set(Path("/proc/self/fd").iterdir())
 
@@ -169,7 +191,7 @@ def test_without_a_token_nobody_is_asked(git: Git, tmp_path: Path) -> None:
     (git.git_dir / "config").write_text((git.git_dir / "config").read_text() + f"[credential]\n\thelper = {helper}\n")
 
     for token in (None, TOKEN):
-        with credential_config(URL, token) as (config, fds):
-            ask(git, "http", "elsewhere", config, fds)
+        with hand_over(token, URL, to_lfs=True) as lfs:
+            ask(git, "http", "elsewhere", lfs.config, lfs.fds)
 
     assert not (tmp_path / "asked").exists()

@@ -1,10 +1,12 @@
 """What is taken for a secret, where it is found, and what merely looks like one. All secrets here are made up."""
 
 import base64
+import bz2
 import gzip
 import io
 import itertools
 import json
+import lzma
 import os
 import pickle
 import random
@@ -18,7 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubsync.store.scan import HEAD_BYTES, TEXT_BYTES, WHOLE_BYTES, Scanner, scan_file
+from hubsync.store.archives import MEMBER_BYTES, WHOLE_BYTES, unpack
+from hubsync.store.scan import HEAD_BYTES, TEXT_BYTES, Scanner, scan_file
 from hubsync.store.secrets import RULES, Secret, SecretRules, find_secret, judge_name
 
 
@@ -234,30 +237,88 @@ def test_the_place_in_a_tar_file_is_its_member(tmp_path: Path, weights: int) -> 
     assert scan(tmp_path / "fine.nemo") is None
 
 
-@pytest.mark.parametrize("pack", [lambda text: text, lambda text: tar_file({"run.sh": text})], ids=["gz", "tar.gz"])
-def test_what_gzip_packed_is_looked_into(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    """A log that was rotated, or a directory that was packed; behind a megabyte of other things as well."""
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lambda content: lzma.compress(content, preset=0),
+}
+
+
+@pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS.keys())
+@pytest.mark.parametrize("wrap", [lambda text: text, lambda text: tar_file({"run.sh": text})], ids=["text", "tar"])
+def test_what_was_packed_is_looked_into(
+    tmp_path: Path, wrap: Callable[[bytes], bytes], pack: Callable[[bytes], bytes]
+) -> None:
+    """A log that was rotated, or a directory that was packed; behind a megabyte of other things, and in a second stream."""
     filling = b"".join(b"step %d\n" % number for number in range(200_000))
-    (tmp_path / "x.gz").write_bytes(gzip.compress(pack(filling + b"export HF_TOKEN=hf_" + b"Abcdefghij" * 4 + b"\n")))
-    (tmp_path / "fine.gz").write_bytes(gzip.compress(pack(filling)))
+    held = pack(wrap(filling + b"export HF_TOKEN=hf_" + b"Abcdefghij" * 4 + b"\n"))
+    (tmp_path / "fine").write_bytes(pack(wrap(filling)))
+    for name, content in (("one", held), ("two", pack(filling) + held)):
+        (tmp_path / name).write_bytes(content)
 
-    found = scan(tmp_path / "x.gz")
+        found = scan(tmp_path / name)
 
-    assert found is not None
-    assert found.place.endswith("of what it unpacks to")
-    assert scan(tmp_path / "fine.gz") is None
+        assert found is not None
+        assert found.place.endswith("of what it unpacks to")
+    assert scan(tmp_path / "fine") is None
 
 
-def test_hostile_gzip_is_survived(tmp_path: Path) -> None:
-    """A bomb is unpacked up to the limit, what is cut or garbled up to there."""
+@pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS.keys())
+def test_hostile_packs_are_survived(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """A bomb is unpacked up to the limit, what is cut or garbled up to there; endless empty streams come to an end."""
     token = b"hf_" + b"Abcdefghij" * 4
-    bomb = gzip.compress(bytes(WHOLE_BYTES * 4) + token)
-    (tmp_path / "bomb.gz").write_bytes(bomb)
-    (tmp_path / "cut.gz").write_bytes(bomb[: len(bomb) // 2])
-    (tmp_path / "header.gz").write_bytes(bomb[:5])
-    (tmp_path / "garbled.gz").write_bytes(bomb[:20] + os.urandom(5000))
+    bomb = pack(bytes(WHOLE_BYTES * 2) + token)
+    hostile = {
+        "bomb": bomb,
+        "cut": bomb[: len(bomb) // 2],
+        "header": bomb[:7],
+        "garbled": bomb[:20] + os.urandom(5000),
+        "streams": pack(b"") * 100_000 + pack(token),
+    }
+    for name, content in hostile.items():
+        (tmp_path / name).write_bytes(content)
 
-    assert [None] * 4 == [scan(tmp_path / f"{name}.gz") for name in ("bomb", "cut", "header", "garbled")]
+    assert [] == [name for name in hostile if scan(tmp_path / name)]
+
+
+def zip_file(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+NESTED: dict[str, Callable[[bytes], bytes]] = {
+    "a.zip/b.txt": lambda text: zip_file({"a.zip": zip_file({"b.txt": text})}),
+    "a.tar/b.zip/c.txt": lambda text: zip_file({"a.tar": tar_file({"b.zip": zip_file({"c.txt": text})})}),
+    "a.xz/what it unpacks to": lambda text: tar_file({"a.xz": lzma.compress(text)}),
+    "what it unpacks to/a.zip/b.txt": lambda text: gzip.compress(tar_file({"a.zip": zip_file({"b.txt": text})})),
+}
+
+
+@pytest.mark.parametrize(("member", "wrap"), NESTED.items(), ids=NESTED.keys())
+def test_what_was_packed_twice_is_looked_into(tmp_path: Path, member: str, wrap: Callable[[bytes], bytes]) -> None:
+    """An archive within another one."""
+    (tmp_path / "x").write_bytes(wrap(b"a\nhf_" + b"Abcdefghij" * 4 + b"\n" + b"filling " * 9000))
+    (tmp_path / "fine").write_bytes(wrap(b"a\n" * 9000))
+
+    found = scan(tmp_path / "x")
+
+    assert (member, 2) == (found.member, found.line)
+    assert scan(tmp_path / "fine") is None
+
+
+def test_bombs_within_bombs_are_survived(tmp_path: Path) -> None:
+    """All together no more is unpacked than of one archive, however deep."""
+    content = bytes(MEMBER_BYTES)
+    for _ in range(8):
+        content = zip_file({f"{number}.zip": content for number in range(10)})
+    (tmp_path / "x.zip").write_bytes(content)
+    with (tmp_path / "x.zip").open("rb") as file:
+        unpacked = sum(len(member) for _, member in unpack(file.fileno(), len(content)))
+
+    assert unpacked <= WHOLE_BYTES
 
 
 def test_a_hostile_tar_file_is_survived(tmp_path: Path) -> None:

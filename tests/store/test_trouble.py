@@ -130,6 +130,7 @@ def test_a_damaged_pack_is_told_as_that(git: Git) -> None:
     for one in (git, borrower):
         with pytest.raises(StateError, match=f"{git.git_dir} is damaged") as caught:
             one.run("log", made)
-        assert "restart" in caught.value.hint
+        assert caught.value.retryable
+        assert "read again" in caught.value.hint
     assert (git.git_dir / MARK).exists()
     assert not (borrower.git_dir / MARK).exists()

@@ -1,0 +1,166 @@
+"""Versions that are nowhere any more: rewritten in place while they were queued, and deleted since."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from support.plain_server import PlainServer
+from support.rig import REPO, Rig, safetensors
+
+from hubsync.config.model import MirrorRetention, RemoteRetention
+from hubsync.once import _left
+
+MakeRig = Callable[..., Rig]
+SECONDS = itertools.count()
+MODEL = "checkpoint-{}/model.safetensors"
+
+
+def save(rig: Rig, step: int, fill: bytes = b"\1", name: str = "model") -> None:
+    """Save a unit, and commit it."""
+    rig.write(f"checkpoint-{step}/{name}.safetensors", safetensors(3000 + step, fill))
+    rig.write(f"checkpoint-{step}/config.json", b'{"step": %d}' % step)
+    rig.write(f"checkpoint-{step}/DONE", b"")
+    for file in (rig.source / f"checkpoint-{step}").iterdir():
+        os.utime(file, (1_700_000_000 + next(SECONDS),) * 2)  # which save is which is told by whole seconds
+    rig.commit()
+
+
+def lose(rig: Rig, step: int) -> None:
+    """Rewrite the unit's file in place, and rotate the unit away."""
+    with (rig.source / MODEL.format(step)).open("r+b") as file:
+        file.seek(200)
+        file.write(b"\7" * 50)
+    shutil.rmtree(rig.source / f"checkpoint-{step}")
+
+
+def told(entries: list[Any]) -> list[str]:
+    return [entry["path"] for entry in entries if entry["event"] == "file.rejected"]
+
+
+def units(server: PlainServer) -> set[str]:
+    return {path.partition("/")[0] for path in server.read_all(REPO)}
+
+
+@pytest.mark.parametrize("publish", ["tree", "revisions"])
+def test_what_is_lost_is_said_once_and_forgotten(make_units: MakeRig, server: PlainServer, publish: str) -> None:
+    """Nothing of it is published, nothing of it is kept, all else arrives, and no flush or restart brings it up again."""
+    rig = make_units(capture="link", publish=publish)
+    for step in (1, 2):
+        save(rig, step)
+    lose(rig, 2)
+    rig.write("note.txt", b"hi")
+    rig.commit()
+
+    with capture_logs() as entries:
+        rig.work.workers[0].run(now=True)
+        assert _left(rig.work.workers[0]) is not None  # the run that found it says so
+        rig.work.workers[0].run(now=True)
+        rig.restart()
+        rig.settle()
+        rig.work.workers[0].run(now=True)
+
+    assert [MODEL.format(2)] == told(entries)
+    assert _left(rig.work.workers[0]) is None
+    assert {} == rig.publisher().refusals.reasons()
+    assert [] == rig.publisher().backlog()
+    assert "checkpoint-1" == next(iter(rig.publisher().unit_times()))
+    assert not [path for path in server.read_all(REPO) if "checkpoint-2" in path]
+    assert b"hi" == server.read(REPO, "note.txt")
+    rig.work.release()
+    assert set() == rig.held_objects()
+
+
+def test_two_mirrors_say_it_once(make_rig: MakeRig, server: PlainServer, second: PlainServer) -> None:
+    """It is lost for both."""
+    rig = make_rig(server, second, units=("checkpoint-*",), complete_when=("DONE",), capture="link")
+    save(rig, 1)
+    lose(rig, 1)
+
+    with capture_logs() as entries:
+        for worker in rig.work.workers:
+            worker.run()
+
+    assert [MODEL.format(1)] == told(entries)
+    assert [[], []] == [worker.publisher.backlog() for worker in rig.work.workers]
+
+
+def test_an_earlier_version_stays_on_the_mirror(make_units: MakeRig, server: PlainServer) -> None:
+    """Of a unit that was saved again, and is lost as it was then, the mirror keeps what it has."""
+    rig = make_units(capture="link")
+    save(rig, 1)
+    rig.publish()
+    before = server.read_all(REPO)
+    save(rig, 1, fill=b"\2")
+    lose(rig, 1)
+
+    rig.work.workers[0].run()
+
+    assert before == server.read_all(REPO)
+    assert [] == rig.publisher().backlog()
+
+
+@pytest.mark.parametrize("name", ["model", "weights"])
+def test_a_unit_that_is_saved_again_arrives_whole(make_units: MakeRig, server: PlainServer, name: str) -> None:
+    """Under the old name or another one: what was lost before is no part of it."""
+    rig = make_units(capture="link")
+    save(rig, 1)
+    lose(rig, 1)
+    rig.work.workers[0].run()
+
+    save(rig, 1, fill=b"\3", name=name)
+    rig.work.workers[0].run()
+
+    expected = {f"checkpoint-1/{each}" for each in (f"{name}.safetensors", "config.json", "DONE")}
+    assert expected == server.read_all(REPO).keys()
+    assert safetensors(3001, b"\3") == server.read(REPO, f"checkpoint-1/{name}.safetensors")
+
+
+def test_the_lost_version_itself_may_come_back(make_units: MakeRig, server: PlainServer) -> None:
+    """A file that is copied back as it was is no new snapshot; it is published all the same."""
+    rig = make_units(capture="link")
+    save(rig, 1)
+    lose(rig, 1)
+    rig.work.workers[0].run()
+
+    save(rig, 1)
+    rig.work.workers[0].run()
+
+    assert {MODEL.format(1), "checkpoint-1/config.json", "checkpoint-1/DONE"} == server.read_all(REPO).keys()
+
+
+def test_what_the_source_may_still_bring_is_not_given_up(make_units: MakeRig, server: PlainServer) -> None:
+    """While the source is unmounted all else is published, and what may be there still waits."""
+    rig = make_units(capture="link")
+    save(rig, 1)
+    save(rig, 2)
+    lose(rig, 1)
+    rig.source.rename(rig.source.with_name("away"))
+
+    rig.work.workers[0].run()
+
+    assert {MODEL.format(1)} == rig.publisher().refusals.reasons().keys()
+    assert {"checkpoint-2"} == units(server)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"keep_latest": 1}, {"retention": MirrorRetention(remote=RemoteRetention(keep_last=1))}]
+)
+def test_a_lost_unit_takes_no_others_place(make_units: MakeRig, server: PlainServer, settings: dict[str, Any]) -> None:
+    """Where the newest units are kept, one that is lost does not count."""
+    rig = make_units(mirror=settings, capture="link")
+    save(rig, 1)
+    rig.publish()
+    save(rig, 2)
+    save(rig, 3)
+    lose(rig, 3)
+    for _ in range(2):
+        rig.work.workers[0].run(now=True)
+        rig.write("note.txt", b"hi")
+        rig.commit()
+    rig.work.workers[0].run()
+
+    assert {"checkpoint-2", "note.txt"} == units(server)
