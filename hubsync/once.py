@@ -138,9 +138,11 @@ def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float, on_c
     pipeline = work.pipeline
     while pipeline.take_inventory() and not stop.is_set():
         began = time.monotonic()
-        while pipeline.settle().early and pipeline.has_early() and (now := time.monotonic()) < deadline:
+        pipeline.settle()
+        while pipeline.has_early() and (now := time.monotonic()) < deadline and not stop.is_set():
             if now > began + _SHORT_S:
                 on_captured()
+            pipeline.settle()
         due = pipeline.next_due()
         if due is None or time.monotonic() >= deadline:
             return

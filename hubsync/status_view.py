@@ -82,13 +82,9 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
     try:
         status = read_status(state_dir / "status.json")
     except NotRunningError as exc:
-        if owner is not None and owner.is_once:
-            raise NotRunningError(describe_once(owner), hint=ONCE_HINT) from exc
-        if not running:
+        if owner is None:
             raise
-        if time.time() - (state_dir / "lock").stat().st_mtime > _BEGUN_S:
-            raise HubsyncError("hubsync runs here, and could not write its status", hint=_NO_STATUS) from exc
-        raise NotRunningError("hubsync has begun to run here, and has not written its status yet", hint=_NO_STATUS) from exc
+        raise _why_none(owner, state_dir) from exc
     except StateError as exc:
         if running:
             raise
@@ -103,6 +99,15 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
         status = replace(status, targets=tuple(one for one in status.targets if one.name == target))
 
     return status, running
+
+
+def _why_none(owner: Owner, state_dir: Path) -> HubsyncError:
+    """Return why there is no status although *owner* is there."""
+    if owner.is_once:
+        return NotRunningError(describe_once(owner), hint=ONCE_HINT)
+    if time.time() - (state_dir / "lock").stat().st_mtime > _BEGUN_S:
+        return HubsyncError("a service runs here, and could not write its status", hint=_NO_STATUS)
+    return NotRunningError("hubsync has begun to run here, and has not written its status yet", hint=_NO_STATUS)
 
 
 def _find_outdated(status: Status, owner: Owner) -> Waiting | None:

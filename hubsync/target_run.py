@@ -172,6 +172,8 @@ class TargetRun:
         try:
             with bound(target=self.target.name):
                 self.work.pipeline.settle()
+                while self.work.pipeline.has_early():
+                    self.work.pipeline.settle()
                 self.work.pipeline.commit()
         finally:
             self._committed.set()

@@ -1,4 +1,4 @@
-"""The commands that run on this machine alone: the local Hub, the demo, and the agent that git-lfs starts."""
+"""The commands that run on this machine alone: the local Hub and the demo."""
 # ruff: noqa: PLC0415 - heavy imports stand in the commands that need them
 
 import sys

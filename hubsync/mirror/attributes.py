@@ -5,7 +5,6 @@ above the path, at its end, because there it wins over all others.
 """
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
@@ -15,19 +14,19 @@ from hubsync.store.route import LFS_ATTRIBUTES, hub_attributes
 
 NAME = ".gitattributes"
 _NOT_LFS = "!filter !diff !merge !text"
-_FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\*?["})
 
 
 def attributes_to_publish(
-    git: Git, head: str | None, pointers: Mapping[str, bool], patterns: tuple[str, ...]
-) -> dict[str, bytes]:
+    git: Git, head: str | None, pointers: Mapping[str, bool], patterns: tuple[str, ...],
+    texts: dict[str, bytes] | None = None,
+) -> dict[str, bytes]:  # fmt: skip
     """Return the ``.gitattributes`` files (path → content) that must change on *head* for *pointers* to agree.
 
     *pointers* says of each path in the repository whether it is a pointer. A head without a root file gets the Hub's
-    default one; the operator's *patterns* are written as they are.
+    default one; the operator's *patterns* are written as they are. *texts* (blob → content) are known, and are learnt.
     """
-    files = dict(_read_attributes(git, head, pointers)) if head else {}
+    files = _read_attributes(git, head, pointers, {} if texts is None else texts) if head else {}
     root = files.get(NAME, hub_attributes())
     lines = [f"{pattern} {LFS_ATTRIBUTES}".encode() for pattern in patterns]
     wanted = {**files, NAME: _append(root, [line for line in lines if line not in root.splitlines()])}
@@ -65,17 +64,16 @@ def _nearest(path: str, files: Iterable[str]) -> str:
     return NAME
 
 
-def _read_attributes(git: Git, head: str, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the attributes files of *head* that have a say about *paths*: they lie above them."""
-    above = {NAME} | {f"{parent}/{NAME}" for path in paths for parent in parents(path)}
-    listed = git.list_tree(head, *(sorted(above) if len(above) <= _FEW_PATHS else ()))
-    blobs = defaultdict(list)
-    for path, entry in listed.items():
-        if path in above and entry.mode.startswith("100"):
-            blobs[entry.blob].append(path)
-    for blob, content in git.read_blobs(blobs):
-        for path in blobs[blob]:
-            yield path, content
+def above(paths: Iterable[str]) -> set[str]:
+    """Return where attributes files may lie that have a say about *paths*."""
+    return {NAME} | {f"{parent}/{NAME}" for path in paths for parent in parents(path)}
+
+
+def _read_attributes(git: Git, head: str, paths: Iterable[str], texts: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the attributes files of *head* that have a say about *paths*."""
+    blobs = {path: e.blob for path, e in git.find_files(head, above(paths)).items() if e.mode.startswith("100")}
+    texts |= git.read_blobs(set(blobs.values()) - texts.keys())
+    return {path: texts[blob] for path, blob in blobs.items()}
 
 
 def _disagreeing(git: Git, files: Mapping[str, bytes], pointers: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:

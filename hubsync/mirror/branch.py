@@ -9,14 +9,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from hubsync.errors import MirrorError
-from hubsync.mirror.attributes import attributes_to_publish
+from hubsync.mirror.attributes import above, attributes_to_publish
 from hubsync.mirror.cards import Cards
 from hubsync.mirror.graft import ForeignEdit, Graft, Tree, graft, parents, policy_of
 from hubsync.mirror.view import Line, Step, fold
-from hubsync.store.git import DIRECTORY, REGULAR, FastImport, Git, TreeEntry, blob_id
+from hubsync.store.git import DIRECTORY, FEW_PATHS, REGULAR, FastImport, Git, TreeEntry, blob_id
+from hubsync.store.route import hub_attributes
 from hubsync.store.snapshot import Store
-
-_FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 
 _A_DIRECTORY = TreeEntry(DIRECTORY, "")  # whatever is in it
 
@@ -77,6 +76,7 @@ class Branch:
         self._patterns = patterns
         self._cards = cards
         self._agreed_key = f"attributes {git.git_dir.name} {name}"
+        self._texts = {blob_id(content): content for content in (hub_attributes(),)}  # of attributes files, by blob
 
     def graft(self, line: Line, head: Head, *, is_new_view: bool = False) -> Grafted:
         """Make the commits that bring the branch from *head* to the end of *line*.
@@ -146,8 +146,8 @@ class Branch:
     def _look(self, head: str, steps: Sequence[Step]) -> Tree:
         """Return what *head* has at the paths that *steps* change and above them; directories too."""
         changed = {change.path for step in steps for change in step.changes}
-        asked = changed | {parent for path in changed for parent in parents(path)}
-        if len(asked) <= _FEW_PATHS:
+        asked = changed | {parent for path in changed for parent in parents(path)} | above(changed)  # asked for later on
+        if len(asked) <= FEW_PATHS:
             return self._git.list_tree(head, *sorted(asked))
         files = self._git.list_tree(head)
         return {**dict.fromkeys({parent for path in files for parent in parents(path)}, _A_DIRECTORY), **files}
@@ -165,7 +165,10 @@ class Branch:
             if grafts or published is None:
                 one = self._plan_changed(step, shown)
             else:
-                one = self._plan_all(line, line.tree(step.snapshot.commit), published, head)
+                # What nothing was published before is all there is; it need not be listed.
+                is_all = line.base is None and not published.tree
+                ours = {c.path: c.after for c in step.changes if c.after} if is_all else line.tree(step.snapshot.commit)
+                one = self._plan_all(line, ours, published, head)
             _halt(one)
             shown.update(one.changes)
             grafts.append(one)
@@ -221,7 +224,8 @@ class Branch:
             pointers = self._standing(line.tree(steps[-1].snapshot.commit), head.commit, changed) | pointers
         written = {path: entry for _, changes in changed for path, entry in changes.items()}
         card = self._cards.write(line, steps[-1].snapshot.commit, written, head.commit, head.left)
-        attributes = attributes_to_publish(self._git, head.commit, pointers | dict.fromkeys(card, False), self._patterns)
+        pointers |= dict.fromkeys(card, False)
+        attributes = attributes_to_publish(self._git, head.commit, pointers, self._patterns, self._texts)
         changed[0][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in attributes.items()})
         changed[-1][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in card.items()})
         tip = self._write(head.commit, changed, [*attributes.values(), *card.values()])

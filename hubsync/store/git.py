@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -24,6 +24,7 @@ from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
 from hubsync.store.trouble import DAMAGE_HINT, MARK, at_work, clear_lock, tells_damage
 
+FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 _MANY_PACKS = 50
 
 ABSENT = "0" * 40  # git's name for "no object"
@@ -87,6 +88,7 @@ class Git:
         self.git_dir = git_dir
         self._inherit = inherit
         self._trees: dict[str, Mapping[str, TreeEntry]] = {}
+        self._places: dict[str, tuple[frozenset[str], Mapping[str, TreeEntry]]] = {}  # what was asked of a commit last
         self._trees_lock = threading.Lock()
         self._remembering = 0
 
@@ -216,12 +218,24 @@ class Git:
 
     def list_tree(self, treeish: str, *paths: str) -> Mapping[str, TreeEntry]:
         """List all files below *treeish*, or what is at *paths*, be it a file or a directory."""
-        if paths or not self._remembering or not _FULL_ID.fullmatch(treeish):
+        if not self._remembering or not _FULL_ID.fullmatch(treeish):
             return self._list_tree(treeish, paths)
+        if paths:
+            asked, entries = self._places.get(treeish, (frozenset(), {}))
+            if not asked.issuperset(paths):
+                entries = self._list_tree(treeish, paths)
+                self._places[treeish] = (frozenset(paths), entries)
+            return {path: entry for path in paths if (entry := entries.get(path)) is not None}
         if (tree := self._trees.get(treeish)) is None:
             tree = self._trees[treeish] = self._list_tree(treeish, ())
 
         return tree
+
+    def find_files(self, treeish: str, paths: Collection[str]) -> dict[str, TreeEntry]:
+        """Return those of *paths* that are files below *treeish*; of many, or of what is listed already, all is listed."""
+        all_listed = treeish in self._trees or len(paths) > FEW_PATHS
+        entries = self.list_tree(treeish) if all_listed else self.list_tree(treeish, *paths) if paths else {}
+        return {path: entry for path in paths if (entry := entries.get(path)) is not None and entry.mode != DIRECTORY}
 
     @contextlib.contextmanager
     def remember_trees(self) -> Iterator[None]:
@@ -235,6 +249,7 @@ class Git:
                 self._remembering -= 1
                 if not self._remembering:
                     self._trees.clear()
+                    self._places.clear()
 
     def _list_tree(self, treeish: str, paths: Sequence[str]) -> dict[str, TreeEntry]:
         flags = () if paths else ("-r",)

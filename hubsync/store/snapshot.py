@@ -35,7 +35,7 @@ from hubsync.watch.layout_words import choose_newest
 AUTHOR = "hubsync <hubsync@localhost>"
 
 _FULL_BYTES = 1 << 20
-_REMEMBERED = 64  # answers about snapshots, which never change; status asks each second
+_REMEMBERED = 256  # answers about snapshots, which never change; status asks each second
 _UNIT_TRAILER = "Hubsync-Unit: "
 
 log = get_logger()
@@ -76,6 +76,7 @@ class Store:
         self.reserve = Reserve(directory)
         self._unit_times: dict[str | None, Mapping[str, int]] = {}
         self._snapshots: dict[str, Snapshot] = {}
+        self._made: dict[str, tuple[str | None, Snapshot]] = {}  # of this process: commit → (the one before it, itself)
         self._is_open = self._was_killed = False
 
     def open(self) -> None:
@@ -126,9 +127,11 @@ class Store:
         Each mirror has its own, so that a slow fetch for one holds no lock (of refs, of the shallow file) for another.
         """
         git = Git(self.mirror_directory(name), inherit=self._inherit)
+        is_new = not git.git_dir.exists()
         with state_errors():
             git.open(borrow=self.git.git_dir)
-            recover_mirror(git, self.git.git_dir, was_killed=self._was_killed)
+            if not is_new:
+                recover_mirror(git, self.git.git_dir, was_killed=self._was_killed)
             git.repack()
 
         return git
@@ -161,9 +164,29 @@ class Store:
         """Return the snapshots after *published* (``None``: all), oldest first."""
         if self.head() in {None, published}:
             return []
+        if (line := self._remembered_line(published)) is not None:
+            return line
         span = f"{published}..{SNAPSHOTS}" if published else SNAPSHOTS
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
         return [read_snapshot(record) for record in raw.split("\0") if record]
+
+    def _remembered_line(self, published: str | None) -> list[Snapshot] | None:
+        """Return the snapshots after *published*, oldest first, if this process made all of them not long ago."""
+        line: list[Snapshot] = []
+        commit = self.head()
+        while commit != published:
+            if commit is None or (made := self._made.get(commit)) is None:
+                return None
+            line.append(made[1])
+            commit = made[0]
+
+        return line[::-1]
+
+    def note_made(self, snapshots: Iterable[tuple[str | None, Snapshot]]) -> None:
+        """Remember *snapshots* that were made, each with the one before it."""
+        self._made |= {snapshot.commit: (parent, snapshot) for parent, snapshot in snapshots}
+        for commit in list(self._made)[:-_REMEMBERED]:
+            del self._made[commit]
 
     def completed(self, snapshot: str | None) -> list[Snapshot]:
         """Return those snapshots in the history of *snapshot* that completed units, oldest first."""
@@ -249,7 +272,8 @@ class Store:
         If nothing is published, *backlog* has all snapshots, or the newest one alone.
         """
         if published is None and len(backlog) == 1:
-            return [self.git.diff_trees(None, backlog[0].commit)]
+            tree = self.list_tree(backlog[0].commit)
+            return [[TreeChange(path, None, entry) for path, entry in tree.items()]]
         return self.git.diff_line([snapshot.commit for snapshot in backlog])
 
     def wanted_objects(self, published: Sequence[str | None]) -> dict[str, Pointer]:
@@ -418,6 +442,7 @@ class SnapshotWriter:
         self._tip = store.head()
         self._changes: dict[str, TreeEntry | None] = {}
         self._captured: list[Captured] = []
+        self._made: list[tuple[str | None, Snapshot]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -432,6 +457,7 @@ class SnapshotWriter:
             ledger.record_files(self._captured)
             if self._tip is not None and self._changes:
                 ledger.change_tree(self._tip, self._changes.items())
+        self._store.note_made(self._made)
 
     def add(self, captured: Captured) -> TreeEntry | None:
         """Add a captured file's blob; return its entry if that differs from the newest snapshot's."""
@@ -459,7 +485,8 @@ class SnapshotWriter:
         trailers = "".join(f"{_UNIT_TRAILER}{_on_one_line(unit)}\n" for unit in units)
         message = f"{subject}\n" + (f"\n{trailers}" if trailers else "")
         header = CommitHeader(AUTHOR, f"{max(written_at, 0)} +0000", f"{max(now, 0)} +0000", message)
-        self._tip = self._fast_import.commit(SNAPSHOTS, self._tip, header, changes.items())
+        before, self._tip = self._tip, self._fast_import.commit(SNAPSHOTS, self._tip, header, changes.items())
+        self._made.append((before, Snapshot(self._tip, max(written_at, 0), max(now, 0), message, units)))
         self._changes.update(changes)
 
         return self._tip

@@ -64,6 +64,23 @@ def test_nothing_seems_changed_after_a_commit_and_after_a_release(local: Rig) ->
     assert is_at_rest(local)
 
 
+def test_what_this_process_made_is_told_as_git_tells_it(local: Rig) -> None:
+    """The backlog is known without a program as long as all of it was made by this process; git has it afterwards."""
+    units = ["checkpoint-1", "checkpoint-ü %2A"]
+    for unit in units:
+        write_unit(local, unit)
+        local.commit()
+    local.write("loose.txt", b"loose")
+    local.commit()
+    first = local.store.backlog(None)[0].commit
+
+    told = [local.store.backlog(published) for published in (None, first)]
+
+    local.restart()
+    assert [local.store.backlog(published) for published in (None, first)] == told
+    assert [[(units[0],), (units[1],), ()], [(units[1],), ()]] == [[made.units for made in line] for line in told]
+
+
 def test_the_ledger_answers_as_git_does(local: Rig) -> None:
     """What the newest snapshot holds and how large that is needs no program, and an older one is not mistaken for it."""
     for number, content in enumerate((b"one", b"three", b"\0binary")):
