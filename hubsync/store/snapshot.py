@@ -4,9 +4,11 @@ It must never know how a snapshot travels. A snapshot enters the branch with eve
 pins first, then blobs and pointers, then the ref, then the ledger.
 """
 
+import functools
 import os
 import re
 import shutil
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,8 @@ from hubsync.watch.layout_words import choose_newest
 AUTHOR = "hubsync <hubsync@localhost>"
 
 _FULL_BYTES = 1 << 20
-_REMEMBERED = 256  # answers about snapshots, which never change; status asks each second
+_REMEMBERED = 256  # snapshots, which never change
+_FEW_SNAPSHOTS = 16
 _UNIT_TRAILER = "Hubsync-Unit: "
 
 log = get_logger()
@@ -74,7 +77,8 @@ class Store:
         self.ledger = Ledger(directory / "ledger.sqlite")
         self.pruned = Pruned(directory / "pruned.json")
         self.reserve = Reserve(directory)
-        self._unit_times: dict[str | None, Mapping[str, int]] = {}
+        # Of a few: all units that ever were stand in each.
+        self._unit_times = functools.lru_cache(_FEW_SNAPSHOTS)(self._list_unit_times)
         self._snapshots: dict[str, Snapshot] = {}
         self._made: dict[str, tuple[str | None, Snapshot]] = {}  # of this process: commit → (the one before it, itself)
         self._is_open = self._was_killed = False
@@ -198,13 +202,10 @@ class Store:
 
     def unit_times(self, snapshot: str | None) -> Mapping[str, int]:
         """Return the units completed in the history of *snapshot*, and when each was last written."""
-        if snapshot not in self._unit_times:
-            if len(self._unit_times) > _REMEMBERED:
-                self._unit_times.clear()
-            completed = self.completed(snapshot)
-            self._unit_times[snapshot] = {unit: done.written_at for done in completed for unit in done.units}
+        return self._unit_times(snapshot)
 
-        return self._unit_times[snapshot]
+    def _list_unit_times(self, snapshot: str | None) -> Mapping[str, int]:
+        return {sys.intern(unit): done.written_at for done in self.completed(snapshot) for unit in done.units}
 
     def newest_unit(self) -> str | None:
         """Return the newest unit that was ever completed."""
