@@ -53,10 +53,15 @@ def run_once(  # noqa: PLR0913 - three of them say how
         StoppedError: *stop* was set; what was captured is published by the next run.
     """
     deadline = time.monotonic() + timeout_s
-    with hold_state(config.service.state_dir) as lock_fd, ThreadPoolExecutor(len(targets)) as pool, ExitStack() as stack:
+    state_dir = config.service.state_dir
+    with (
+        hold_state(state_dir, is_once=True) as lock_fd,
+        ThreadPoolExecutor(len(targets)) as pool,
+        ExitStack() as stack,
+    ):
         declare_costs(config.service)
         tell_exposed_tokens(config, tokens)
-        means = Means(config, tokens, open_limits(config.service.state_dir), stop)
+        means = Means(config, tokens, open_limits(state_dir), stop)
         works = [open_target(target, means, lock_fd) for target in targets]
         for work in works:
             stack.callback(work.close)
