@@ -13,6 +13,7 @@ from typing import Any
 
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
 from hubsync.monitor.logger import get_logger
+from hubsync.presence import ONCE_HINT, describe_once, find_owner
 
 _MOST_BYTES = 65536
 _TIMEOUT_S = 5.0
@@ -121,6 +122,8 @@ def send_command(
     except TimeoutError:
         raise
     except (OSError, ValueError) as exc:
+        if (owner := find_owner(path.parent)) is not None and owner.is_once:
+            raise NotRunningError(describe_once(owner), hint=ONCE_HINT) from exc
         raise NotRunningError("no hubsync is running here", hint="start it: hubsync run") from exc
     if not answer.get("ok"):
         refusal = _REFUSALS.get(str(answer.get("error_kind")), HubsyncError)

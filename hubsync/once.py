@@ -53,10 +53,15 @@ def run_once(  # noqa: PLR0913 - three of them say how
         StoppedError: *stop* was set; what was captured is published by the next run.
     """
     deadline = time.monotonic() + timeout_s
-    with hold_state(config.service.state_dir) as lock_fd, ThreadPoolExecutor(len(targets)) as pool, ExitStack() as stack:
+    state_dir = config.service.state_dir
+    with (
+        hold_state(state_dir, is_once=True) as lock_fd,
+        ThreadPoolExecutor(len(targets)) as pool,
+        ExitStack() as stack,
+    ):
         declare_costs(config.service)
         tell_exposed_tokens(config, tokens)
-        means = Means(config, tokens, open_limits(config.service.state_dir), stop)
+        means = Means(config, tokens, open_limits(state_dir), stop)
         works = [open_target(target, means, lock_fd) for target in targets]
         for work in works:
             stack.callback(work.close)
@@ -133,8 +138,10 @@ def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float, on_c
     """
     pipeline = work.pipeline
     while pipeline.take_inventory() and not stop.is_set():
-        while pipeline.settle().early and pipeline.has_early() and time.monotonic() < deadline:
+        pipeline.settle()
+        while pipeline.has_early() and time.monotonic() < deadline and not stop.is_set():
             on_captured()
+            pipeline.settle()
         due = pipeline.next_due()
         if due is None or time.monotonic() >= deadline:
             return

@@ -22,7 +22,7 @@ from hubsync.mirror.token import Tokens, find_exposed_tokens
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import get_logger
 from hubsync.pipeline import Pipeline, open_store
-from hubsync.presence import is_same_file
+from hubsync.presence import Owner, is_same_file, read_owner
 from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.store.git import git_executable
 from hubsync.store.objects import state_errors
@@ -74,10 +74,10 @@ def open_target(target: Target, means: Means, lock_fd: int) -> TargetWork:
 
 
 @contextlib.contextmanager
-def hold_state(state_dir: Path) -> Iterator[int]:
+def hold_state(state_dir: Path, *, is_once: bool = False) -> Iterator[int]:
     """Make the state directory ours and hold its lock; yield the lock's descriptor, which children inherit.
 
-    Meanwhile all files of this process are private.
+    Meanwhile all files of this process are private. *is_once*: who asks for the status is told that no service runs.
 
     Raises:
         BusyError: another hubsync, or a child that outlived one, holds it.
@@ -94,7 +94,7 @@ def hold_state(state_dir: Path) -> Iterator[int]:
             raise StateError(f"{state_dir}: {exc.strerror}", hint="let this user write it, or set state_dir") from exc
         try:
             with state_errors():
-                _lock(fd, state_dir)
+                _lock(fd, state_dir, Owner(os.getpid(), is_once))
             yield fd
         finally:
             os.close(fd)
@@ -106,26 +106,29 @@ def tell_exposed_tokens(config: Config, tokens: Tokens) -> None:
         log.warning("token.exposed", endpoint=name, path=str(path), hint=f"chmod 600 {path}")
 
 
-def _read_owner(fd: int) -> str:
-    return os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-
-
-def _lock(fd: int, state_dir: Path) -> None:
+def _lock(fd: int, state_dir: Path, us: Owner) -> None:
     deadline = time.monotonic() + _STARTING_S
     while not _try_lock(fd):
         others, orphans = find_holders(state_dir / "lock")
-        owner = _read_owner(fd)
+        owner = read_owner(os.pread(fd, 32, 0).decode("ascii", "replace"))
         if orphans and not others:
             _end_orphans(fd, state_dir)
             break
-        if owner in others or time.monotonic() > deadline:
-            raise BusyError(
-                f"another hubsync (pid {owner or 'unknown'}) works on {state_dir}",
-                hint="use `hubsync flush` to make it publish now, or stop it first",
-            )
+        if (owner is not None and str(owner.pid) in others) or time.monotonic() > deadline:
+            raise _busy(owner, state_dir)
         time.sleep(_POLL_S)  # one just starts, or ended while we looked
     os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    os.pwrite(fd, f"{us}\n".encode(), 0)
+
+
+def _busy(owner: Owner | None, state_dir: Path) -> BusyError:
+    if owner is not None and owner.is_once:
+        hint = "it ends by itself when all is published; wait for that"
+        return BusyError(f"`hubsync once` (pid {owner.pid}) works on {state_dir}", hint=hint)
+    return BusyError(
+        f"another hubsync (pid {owner.pid if owner else 'unknown'}) works on {state_dir}",
+        hint="use `hubsync flush` to make it publish now, or stop it first",
+    )
 
 
 def _try_lock(fd: int) -> bool:

@@ -11,9 +11,10 @@ from hubsync.config.glance import Glance
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError
 from hubsync.monitor.screen import draw_status
 from hubsync.monitor.status import Status, Waiting, choose_exit_code, describe_rejected, encode_status, read_status
-from hubsync.presence import find_owner
+from hubsync.presence import ONCE_HINT, Owner, describe_once, find_owner
 
 _REFRESH_S = 1.0
+_BEGUN_S = 60.0  # whoever has begun to run has written a status by then
 _NO_STATUS = "ask again in a moment; if it stays so, its log says why: the disk of state_dir may be full"
 
 
@@ -41,6 +42,7 @@ def show_status(
         ConfigError: it is rejected, and no daemon runs with a former one.
         NotRunningError: no daemon ever ran on this state directory, or none does that would mend its status, or one has
             just begun to run.
+        HubsyncError: one runs that has not written any status.
         StateError: the status of a running daemon cannot be read.
     """
     if watch and not as_json and sys.stdout.isatty():
@@ -74,15 +76,15 @@ def _draw(status: Status, *, running: bool, colour: bool) -> str:
 
 def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> tuple[Status, bool]:
     owner = find_owner(state_dir)
-    running = owner is not None
+    running = owner is not None and not owner.is_once
     if rejected is not None and not running:
         raise rejected
     try:
         status = read_status(state_dir / "status.json")
     except NotRunningError as exc:
-        if not running:
+        if owner is None:
             raise
-        raise NotRunningError("hubsync has begun to run here, and has not written its status yet", hint=_NO_STATUS) from exc
+        raise _why_none(owner, state_dir) from exc
     except StateError as exc:
         if running:
             raise
@@ -99,11 +101,23 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
     return status, running
 
 
-def _find_outdated(status: Status, owner: int) -> Waiting | None:
-    """Return why *status* does not tell how the daemon is whose process is *owner*; ``None`` if it does."""
+def _why_none(owner: Owner, state_dir: Path) -> HubsyncError:
+    """Return why there is no status although *owner* is there."""
+    if owner.is_once:
+        return NotRunningError(describe_once(owner), hint=ONCE_HINT)
+    if time.time() - (state_dir / "lock").stat().st_mtime > _BEGUN_S:
+        return HubsyncError("a service runs here, and could not write its status", hint=_NO_STATUS)
+    return NotRunningError("hubsync has begun to run here, and has not written its status yet", hint=_NO_STATUS)
+
+
+def _find_outdated(status: Status, owner: Owner) -> Waiting | None:
+    """Return why *status* does not tell how it is with the process *owner*; ``None`` if it does."""
     daemon = status.daemon
-    if daemon.pid != owner:
-        reason = f"what is shown was left by process {daemon.pid}; {owner} runs now, and has not written its own yet"
+    if owner.is_once:
+        reason = f"{describe_once(owner)}: what is shown was left by process {daemon.pid}"
+        return Waiting("status", reason, daemon.updated_at, ONCE_HINT, needs_attention=True)
+    if daemon.pid != owner.pid:
+        reason = f"what is shown was left by process {daemon.pid}; {owner.pid} runs now, and has not written its own yet"
     elif daemon.is_outdated:
         reason = "it could not be written anew: things may have changed since"
     else:

@@ -41,10 +41,14 @@ class Watcher(threading.Thread):
         self._is_incomplete = self._is_told = False  # whether directories are unwatched, and whether that was said
         self._streaks = Streaks()
 
-    def stop(self) -> None:
-        """End the thread and the observer."""
+    def ask_stop(self) -> None:
+        """Have the thread and the observer end soon."""
         self._stopping.set()
         self._events.put(("stop", ""))
+
+    def stop(self) -> None:
+        """End the thread and the observer."""
+        self.ask_stop()
         self.join(_STOP_S)
 
     def progressed(self, read: float) -> float | None:

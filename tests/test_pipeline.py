@@ -501,6 +501,53 @@ def test_files_that_go_or_change_as_they_settle_disturb_no_other(local: Rig) -> 
     assert paths[2:] == list(local.pipeline.settled())
 
 
+@pytest.mark.parametrize("names", [["last.bin"], ["1.bin", "2.bin", "3.bin", "last.bin"]])
+def test_nobody_waits_while_a_file_is_read(local: Rig, names: list[str], request: pytest.FixtureRequest) -> None:
+    """A large file on a slow disk: how far it is can be asked, and what was captured before it can be committed."""
+    request.addfinalizer(lambda: shared().declare(Costs()))
+    shared().declare(Costs(threads=1, rate=parse_rate("1MB/s")))
+    for name in names:
+        local.write(name, bytes(60_000_000 if name == "last.bin" else 1_000_000))
+    local.pipeline.take_inventory()
+    time.sleep(0.03)
+    steps: list[bool] = []
+    settling = threading.Thread(target=lambda: steps.extend(iter(lambda: local.pipeline.settle().early, False)))
+    settling.start()
+    while local.pipeline.reading.bytes < 500_000 * (2 * len(names) - 1):
+        time.sleep(0.01)
+
+    waiting = set(local.pipeline.pending())
+    was_reading = settling.is_alive()
+    shared().declare(Costs())
+    settling.join()
+
+    assert set(names) == waiting
+    assert was_reading
+    assert len(steps) >= min(2, len(names))
+
+
+def test_a_unit_that_is_complete_waits_for_no_other_file(local: Rig, request: pytest.FixtureRequest) -> None:
+    """It is committed before the next of the large files is read, which may take minutes."""
+    request.addfinalizer(lambda: shared().declare(Costs()))
+    shared().declare(Costs(threads=1, rate=parse_rate("1MB/s")))
+    write_unit(local, "checkpoint-1")
+    (local.source / "checkpoint-1/trainer_state.json").unlink()
+    for name in ("y.bin", "z.bin"):
+        local.write(name, bytes(1_700_000))  # the first half second's worth is read at once
+    local.pipeline.take_inventory()
+    time.sleep(0.03)
+    assert local.pipeline.settle().early
+    assert local.pipeline.has_early()
+
+    local.write("checkpoint-1/trainer_state.json", b'{"global_step": 1}')
+    local.pipeline.note("checkpoint-1/trainer_state.json")
+    time.sleep(0.03)
+    settled = local.pipeline.settle()
+
+    assert settled.units
+    assert not settled.early
+
+
 def test_a_batch_is_bounded(make_rig: MakeRig) -> None:
     """Loose files fill commits of the size that the config allows; a unit is never split."""
     rig = make_rig(units=UNITS, batch={"max_files": 3, "max_bytes": 1_000_000_000})

@@ -129,9 +129,34 @@ def test_a_daemon_that_has_not_written_yet_is_not_denied(tmp_path: Path) -> None
         lock.flush()
         argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        os.utime(lock.fileno(), (1, 1))
+        late = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
     assert (3, True) == (done.returncode, "has not written its status yet" in done.stderr)
-    assert "hubsync run" not in done.stderr
+    assert (1, True) == (late.returncode, "could not write its status" in late.stderr)
+    assert "hubsync run" not in done.stderr + late.stderr
+
+
+@pytest.mark.parametrize("was_there", [False, True], ids=["first", "after a service"])
+def test_once_at_work_is_no_service(tmp_path: Path, *, was_there: bool) -> None:
+    """It writes no status: what a service left is shown as that, and nobody waits for a better one."""
+    config = write_config(tmp_path / "hubsync.toml", tmp_path / "source", {'url = "http://127.0.0.1:1"': "acme/x"})
+    path, now = tmp_path / "state" / "status.json", datetime.now(UTC)
+    with hold_state(path.parent, is_once=True):
+        if was_there:
+            write_status(path, Status(DaemonStatus(1, "1", now, now, "stopped")))
+        argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        busy = subprocess.run([*argv[:3], "once", *argv[4:]], capture_output=True, text=True, timeout=60, check=False)
+        flush = subprocess.run([*argv[:3], "flush", *argv[4:]], capture_output=True, text=True, timeout=60, check=False)
+
+    said = " ".join((done.stdout + done.stderr).split())
+    assert (3, 75, 3) == (done.returncode, busy.returncode, flush.returncode)
+    assert "no service runs" in flush.stderr
+    assert f"`hubsync once` (pid {os.getpid()}) is at work here, and no service runs" in said
+    assert was_there == ("what is shown was left by process 1" in said)
+    assert "ends by itself" in busy.stderr
+    assert "flush" not in busy.stderr
 
 
 def test_a_report_with_warnings_is_a_document(tmp_path: Path) -> None:

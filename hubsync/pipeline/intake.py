@@ -3,6 +3,7 @@
 It captures on a few threads; what it decides of the outcome, it decides in the caller's.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -23,6 +24,7 @@ from hubsync.watch.inventory import look
 from hubsync.watch.logs import is_event_log
 
 _EARLY_BYTES = 1 << 30  # hashed in about a second
+_EARLY_S = 1.0
 
 _T = TypeVar("_T")
 
@@ -51,10 +53,10 @@ class Intake:
         self._feed = feed
         self._forget = forget
 
-    def capture_early(self) -> bool:
-        """Capture some of the settled objects before their commit, each once; tell whether any was.
+    def take_early(self) -> list[Entry]:
+        """Take some of the settled objects, to be captured before their commit; the others stay in ``early``.
 
-        The others stay in ``early``: what was captured can go up meanwhile, and who waits for the lock gets its turn.
+        What was captured can go up while they are.
         """
         first: list[Entry] = []
         size = 0
@@ -63,14 +65,29 @@ class Intake:
             first.append(entry)
             size += entry.identity.size
         self._files.early.update(entry.path for entry in first)
-        try:
-            tried = self._map(self._try, first)
-        except BaseException:  # a full disk: they are tried again
-            self._files.early.difference_update(entry.path for entry in first)
-            raise
-        captured = [self._sort(entry, outcome) for entry, outcome in zip(first, tried, strict=True)]
+
+        return first
+
+    def capture_early(self, first: Sequence[Entry]) -> list[Captured | FileError | None]:
+        """Capture *first*, or those of it that can be begun soon (``None`` for the others).
+
+        A large file on a slow disk takes minutes: this changes nothing but the store, so that nobody has to wait for it.
+        """
+        deadline = time.monotonic() + _EARLY_S
+        return self._map(lambda entry: self._try(entry) if time.monotonic() < deadline else None, first)
+
+    def sort_early(self, first: Sequence[Entry], outcomes: Sequence[Captured | FileError | None]) -> bool:
+        """Hold back, and say, which of *first* could not be captured; tell whether any was. Those without are left."""
+        tried = {entry: outcome for entry, outcome in zip(first, outcomes, strict=True) if outcome is not None}
+        self.leave_early([entry for entry in first if entry not in tried])
+        captured = [self._sort(entry, outcome) for entry, outcome in tried.items()]
 
         return any(one is not None for one in captured)
+
+    def leave_early(self, entries: Sequence[Entry]) -> None:
+        """Have *entries* captured another time."""
+        self._files.early.difference_update(entry.path for entry in entries)
+        self.early += reversed(entries)
 
     def find_early(self) -> None:
         """Note which settled objects were not captured yet."""

@@ -39,6 +39,7 @@ from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
 
 _WRITTEN_AT_ONCE = 10_000  # files
+_BREATH_S = 0.001  # a lock goes to those that wait for it only if it is left for a moment
 _NO_ROOM = "capture is paused: there is too little free space"
 
 log = get_logger()
@@ -62,7 +63,10 @@ class Pending:
 
 
 class Pipeline:
-    """One target's way from files to snapshots. Every public method takes the lock."""
+    """One target's way from files to snapshots. Every public method takes the lock.
+
+    Who captures or commits has ``_turn`` as well, and leaves the lock as often as it can: others want to look.
+    """
 
     def __init__(
         self, target: Target, store: Store, min_free_bytes: int, stop: threading.Event, capturer: Capturer | None = None
@@ -70,6 +74,7 @@ class Pipeline:
         self.target = target
         self.store = store
         self.lock = threading.RLock()
+        self._turn = threading.RLock()  # taken before the lock
         self._log = log.bind(target=target.name)
         self._rules = target_rules(target)
         self._provenance = Provenance(target, store)
@@ -207,18 +212,41 @@ class Pipeline:
 
     def settle(self) -> Settled:
         """Take what is settled by now, capture it where it may go early, and judge units."""
-        with self.lock:
-            if self.halted is not None:
-                return Settled()
-            self._units.touch(self._files.take_settled())
-            self._intake.find_early()
-            early = bool(self._intake.early) and self._guard.has_room() and self._intake.capture_early()
-            for unit in self._units.take_touched(self._waiting_units()):
-                self._units.judge(unit)
-            self._units.abandon_late()
-            self._note_oldest(all_seen=not self._files.settler)
+        with self._turn:
+            with self.lock:
+                if self.halted is not None:
+                    return Settled()
+                self._units.touch(self._files.take_settled())
+                self._intake.find_early()
+                is_news = self._judge_touched()  # what is complete waits for no other file
+                first = self._intake.take_early() if self._intake.early and not is_news and self._guard.has_room() else []
+            early = self._capture_early(first)
+            with self.lock:
+                self._judge_touched()
+                self._units.abandon_late()
+                self._note_oldest(all_seen=not self._files.settler)
 
-            return Settled(any(unit.completion.complete for unit in self._units.by_name.values()), early)
+                return Settled(any(unit.completion.complete for unit in self._units.by_name.values()), early)
+
+    def _judge_touched(self) -> bool:
+        """Judge the units whose files have settled and wait for no capture; tell whether one of them is complete."""
+        waiting = self._waiting_units()
+        self._units.await_capture(waiting)
+        touched = self._units.take_touched(waiting)
+        for unit in touched:
+            self._units.judge(unit)
+
+        return any(self._units.by_name[unit].completion.complete for unit in touched if unit in self._units.by_name)
+
+    def _capture_early(self, first: list[Entry]) -> bool:
+        try:
+            outcomes = self._intake.capture_early(first)
+        except BaseException:  # a full disk: they are tried again
+            with self.lock:
+                self._intake.leave_early(first)
+            raise
+        with self.lock:
+            return self._intake.sort_early(first, outcomes)
 
     def _waiting_units(self) -> set[str]:
         """Return the units of which objects wait to be captured; they would be captured all at once else."""
@@ -248,27 +276,35 @@ class Pipeline:
         Raises:
             DiskFullError: there is no room for state; all that was settled stays so.
         """
-        with self.lock:
-            if self.halted is not None and not confirm_deletes:
-                return []
-            if not self._guard.has_room():
-                return []
+        with self._turn:
+            with self.lock:
+                if (self.halted is not None and not confirm_deletes) or not self._guard.has_room():
+                    return []
             with self._guard.note_failure():
                 commits = self._commit(units_only=units_only, confirm_deletes=confirm_deletes)
-            if commits or not units_only:
-                self._guard.end_failure()
-                self._note_oldest(all_seen=True)
+            with self.lock:
+                if commits or not units_only:
+                    self._guard.end_failure()
+                    self._note_oldest(all_seen=True)
 
             return commits
 
     def _commit(self, *, units_only: bool, confirm_deletes: bool) -> list[str]:
-        commits = [commit for unit in self._units.in_order() for commit in self._commit_unit(unit)]
+        with self.lock:
+            units = self._units.in_order()
+        commits: list[str] = []
+        for unit in units:
+            with self.lock:
+                commits += self._commit_unit(unit)
+            time.sleep(_BREATH_S)
         if not units_only:
-            for entry in self._files.grown_logs():
-                self._feed(entry)
-                self._files.settle_at_once(entry)
+            with self.lock:
+                for entry in self._files.grown_logs():
+                    self._feed(entry)
+                    self._files.settle_at_once(entry)
             commits += self._commit_settled()
-            commits += self._commit_removed(confirmed=confirm_deletes)
+            with self.lock:
+                commits += self._commit_removed(confirmed=confirm_deletes)
         if commits:
             self.store.repack()
 
@@ -276,12 +312,13 @@ class Pipeline:
 
     def release(self, published: list[str | None]) -> bool:
         """Drop pins that no mirror needs; return False if the target is busy (then it is done another time)."""
-        if not self.lock.acquire(blocking=False):
+        if not self._turn.acquire(blocking=False):
             return False
         try:
-            self.store.release(published)
+            with self.lock:
+                self.store.release(published)
         finally:
-            self.lock.release()
+            self._turn.release()
 
         return True
 
@@ -404,8 +441,8 @@ class Pipeline:
     # --- snapshots
 
     def _commit_unit(self, unit: str) -> list[str]:
-        state = self._units.by_name[unit]
-        if not state.completion.complete:
+        state = self._units.by_name.get(unit)
+        if state is None or not state.completion.complete:
             return []
         started = time.monotonic()
         inventory = take_inventory(self.target.source, self._rules, unit)
@@ -460,13 +497,16 @@ class Pipeline:
                 raise FileChangedError(path, "changed while the unit was captured")
 
     def _commit_settled(self) -> list[str]:
-        loose = [(path, identity.size) for path, identity in self._files.settled.items() if self._units.is_loose(path)]
+        with self.lock:
+            loose = [(path, identity.size) for path, identity in self._files.settled.items() if self._units.is_loose(path)]
         limits = BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes)
         batches = split_batches(loose, limits)
         written: list[Written] = []
         try:
             while some := next(batches, None):
-                written += self._commit_batches(chain([some], batches))
+                with self.lock:
+                    written += self._commit_batches(chain([some], batches))
+                time.sleep(_BREATH_S)
         finally:  # if one of the later ones fails, the earlier ones are in the store all the same
             commits = tell_written(written, self._log)
 

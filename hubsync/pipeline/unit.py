@@ -150,6 +150,11 @@ class Units:
 
         return touched - waiting
 
+    def await_capture(self, waiting: AbstractSet[str]) -> None:
+        """Have the units *waiting*, whose files are settled, say that these are read first."""
+        for unit in self.by_name.keys() & waiting:
+            self.by_name[unit].hold("its large files have yet to be read")
+
     def judge(self, unit: str) -> None:
         """Decide whether *unit* is complete."""
         if not (self._target.source / unit).is_dir():

@@ -73,15 +73,17 @@ class Ledger(ProofRows):
         self.was_rebuilt = False
         self.is_damaged = False  # was found to be; it is begun anew when it is opened next
 
-    def open(self) -> None:
+    def open(self, *, is_sealed: bool = False) -> None:
         """Open the ledger; one that is missing, damaged or of another version is begun anew.
+
+        One that *is_sealed*, whose file nobody touched since it was closed, is not read whole to find that out.
 
         Raises:
             StateError: it cannot be opened for a reason that lies outside of it, such as a full disk.
         """
         with self._known_errors():
             try:
-                self._db = self._connect()
+                self._db = self._connect(is_sealed=is_sealed)
             except sqlite3.OperationalError as exc:
                 if exc.sqlite_errorcode & _KIND in _OUTSIDE:
                     raise
@@ -303,7 +305,7 @@ class Ledger(ProofRows):
         assert self._db is not None, "the ledger is not open"  # noqa: S101 - a programming error
         return self._db
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, *, is_sealed: bool = False) -> sqlite3.Connection:
         is_new = not self._path.exists()
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
         try:
@@ -314,7 +316,7 @@ class Ledger(ProofRows):
                 db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
             elif db.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA_VERSION:
                 raise sqlite3.DatabaseError("another version")  # noqa: TRY301 - handled as damage is
-            elif db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            elif not is_sealed and db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("damaged")  # noqa: TRY301
             db.executescript(PROOF_TABLES)
         except BaseException:

@@ -50,6 +50,17 @@ def expect_known_format(directory: Path) -> None:
         file.write_text(f"{_FORMAT}\n")
 
 
+def was_left_open(directory: Path) -> bool:
+    """Tell whether whoever used the store in *directory* last had no time to close it."""
+    return (directory / _OPEN_FILE).exists()
+
+
+def note_opened(directory: Path) -> None:
+    """Note that the store in *directory* is in use."""
+    (directory / _OPEN_FILE).touch()
+    sync_directory(directory)
+
+
 def note_closed(directory: Path) -> None:
     """Note that nothing is being written any more."""
     with contextlib.suppress(OSError):  # a full or lost disk; then it is looked through at the next start
@@ -57,13 +68,13 @@ def note_closed(directory: Path) -> None:
 
 
 def recover(directory: Path, source: Path, git: Git, ledger: Ledger) -> bool:
-    """Put the store in *directory* right, and note that it is in use; return whether all of it had to be read.
+    """Put the store in *directory* right; return whether all of it had to be read.
 
     Raises:
         StateError: it is damaged so that nothing of its queue is left.
     """
     # A disk or a hand can damage what was closed in order; all content is read only where that shows.
-    was_killed = (directory / _OPEN_FILE).exists() or shows_damage(git)
+    was_killed = was_left_open(directory) or shows_damage(git)
     was_killed = was_killed or ((tip := git.read_ref(SNAPSHOTS)) is not None and not is_whole(git, tip))
     damaged = drop_damaged_objects(git) if was_killed else []
     broken = drop_broken_refs(git)  # not before: git reads nothing beside a pack that it cannot open
@@ -81,8 +92,6 @@ def recover(directory: Path, source: Path, git: Git, ledger: Ledger) -> bool:
         _tell("objects", git.git_dir, "git objects were damaged", damaged)
     if is_cut:
         _tell("queue", git.git_dir, "its newest snapshots are lost; the source is read again")
-    (directory / _OPEN_FILE).touch()
-    sync_directory(directory)
 
     return was_killed
 

@@ -4,9 +4,12 @@ It must never know how a snapshot travels. A snapshot enters the branch with eve
 pins first, then blobs and pointers, then the ref, then the ledger.
 """
 
+import contextlib
+import functools
 import os
 import re
 import shutil
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +23,23 @@ from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEntry
 from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
-from hubsync.store.mend import is_whole
+from hubsync.store.mend import is_whole, shows_damage
 from hubsync.store.objects import Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import make_private
 from hubsync.store.pruned import Pruned
-from hubsync.store.recovery import MIRRORS, SNAPSHOTS, expect_known_format, note_closed, recover, recover_mirror
+from hubsync.store.recovery import (
+    MIRRORS,
+    SNAPSHOTS,
+    expect_known_format,
+    note_closed,
+    note_opened,
+    recover,
+    recover_mirror,
+    was_left_open,
+)
 from hubsync.store.reserve import Reserve
+from hubsync.store.seal import break_seal, seal
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
 from hubsync.watch.inventory import look
@@ -34,8 +47,10 @@ from hubsync.watch.layout_words import choose_newest
 
 AUTHOR = "hubsync <hubsync@localhost>"
 
+_GIT, _LEDGER = "store.git", "ledger.sqlite"
 _FULL_BYTES = 1 << 20
-_REMEMBERED = 256  # answers about snapshots, which never change; status asks each second
+_REMEMBERED = 256  # snapshots, which never change
+_FEW_SNAPSHOTS = 16
 _UNIT_TRAILER = "Hubsync-Unit: "
 
 log = get_logger()
@@ -69,15 +84,17 @@ class Store:
         self.directory = directory
         self.source = source
         self._inherit = inherit
-        self.git = Git(directory / "store.git", inherit=inherit)
+        self.git = Git(directory / _GIT, inherit=inherit)
         self.objects = Objects(self.git.git_dir)
-        self.ledger = Ledger(directory / "ledger.sqlite")
+        self.ledger = Ledger(directory / _LEDGER)
         self.pruned = Pruned(directory / "pruned.json")
         self.reserve = Reserve(directory)
-        self._unit_times: dict[str | None, Mapping[str, int]] = {}
+        # Of a few: all units that ever were stand in each.
+        self._unit_times = functools.lru_cache(_FEW_SNAPSHOTS)(self._list_unit_times)
         self._snapshots: dict[str, Snapshot] = {}
         self._made: dict[str, tuple[str | None, Snapshot]] = {}  # of this process: commit → (the one before it, itself)
         self._is_open = self._was_killed = False
+        self._sealed: set[str] = set()  # what lies as it was left when it was closed
 
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
@@ -86,14 +103,17 @@ class Store:
             self.reserve.give_up()
         with state_errors():
             expect_known_format(self.directory)
+            self._sealed = set() if was_left_open(self.directory) else set(break_seal(self.directory))
             leftovers = self.git.open()
             self.objects.open()
-            self.ledger.open()
+            self.ledger.open(is_sealed=_LEDGER in self._sealed)
             if leftovers:
                 log.warning(
                     "state.recovered", what="leftovers", path=str(self.git.git_dir), reason="killed", files=leftovers
                 )
-            self._was_killed = recover(self.directory, self.source, self.git, self.ledger)
+            if _GIT not in self._sealed or self.ledger.was_rebuilt or shows_damage(self.git):
+                self._was_killed = recover(self.directory, self.source, self.git, self.ledger)
+            note_opened(self.directory)
             self._is_open = True
             self.follow_branch()
             self.git.repack()
@@ -101,8 +121,13 @@ class Store:
     def close(self) -> None:
         """Close the ledger; git keeps nothing open."""
         self.ledger.close()
-        if self._is_open:  # not by a reader
-            note_closed(self.directory)
+        if not self._is_open:  # by a reader
+            return
+        if not self.is_damaged:
+            with contextlib.suppress(OSError):  # a full or lost disk; then it is looked through at the next start
+                mirrors = (self.directory / MIRRORS).glob("*.git")
+                seal(self.directory, [_GIT, _LEDGER, *(f"{MIRRORS}/{mirror.name}" for mirror in mirrors)])
+        note_closed(self.directory)
 
     @property
     def is_damaged(self) -> bool:
@@ -127,10 +152,12 @@ class Store:
         Each mirror has its own, so that a slow fetch for one holds no lock (of refs, of the shallow file) for another.
         """
         git = Git(self.mirror_directory(name), inherit=self._inherit)
-        is_new = not git.git_dir.exists()
+        sealed = f"{MIRRORS}/{git.git_dir.name}"
+        is_whole_or_new = sealed in self._sealed or not git.git_dir.exists()
+        self._sealed.discard(sealed)  # it is used from now on
         with state_errors():
             git.open(borrow=self.git.git_dir)
-            if not is_new:
+            if not is_whole_or_new:
                 recover_mirror(git, self.git.git_dir, was_killed=self._was_killed)
             git.repack()
 
@@ -198,13 +225,10 @@ class Store:
 
     def unit_times(self, snapshot: str | None) -> Mapping[str, int]:
         """Return the units completed in the history of *snapshot*, and when each was last written."""
-        if snapshot not in self._unit_times:
-            if len(self._unit_times) > _REMEMBERED:
-                self._unit_times.clear()
-            completed = self.completed(snapshot)
-            self._unit_times[snapshot] = {unit: done.written_at for done in completed for unit in done.units}
+        return self._unit_times(snapshot)
 
-        return self._unit_times[snapshot]
+    def _list_unit_times(self, snapshot: str | None) -> Mapping[str, int]:
+        return {sys.intern(unit): done.written_at for done in self.completed(snapshot) for unit in done.units}
 
     def newest_unit(self) -> str | None:
         """Return the newest unit that was ever completed."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import count
 from pathlib import Path
@@ -136,11 +137,10 @@ def read_status(process: Path) -> dict[str, int]:
 
 def measure(directory: Path) -> Iterator[tuple[Path, int]]:
     """Yield all files with what they take, in kB."""
-    for path in directory.rglob("*"):
-        try:
-            yield path, path.lstat().st_blocks // 2
-        except FileNotFoundError:
-            continue
+    for place, _, names in os.walk(directory):  # no matter what goes meanwhile
+        for path in (Path(place, name) for name in names):
+            with suppress(FileNotFoundError):
+                yield path, path.lstat().st_blocks // 2
 
 
 def keep_on(writer: Writer, seconds: float, daemon: Daemon, hub: HubProcess, state: Path) -> Iterator[Sample]:

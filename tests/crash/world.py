@@ -235,6 +235,7 @@ format = "json"
 [service]
 state_dir = "{root}/state"
 min_free = "1MB"
+shutdown_grace = "10s"
 priority = "normal"
 {endpoints}
 [defaults]
