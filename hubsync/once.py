@@ -10,6 +10,7 @@ from typing import Self
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
+from hubsync.mirror.hub import load_client
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
@@ -23,7 +24,6 @@ from hubsync.store.process import StoppedError
 
 _TRIES = 5
 _PAUSE_S = 0.2
-_SHORT_S = 3.0  # what is read in that time is sent all at once: each upload starts a dozen programs
 
 
 @dataclass(slots=True)
@@ -68,6 +68,7 @@ def run_once(  # noqa: PLR0913 - three of them say how
         if shows_progress:
             stack.enter_context(Progress(look=lambda: [amount for work in works for amount in _look(work)]))
 
+        threading.Thread(target=load_client, name="hubsync-load", daemon=True).start()  # while files are read
         outcomes = list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
         for work in works:
             _free_storage(work, ProofMeans(config, tokens, stop))
@@ -133,15 +134,13 @@ def _free_storage(work: TargetWork, means: ProofMeans) -> None:
 def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float, on_captured: Callable[[], None]) -> None:
     """Look until nothing is unquiet any more; a file that changes meanwhile starts its wait over.
 
-    *on_captured* is called while there is more to capture, if that takes a while.
+    *on_captured* is called while there is more to capture.
     """
     pipeline = work.pipeline
     while pipeline.take_inventory() and not stop.is_set():
-        began = time.monotonic()
         pipeline.settle()
-        while pipeline.has_early() and (now := time.monotonic()) < deadline and not stop.is_set():
-            if now > began + _SHORT_S:
-                on_captured()
+        while pipeline.has_early() and time.monotonic() < deadline and not stop.is_set():
+            on_captured()
             pipeline.settle()
         due = pipeline.next_due()
         if due is None or time.monotonic() >= deadline:
