@@ -23,7 +23,7 @@ from hubsync.store.process import StoppedError
 
 _TRIES = 5
 _PAUSE_S = 0.2
-_SHORT_S = 3.0  # what is read in that time is sent all at once: each upload starts a dozen programs
+_SHORT_S = 0.3  # what is read in that time is sent all at once: each upload starts a dozen programs
 
 
 @dataclass(slots=True)
