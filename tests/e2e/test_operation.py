@@ -205,7 +205,18 @@ def test_what_moves_bytes_in_bulk_stands_back_further(config: Path, source: Path
         pid = daemon.process.pid
         wait_until(lambda: {10, 19} == _niceness(pid), "a thread that hashes is lowered")
         wait_until(lambda: {10} == _niceness(pid), "it has hashed")
-        wait_until(lambda: {10, 19} == _niceness(pid), "a thread that sends is lowered")
+        wait_until(lambda: any({19} == _niceness(child) for child in _offspring(pid)), "the agent is lowered")
+
+
+def _offspring(pid: int) -> list[int]:
+    """Return the children of *pid*, and theirs."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            children = [int(child) for child in (thread / "children").read_text().split()]
+            found += children + [each for child in children for each in _offspring(child)]
+
+    return found
 
 
 def _niceness(pid: int) -> set[int]:
