@@ -19,12 +19,7 @@ from hubsync.mirror.failures import read_failure
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
 from hubsync.store.hashing import shared
-<<<<<<< HEAD
 from hubsync.store.throttle import Throttle, open_allowance
-=======
-from hubsync.store.process import StoppedError
-from hubsync.store.throttle import Throttle
->>>>>>> main
 
 _STEPS = 20  # at most so many lines for one upload, however often it is tried again
 _SAY_AFTER_S, _SAY_EVERY_S = 30.0, 900.0  # each wait is twice the one before: a slow mirror must not fill the log
@@ -60,12 +55,18 @@ class Limit:
 
     def __init__(self) -> None:
         self.rate = Rate()
-        self.throttle = Throttle()
+        self.fd = open_allowance()
+        self._throttle = Throttle(self.fd)
+
+    @property
+    def throttle(self) -> Throttle:
+        """What makes those wait who upload from this process."""
+        return self._throttle
 
     def keep(self) -> None:
         """Put in force what the timetable says of this minute."""
         now = time.localtime()
-        self.throttle.set_rate(self.rate.rate_at(now.tm_wday, now.tm_hour * 60 + now.tm_min))
+        self._throttle.set_rate(self.rate.rate_at(now.tm_wday, now.tm_hour * 60 + now.tm_min))
 
 
 _LIMITS: dict[tuple[str, str], Limit] = {}
