@@ -104,7 +104,7 @@ def test_a_small_file_is_opened_once_and_an_unchanged_one_never(tmp_path: Path, 
         (source / f"d{number % 4}" / f"file-{number}.txt").write_text(f"{number}")
 
     new, unchanged = (
-        [call for call in _traced(tmp_path / f"trace-{turn}", "open,openat,openat2", config) if "file-" in call]
+        [call for call in _traced(tmp_path / f"trace-{turn}", "open,openat,openat2", config) if '"file-' in call]
         for turn in (1, 2)
     )
 
