@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hubsync.config.model import Service
     from hubsync.config.rates import Rate
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 4 << 20  # whoever hashes waits for the interpreter after each: the larger, the less of what else runs is felt
 UNLIMITED = 0
 PRESSURE = Path("/proc/pressure")
 PRESSED_BYTES_PER_S = 10_000_000
