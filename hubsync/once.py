@@ -24,6 +24,7 @@ from hubsync.store.process import StoppedError
 
 _TRIES = 5
 _PAUSE_S = 0.2
+_SHORT_S = 0.3  # what is read in that time is sent all at once: each upload starts a dozen programs
 
 
 @dataclass(slots=True)
@@ -134,13 +135,15 @@ def _free_storage(work: TargetWork, means: ProofMeans) -> None:
 def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float, on_captured: Callable[[], None]) -> None:
     """Look until nothing is unquiet any more; a file that changes meanwhile starts its wait over.
 
-    *on_captured* is called while there is more to capture.
+    *on_captured* is called while there is more to capture, if that takes a while.
     """
     pipeline = work.pipeline
     while pipeline.take_inventory() and not stop.is_set():
+        began = time.monotonic()
         pipeline.settle()
-        while pipeline.has_early() and time.monotonic() < deadline and not stop.is_set():
-            on_captured()
+        while pipeline.has_early() and (now := time.monotonic()) < deadline and not stop.is_set():
+            if now > began + _SHORT_S:
+                on_captured()
             pipeline.settle()
         due = pipeline.next_due()
         if due is None or time.monotonic() >= deadline:

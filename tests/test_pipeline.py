@@ -838,6 +838,7 @@ def test_once_goes_on_with_other_mirrors(server: PlainServer, make_rig: MakeRig,
 def test_once_sends_while_it_reads(server: PlainServer, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is captured goes up while other files are read: the last one is read slowly until the first is there."""
     monkeypatch.setattr("hubsync.pipeline.intake._EARLY_BYTES", 1)
+    monkeypatch.setattr("hubsync.once._SHORT_S", 0)
     rig = make_rig(server)
     rig.config = rig.config.model_copy(
         update={"service": rig.config.service.model_copy(update={"read_rate": parse_rate("1MB/s")})}
@@ -866,6 +867,7 @@ def test_once_lets_no_mirror_wait_for_another(
 ) -> None:
     """One that takes its time with what is sent early has no part in what becomes of the other."""
     monkeypatch.setattr("hubsync.pipeline.intake._EARLY_BYTES", 1)
+    monkeypatch.setattr("hubsync.once._SHORT_S", 0)
     rig = make_rig(server, second)
     for number in range(5):
         rig.write(f"{number}.bin", bytes([0, number]))

@@ -13,7 +13,7 @@ from hubsync.mirror.agent_client import Action, TransferError
 from hubsync.priority import stand_back_further
 from hubsync.restore.get import Getter, Span
 from hubsync.restore.sources import ApiSource, GitSource
-from hubsync.store.throttle import Throttle
+from hubsync.store.throttle import Throttle, open_allowance
 from hubsync.watch.format_safetensors import check_safetensors
 
 _THREADS = 4
@@ -50,14 +50,19 @@ class Reader:
         self._timeout_s = timeout_s
         self._stop = stop
         self._on_bytes = on_bytes
-        self._throttle = Throttle()
-        self._throttle.set_rate(bytes_per_s)
+        self._bytes_per_s = bytes_per_s
+        self._throttle: Throttle | None = None
 
     def read(self, wanted: Mapping[str, Wanted]) -> dict[str, str]:
         """Read all of *wanted* (by name); return why each one that failed did."""
         self._source.lfs.expect({each.name: each.size for each in wanted.values() if each.is_object})
-        with ThreadPoolExecutor(_THREADS, initializer=stand_back_further) as pool:
-            said = list(pool.map(self._read_one, wanted.values()))
+        fd = open_allowance()
+        with closing(Throttle(fd)) as throttle:
+            os.close(fd)
+            throttle.set_rate(self._bytes_per_s)
+            self._throttle = throttle
+            with ThreadPoolExecutor(_THREADS, initializer=stand_back_further) as pool:
+                said = list(pool.map(self._read_one, wanted.values()))
 
         return {name: reason for name, reason in zip(wanted, said, strict=True) if reason}
 
@@ -99,6 +104,7 @@ class Reader:
         return action
 
     def _slow_down(self, count: int) -> None:
+        assert self._throttle is not None  # noqa: S101 - set while reading
         while count > 0:
             count -= self._throttle.take(count)
 

@@ -1,13 +1,17 @@
-"""Owns what hashing may cost: how many threads, and how many bytes a second, over all targets and mirrors.
+"""Owns what hashing may cost: how many threads, and how many bytes a second, over all threads and processes of ours.
 
-Each block of a file waits for its allowance, is read, and is hashed in one of a few turns. While the machine is pressed for
-what it has (``/proc/pressure``), the allowance is small, but never nothing: a busy machine is published too.
+Each block of a file waits for its allowance, is read, and is hashed in one of a few turns. Turns are locks that belong to
+open files, in memory that children inherit: what is killed gives its turn back. While the machine is pressed for what it
+has (``/proc/pressure``), the allowance is small, but never nothing: a busy machine is published too.
 It must never know what is hashed, nor why.
 """
 
 import contextlib
+import fcntl
 import hashlib
+import itertools
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,17 +21,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubsync.store.throttle import Throttle
+from hubsync.store.throttle import Throttle, open_allowance
 
 if TYPE_CHECKING:
     from hubsync.config.model import Service
     from hubsync.config.rates import Rate
 
 BLOCK_BYTES = 4 << 20  # whoever hashes waits for the interpreter after each: the larger, the less of what else runs is felt
+MOST_THREADS = 64
 UNLIMITED = 0
 PRESSURE = Path("/proc/pressure")
 PRESSED_BYTES_PER_S = 10_000_000
 
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2): type, whence, start, length, pid
+_THREADS_AT, _TURNS_AT = 64, 4096  # in the allowance's memory, behind the throttle's part
+_THREADS = struct.Struct("=q")
 _LOOK_EVERY_S = 1.0
 
 
@@ -51,37 +59,42 @@ def shared() -> "Hashing":
 
 
 def declare_costs(service: "Service") -> None:
-    """Allow this process what the config says."""
+    """Allow this process and its children what the config says."""
     shared().declare(Costs(service.hash_threads, service.read_rate, service.pressure.limits()))
 
 
 class Hashing:
-    """Hashes within an allowance."""
+    """Hashes within an allowance: a new one, or the one behind *fd*, which was inherited."""
 
-    def __init__(self, costs: Costs | None = None) -> None:
-        self._throttle = Throttle()
-        self._turns = threading.Condition()
-        self._taken = 0
+    def __init__(self, costs: Costs | None = None, *, fd: int | None = None) -> None:
+        self.fd = open_allowance() if fd is None else fd
+        self._throttle = Throttle(self.fd)
+        self._locks = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        self._among_threads = [threading.Lock() for _ in range(MOST_THREADS)]
+        self._first = itertools.count()
+        self._costs = costs or Costs()
+        self._is_inherited = fd is not None
         self._looked_at = 0.0
-        self.declare(costs or Costs())
+        if fd is None:
+            self.declare(self._costs)
 
     @property
     def threads(self) -> int:
         """How many threads may hash at a time."""
-        return max(1, self._costs.threads)
+        threads, *_ = _THREADS.unpack(os.pread(self._locks, _THREADS.size, _THREADS_AT))
+        return int(threads)
 
     def declare(self, costs: Costs) -> None:
         """Allow *costs* from now on; who hashes now follows with the next block."""
         self._costs = costs
+        os.pwrite(self._locks, _THREADS.pack(min(MOST_THREADS, max(1, costs.threads))), _THREADS_AT)
         self._looked_at = 0.0
-        with self._turns:
-            self._turns.notify_all()
         self.keep()
 
     def keep(self) -> None:
-        """Follow the machine's pressure, and the timetable."""
+        """Follow the machine's pressure; to be called now and then while children hash."""
         now = time.monotonic()
-        if self._looked_at and now - self._looked_at < _LOOK_EVERY_S:
+        if self._is_inherited or (self._looked_at and now - self._looked_at < _LOOK_EVERY_S):
             return
         self._looked_at = now
         at = time.localtime()
@@ -98,15 +111,12 @@ class Hashing:
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a turn to hash, and have it; nothing is waited for meanwhile."""
-        with self._turns:
-            self._turns.wait_for(lambda: self._taken < self.threads)
-            self._taken += 1
+        slot = self._begin_turn()
         try:
             yield
         finally:
-            with self._turns:
-                self._taken -= 1
-                self._turns.notify()
+            self._lock(slot, fcntl.F_UNLCK)
+            self._among_threads[slot].release()
 
     def digest_file(
         self,
@@ -147,6 +157,24 @@ class Hashing:
             yield view[:count]
         if end is not None and at < end:
             raise OSError(EIO, "it was cut short while it was read")
+
+    def _begin_turn(self) -> int:
+        """Return the turn that was waited for: any that is free, else the next."""
+        threads, first = self.threads, next(self._first)
+        slots = [(first + n) % threads for n in range(threads)]
+        for slot in slots:
+            if self._among_threads[slot].acquire(blocking=False):
+                with contextlib.suppress(BlockingIOError):
+                    self._lock(slot, fcntl.F_WRLCK, fcntl.F_OFD_SETLK)
+                    return slot
+                self._among_threads[slot].release()
+        self._among_threads[slots[0]].acquire()
+        self._lock(slots[0], fcntl.F_WRLCK)
+
+        return slots[0]
+
+    def _lock(self, slot: int, kind: int, command: int = fcntl.F_OFD_SETLKW) -> None:
+        fcntl.fcntl(self._locks, command, _FLOCK.pack(kind, os.SEEK_SET, _TURNS_AT + slot, 1, 0))
 
 
 def is_pressed(limits: Mapping[str, float], directory: Path = PRESSURE) -> bool:

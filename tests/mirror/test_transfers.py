@@ -25,7 +25,7 @@ from hubsync.mirror.uploads import Gauge, Told
 from hubsync.mirror.xet import describe_transfer
 from hubsync.store.git import Git
 from hubsync.store.objects import Objects
-from hubsync.store.throttle import Throttle
+from hubsync.store.throttle import Throttle, open_allowance
 
 OID = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of abc
 # What stands for git-xet: it speaks git-lfs's protocol and puts the bytes where the server says.
@@ -107,9 +107,9 @@ def test_without_git_xet_the_cure_is_said(
 @pytest.mark.parametrize(
     ("mirror", "rate", "expected"),
     [
-        ({}, "0", "by hubsync through the LFS API, as fast as it goes"),
-        ({}, "80MB/s", "by hubsync through the LFS API, at most 80.0 MB/s"),
-        ({}, ["mon-fri 09:00-18:00 20MB/s", "0"], "by hubsync through the LFS API, by timetable, down to 20.0 MB/s"),
+        ({}, "0", "by hubsync's agent for git-lfs, as fast as it goes"),
+        ({}, "80MB/s", "by hubsync's agent for git-lfs, at most 80.0 MB/s"),
+        ({}, ["mon-fri 09:00-18:00 20MB/s", "0"], "by hubsync's agent for git-lfs, by timetable, down to 20.0 MB/s"),
         ({"transfer": "git-lfs"}, "80MB/s", "by git-lfs itself; upload_rate does not hold"),
         ({"transport": "http"}, "1MB/s", "by huggingface_hub, at most 1.0 MB/s"),
     ],
@@ -156,26 +156,29 @@ class Time:
 
 
 @pytest.mark.parametrize("rate", [1_000, 80_000_000])
-def test_bytes_leave_at_the_rate(rate: int) -> None:
+def test_bytes_leave_at_the_rate_however_many_take_them(rate: int) -> None:
     """In any second after the first piece no more is taken than the rate allows, and no less is offered."""
-    time = Time()
-    throttle = Throttle(time.clock, time.sleep)
-    throttle.set_rate(rate)
+    time, fd = Time(), open_allowance()
+    takers = [Throttle(fd, time.clock, time.sleep) for _ in range(3)]
+    takers[0].set_rate(rate)
     taken = 0
     while time.now < 130.0:
-        taken += throttle.take(1 << 30)
+        taken += takers[taken % 3].take(1 << 30)
+    for taker in takers:
+        taker.close()
+    os.close(fd)
 
     assert abs(taken / (time.now - 100.0) - rate) < 0.05 * rate
 
 
 def test_a_taker_that_is_woken_late_keeps_up_with_the_rate() -> None:
     """A busy machine oversleeps: what that costs is made up for; a long pause is not."""
-    time = Time()
+    time, fd = Time(), open_allowance()
 
     def oversleep(seconds: float) -> None:
         time.sleep(seconds + 0.02)
 
-    throttle = Throttle(time.clock, oversleep)
+    throttle = Throttle(fd, time.clock, oversleep)
     throttle.set_rate(100_000)
     taken = 0
     while time.now < 130.0:
@@ -185,14 +188,16 @@ def test_a_taker_that_is_woken_late_keeps_up_with_the_rate() -> None:
     began, taken = time.now, 0
     while time.now < began + 10.0:
         taken += throttle.take(1 << 30)
+    throttle.close()
+    os.close(fd)
 
     assert taken < 1_100_000
 
 
 def test_a_new_rate_holds_at_once() -> None:
     """What waits follows within a piece, and unlimited is unlimited."""
-    time = Time()
-    throttle = Throttle(time.clock, time.sleep)
+    time, fd = Time(), open_allowance()
+    throttle = Throttle(fd, time.clock, time.sleep)
     throttle.set_rate(100)
     throttle.take(1000)
     throttle.set_rate(10_000)
@@ -202,6 +207,8 @@ def test_a_new_rate_holds_at_once() -> None:
 
     assert (10_000, 1 << 20) == (taken, throttle.take(1 << 20))
     assert time.now - began < 1.1
+    throttle.close()
+    os.close(fd)
 
 
 def test_a_paced_reader_reads_what_is_there(tmp_path: Path) -> None:
@@ -209,8 +216,8 @@ def test_a_paced_reader_reads_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "file"
     content = os.urandom(5000)
     path.write_bytes(content)
-    time, moved = Time(), list[int]()
-    throttle = Throttle(time.clock, time.sleep)
+    time, fd, moved = Time(), open_allowance(), list[int]()
+    throttle = Throttle(fd, time.clock, time.sleep)
     throttle.set_rate(1000)
 
     with PacedReader(path, throttle, moved.append, lambda: None) as reader:
@@ -220,6 +227,8 @@ def test_a_paced_reader_reads_what_is_there(tmp_path: Path) -> None:
 
     assert (5000, content[1000:], 4000) == (size, got, sum(moved))
     assert 3.9 < time.now - 100 < 4.1
+    throttle.close()
+    os.close(fd)
 
 
 def test_how_far_an_upload_is() -> None:

@@ -1,7 +1,9 @@
-"""What hashing may cost, over all threads."""
+"""What hashing may cost, over all threads and processes."""
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -13,17 +15,25 @@ from hubsync.config.rates import parse_rate
 from hubsync.preflight import check_pressure
 from hubsync.store.hashing import PRESSED_BYTES_PER_S, Costs, Hashing, is_pressed, read_pressure
 
+_HOLD = """
+import sys, time
+from hubsync.store.hashing import Hashing
+with Hashing(fd=int(sys.argv[1])).turn():
+    print("has it", flush=True)
+    time.sleep(60)
+"""
 _SOME = "some avg10={} avg60=0.00 avg300=0.00 total=1\nfull avg10=99.00 avg60=0.00 avg300=0.00 total=1\n"
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_no_more_threads_hash_at_a_time_than_are_allowed(threads: int) -> None:
-    """All of them at once, and never one more; who is allowed more takes it at once."""
-    hashing = Hashing(Costs(1))
+    """All of them at once, and never one more, whatever process they are of."""
+    own = Hashing(Costs(threads))
+    child = Hashing(fd=own.fd)  # opened anew, as in another process
     lock = threading.Lock()
     now, most = 0, 0
 
-    def work() -> None:
+    def work(hashing: Hashing) -> None:
         nonlocal now, most
         for _ in range(20):
             with hashing.turn():
@@ -34,15 +44,26 @@ def test_no_more_threads_hash_at_a_time_than_are_allowed(threads: int) -> None:
                 with lock:
                     now -= 1
 
-    workers = [threading.Thread(target=work) for _ in range(2 * threads)]
-    with hashing.turn():
-        for worker in workers:
-            worker.start()
-        hashing.declare(Costs(threads))
+    workers = [threading.Thread(target=work, args=(one,)) for one in (own, child) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
     for worker in workers:
         worker.join()
 
     assert (threads, 0) == (most, now)
+
+
+def test_the_turns_of_a_killed_process_are_free_again() -> None:
+    """A lock belongs to an open file, which the kernel closes."""
+    hashing = Hashing(Costs(1))
+    argv = [sys.executable, "-c", _HOLD, str(hashing.fd)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=(hashing.fd,), text=True) as child:
+        assert child.stdout is not None
+        assert "has it\n" == child.stdout.readline()
+        child.kill()
+
+    with hashing.turn():
+        assert 1 == hashing.threads
 
 
 def test_a_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
@@ -69,7 +90,9 @@ def test_all_readers_share_one_rate(tmp_path: Path) -> None:
     own = Hashing(Costs(rate=parse_rate("4MB/s")))
     began = time.monotonic()
     with (tmp_path / "file").open("rb") as file:
-        readers = [threading.Thread(target=own.digest_file, args=(file.fileno(),)) for _ in range(2)]
+        readers = [
+            threading.Thread(target=hashing.digest_file, args=(file.fileno(),)) for hashing in (own, Hashing(fd=own.fd))
+        ]
         for reader in readers:
             reader.start()
         for reader in readers:
