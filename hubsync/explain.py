@@ -13,7 +13,7 @@ from pathlib import Path
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError, UsageError
 from hubsync.mirror.record import LEFT, read_published
-from hubsync.mirror.view import View, revision_of
+from hubsync.mirror.view import WHY_LOST, View, revision_of
 from hubsync.monitor.status import MirrorStatus, Status, read_status
 from hubsync.monitor.text import format_bytes, format_count, format_duration
 from hubsync.presence import is_locked
@@ -323,7 +323,7 @@ class _Explainer:
         if shown is not None:
             return fact(f"in commit {shown}{self._unmerged(mirror)}", published=True, commit=shown)
         if path in view.lost.current():
-            return fact("this version is lost: it was changed or taken away before it was uploaded", "no mirror has it")
+            return fact(WHY_LOST)
         reason, hint = self._why_lacking(mirror, path)
         return fact(reason + (", its object is there" if uploaded else ""), hint)
 

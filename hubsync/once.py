@@ -10,6 +10,7 @@ from typing import Self
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
+from hubsync.mirror.hub import load_client
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
@@ -23,7 +24,7 @@ from hubsync.store.process import StoppedError
 
 _TRIES = 5
 _PAUSE_S = 0.2
-_SHORT_S = 3.0  # what is read in that time is sent all at once: each upload starts a dozen programs
+_SHORT_S = 0.3  # what is read in that time is sent all at once: each upload starts a dozen programs
 
 
 @dataclass(slots=True)
@@ -68,6 +69,7 @@ def run_once(  # noqa: PLR0913 - three of them say how
         if shows_progress:
             stack.enter_context(Progress(look=lambda: [amount for work in works for amount in _look(work)]))
 
+        threading.Thread(target=load_client, name="hubsync-load", daemon=True).start()  # while files are read
         outcomes = list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
         for work in works:
             _free_storage(work, ProofMeans(config, tokens, stop))

@@ -162,7 +162,7 @@ class TargetRun:
 
     def finish(self) -> None:
         """Begin the last flush: what is settled is committed, and mirrors that work publish what waits."""
-        self.watcher.stop()
+        self.watcher.ask_stop()
         if self.is_paused:
             self._committed.set()
         else:
@@ -170,6 +170,7 @@ class TargetRun:
 
     def _finish(self) -> None:
         try:
+            self.watcher.stop()  # which may be in the middle of a long step
             with bound(target=self.target.name):
                 self.work.pipeline.settle()
                 while self.work.pipeline.has_early():

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from hubsync.errors import DiskFullError, HubsyncError, read_os_error
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.status import LastError
-from hubsync.monitor.streak import Streaks
+from hubsync.monitor.streak import Streaks, is_said
 from hubsync.monitor.text import format_duration
 from hubsync.service import TargetWork
 from hubsync.store.process import StoppedError
@@ -18,6 +18,7 @@ from hubsync.watch.observer import SourceObserver
 
 _CHECK_S = 10.0  # how often an observer is asked whether it lives
 _STOP_S = 20.0
+_CALM_S = 600.0  # without a loss of events; the next one is news
 
 log = get_logger()
 
@@ -40,11 +41,16 @@ class Watcher(threading.Thread):
         self._is_down = False
         self._is_incomplete = self._is_told = False  # whether directories are unwatched, and whether that was said
         self._streaks = Streaks()
+        self._overflows, self._overflowed = 0, float("-inf")  # how often events were lost in a row, and when last
+
+    def ask_stop(self) -> None:
+        """Have the thread and the observer end soon."""
+        self._stopping.set()
+        self._events.put(("stop", ""))
 
     def stop(self) -> None:
         """End the thread and the observer."""
-        self._stopping.set()
-        self._events.put(("stop", ""))
+        self.ask_stop()
         self.join(_STOP_S)
 
     def progressed(self, read: float) -> float | None:
@@ -174,7 +180,7 @@ class Watcher(threading.Thread):
 
     def _note_trouble(self, kind: str, facts: Mapping[str, object]) -> None:
         if kind == "overflowed":
-            self._log.warning("watch.overflowed", source=str(self._work.target.source))
+            self._note_overflow()
             self._events.put(("tree", ""))
             return
         self._note_late(str(facts.get("reason", kind)), str(facts.get("hint") or ""))
@@ -184,6 +190,14 @@ class Watcher(threading.Thread):
                               reason=facts.get("reason", kind), directories=facts.get("directories"),
                               unwatched=facts.get("unwatched"), limit=facts.get("limit"),
                               hint=facts.get("hint"))  # fmt: skip
+
+    def _note_overflow(self) -> None:
+        """Say that events were lost; of many times in a row, each doubling of their number."""
+        now = time.monotonic()
+        self._overflows = 1 if now - self._overflowed > _CALM_S else self._overflows + 1
+        self._overflowed = now
+        if is_said(self._overflows):
+            self._log.warning("watch.overflowed", source=str(self._work.target.source))
 
     def _note_down(self, reason: str, hint: str = "") -> None:
         self.mode = "inventory"

@@ -33,8 +33,9 @@ from hubsync.card.merge import Draft, merge_card
 from hubsync.config.load import example_text, load_config
 from hubsync.control import ControlServer
 from hubsync.errors import ConfigError, HubsyncError
-from hubsync.mirror.agent_batch import Actions, Batch, Thing
+from hubsync.mirror.agent_batch import Actions, Batch
 from hubsync.mirror.agent_client import Client, TransferError
+from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.monitor.status import read_status
 from hubsync.store.pointer import Pointer, decode_pointer

@@ -44,10 +44,13 @@ def test_a_token_in_a_file_is_seen(tmp_path: Path) -> None:
     assert {"state/targets/run/x", "a/state/status.json", "hubsync.log"} == found
 
 
-def test_a_token_given_to_a_grandchild_is_seen() -> None:
-    """By a process that is not ours, such as git."""
-    given = subprocess.Popen(["sh", "-c", f"sh -c 'read x; :' {TOKEN}; :"],
-                             stdin=subprocess.PIPE, process_group=0)  # fmt: skip
+@pytest.mark.parametrize(("where", "script"), [
+    ("argv", f"sh -c 'read x; :' {TOKEN}; :"),
+    ("environ", f"A={TOKEN} sh -c 'read x; :'; :"),
+], ids=["argv", "environ"])  # fmt: skip
+def test_a_token_given_to_a_grandchild_is_seen(where: str, script: str) -> None:
+    """By a process that is not ours, such as git; what a child has before it runs its own program is its parent's."""
+    given = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, process_group=0)
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not (seen := list(canary.search_processes(given.pid))) and time.monotonic() < deadline:
@@ -56,8 +59,7 @@ def test_a_token_given_to_a_grandchild_is_seen() -> None:
         os.killpg(given.pid, signal.SIGKILL)
         given.communicate()
 
-    # Until it runs its own program, a child has the argv of the shell that started it.
-    assert ["argv of b"] == [place[:9] for place in seen]
+    assert [f"{where} of b'"] == [place[: len(where) + 6] for place in seen]
 
 
 def test_a_token_that_is_printed_is_seen(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,12 @@ def test_children_may_end_while_they_are_looked_at() -> None:
         children.end_hung(0.0)
 
 
-def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path) -> None:
-    """Git is stopped as it writes a snapshot: hubsync ends all the same, leaves no process, and the next one has it all."""
+@pytest.mark.parametrize("grace", ["1s", "10m"])
+def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path, grace: str) -> None:
+    """Git is stopped as it writes a snapshot: hubsync ends all the same, leaves no process, and the next one has it all.
+
+    With a long grace a second signal ends that: nobody waits for the watch, which waits for git, before it is heard.
+    """
     source = tmp_path / "run"
     stopped, first = tmp_path / "bin" / "git", tmp_path / "first"
     stopped.parent.mkdir()
@@ -70,12 +75,15 @@ def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path
     stopped.chmod(0o755)
     with LocalHub(tmp_path / "hub") as hub:
         config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
-        config.write_text(config.read_text().replace("[service]", '[service]\nshutdown_grace = "1s"'))
+        config.write_text(config.read_text().replace("[service]", f'[service]\nshutdown_grace = "{grace}"'))
         write_checkpoint(source / "checkpoint-1")
         with Daemon(config, PATH=f"{stopped.parent}:{os.environ['PATH']}") as daemon:
             while not first.exists():
-                daemon.wait_for("heartbeat")
-            assert 0 == daemon.stop()
+                time.sleep(0.05)  # a heartbeat would wait for git as well, until that is ended
+            daemon.process.terminate()
+            daemon.wait_for("daemon.stopping")
+            daemon.process.terminate()
+            assert 0 == daemon.process.wait(15)
 
         assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path / "state") in _read(path)]
         assert 0 == hubsync(config, "once").returncode

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 from hubsync.cli.app import Session, cli, config_option, pass_session
-from hubsync.errors import StateError
+from hubsync.errors import StateError, UsageError
 
 if TYPE_CHECKING:
     from hubsync.config.model import Config
     from hubsync.unit_file import Installation
 
 _NAME = "hubsync.service"
+_NOBODY = "nobody"  # whose files belong to whatever else runs so; systemd.exec(5) advises against it
 
 
 @cli.command("install-service")
@@ -39,6 +40,11 @@ def install_service(
     """
     from hubsync.unit_file import STATE_DIR, Installation, render_unit
 
+    if user == _NOBODY:
+        raise UsageError(
+            "a service of `nobody` would share its files, and its tokens, with all that runs as nobody",
+            hint="leave out --as for a user of its own, or name the user who trains",
+        )
     if not is_own:
         session.environment["STATE_DIRECTORY"] = str(STATE_DIR)  # as the unit will give it
     config = session.load()
@@ -67,7 +73,9 @@ def _find_user(config: "Config") -> str:
     from hubsync.store.private import user_name
 
     owners = {target.source.stat().st_uid for target in config.targets if target.source.exists()}
-    return user_name(owners.pop()) if len(owners) == 1 and 0 not in owners else "hubsync"
+    owner = user_name(owners.pop()) if len(owners) == 1 and 0 not in owners else "hubsync"
+
+    return "hubsync" if owner == _NOBODY else owner  # as which a network file system may show whom it does not know
 
 
 def _find_directory(session: Session, *, is_own: bool) -> Path:

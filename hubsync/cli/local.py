@@ -1,4 +1,4 @@
-"""The commands that run on this machine alone: the local Hub and the demo."""
+"""The commands that run on this machine alone: the local Hub, the demo, and the agent that git-lfs starts."""
 # ruff: noqa: PLC0415 - heavy imports stand in the commands that need them
 
 import sys

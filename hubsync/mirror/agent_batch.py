@@ -12,23 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hubsync.mirror.agent_client import Action, Client, TransferError
+from hubsync.mirror.agent_handover import Thing
 
 _GROUP_THINGS = 100  # as git-lfs
 _GROUP_BYTES = 4 << 30  # so that the addresses are used before they expire
 _EXPIRY_MARGIN_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """An object to upload; *is_shared* if its bytes may still be changed by whoever wrote them.
-
-    *fingerprint* is that of the bytes that were hashed, if it is known.
-    """
-
-    oid: str
-    size: int
-    is_shared: bool
-    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,14 @@
-"""Owns the HTTP of LFS: requests that have a deadline for progress, and refusals as one kind of error.
+"""Owns the transfer agent's HTTP: requests that have a deadline for progress, and refusals as one kind of error.
 
 What is not the LFS API is sent nothing but the headers that came with its address: the token never goes to another host,
-with a redirect or without. It must never know what the bytes are. Only the standard library is used: another client takes
-longer to import than a small upload takes.
+with a redirect or without. It must never know what the bytes are. Only the standard library is used: an agent is started
+for each upload, and another client takes longer to import than a small upload takes.
 """
 
 import base64
-import contextlib
 import http.client
 import json
 import select
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -73,10 +71,6 @@ class _Answer:
             return self.content.decode("utf-8", "replace")
 
 
-def _broken_off() -> TransferError:
-    return TransferError("broken off", status=409)
-
-
 class _NoConnectionError(Exception):
     """No connection came about in time."""
 
@@ -92,24 +86,7 @@ class Client:
         self.moved = 0  # bytes that any server took, requests and all; a figure that grows while anything gets on
         self._lock = threading.Lock()
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
-        self._busy: set[http.client.HTTPConnection] = set()
-        self._over = threading.Event()
         self._tls: ssl.SSLContext | None = None
-
-    def break_off(self) -> None:
-        """End what other threads send or wait for, now and from now on, with a TransferError."""
-        self._over.set()
-        with self._lock:
-            for connection in self._busy:
-                if connection.sock is not None:
-                    with contextlib.suppress(OSError):
-                        # The plain one: a TLS socket's own would let a thread that is just sending go on without TLS.
-                        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-
-    def pause(self, seconds: float) -> None:
-        """Wait, unless all is broken off."""
-        if self._over.wait(seconds):
-            raise _broken_off()
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -187,26 +164,20 @@ class Client:
         headers = {**_sign_in(url), **action.headers, "Content-Length": str(size)}
         connection = self._connect(url)
         try:
-            with self._breakable(connection):
-                answer = _ask(connection, method, path, body(), headers)
+            try:
+                connection.request(method, path, body(), headers)
+            except (BrokenPipeError, ConnectionResetError):
+                # A server may refuse before it has read all; what it says stands before the end of the connection.
+                answer = _read_answer(connection)
+                connection.close()
+            else:
+                answer = _read_answer(connection)
         except BaseException:
             connection.close()
             raise
         self._keep(url, connection)
 
         return answer
-
-    @contextlib.contextmanager
-    def _breakable(self, connection: http.client.HTTPConnection) -> Iterator[None]:
-        """Let ``break_off`` end what is done with *connection*."""
-        with self._lock:
-            self._busy.add(connection)
-        try:
-            self.pause(0)
-            yield
-        finally:
-            with self._lock:
-                self._busy.discard(connection)
 
     # --- connections
 
@@ -262,21 +233,6 @@ class _Connection(http.client.HTTPConnection):
 
 class _TlsConnection(_Connection, http.client.HTTPSConnection):
     """The same, encrypted."""
-
-
-def _ask(
-    connection: http.client.HTTPConnection, method: str, path: str, body: Iterator[Any], headers: Mapping[str, str]
-) -> _Answer:
-    """Send a request and return the answer."""
-    try:
-        connection.request(method, path, body, headers)
-    except (BrokenPipeError, ConnectionResetError):
-        # A server may refuse before it has read all; what it says stands before the end of the connection.
-        answer = _read_answer(connection)
-        connection.close()
-        return answer
-
-    return _read_answer(connection)
 
 
 def _is_open(connection: http.client.HTTPConnection) -> bool:

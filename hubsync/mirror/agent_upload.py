@@ -10,14 +10,16 @@ import hashlib
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-from hubsync.mirror.agent_batch import Actions, Batch, Thing
+from hubsync.mirror.agent_batch import Actions, Batch
 from hubsync.mirror.agent_client import Action, Client, TransferError
+from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.agent_parts import Journal, Multipart, read_multipart
 from hubsync.priority import stand_back_further
 from hubsync.store.fingerprint import Fingerprint
@@ -69,13 +71,7 @@ class Uploader:
         self._batch = batch
         self._costs = costs
         self._uploads_dir = uploads_dir
-        self._parts = ThreadPoolExecutor(_PARTS_AT_ONCE, "hubsync-part", stand_back_further)
-
-    def close(self) -> None:
-        """End what is under way, and let go of all connections."""
-        self._client.break_off()
-        self._client.close()
-        self._parts.shutdown()
+        self._parts = ThreadPoolExecutor(_PARTS_AT_ONCE, "part", stand_back_further)
 
     def upload(self, thing: Thing, path: Path) -> None:
         """Make sure that the server has *thing*, whose bytes are at *path*.
@@ -95,7 +91,7 @@ class Uploader:
                 self._send_again(content, actions)
         if verify := actions.verify:
             question = {"oid": thing.oid, "size": thing.size}
-            self._insist(lambda: self._client.post(verify, question), _CALL_TRIES)
+            _insist(lambda: self._client.post(verify, question), _CALL_TRIES)
 
     def _send(self, content: "_Content", actions: Actions) -> None:
         if actions.upload is None:
@@ -119,7 +115,7 @@ class Uploader:
         return Journal.load(self._uploads_dir / content.thing.oid)
 
     def _send_whole(self, content: "_Content", action: Action) -> None:
-        self._insist(lambda: self._client.put(action, content.whole, content.thing.size), _WHOLE_TRIES)
+        _insist(lambda: self._client.put(action, content.whole, content.thing.size), _WHOLE_TRIES)
 
     def _send_parts(self, content: "_Content", offered: Multipart) -> None:
         """Send the parts that the server lacks, of the upload that was begun earlier if it still takes them."""
@@ -165,7 +161,7 @@ class Uploader:
     def _complete_parts(self, content: "_Content", upload: Multipart, journal: Journal) -> None:
         parts = [{"partNumber": number, "etag": journal.etags[number]} for number in sorted(journal.etags)]
         question = {"oid": content.thing.oid, "parts": parts}
-        self._insist(lambda: self._client.post(upload.complete, question), _CALL_TRIES)
+        _insist(lambda: self._client.post(upload.complete, question), _CALL_TRIES)
         journal.drop()
 
     def _send_part(
@@ -173,25 +169,10 @@ class Uploader:
     ) -> None:
         span = upload.span(number, content.thing.size)
         action = Action(upload.urls[number - 1])
-        etag = self._insist(lambda: self._client.put(action, lambda: content.part(span, broken), len(span)), _PART_TRIES)
+        etag = _insist(lambda: self._client.put(action, lambda: content.part(span, broken), len(span)), _PART_TRIES)
         if not etag:
             raise TransferError(f"the server gave no ETag for part {number}", status=422)
         journal.note(number, etag)
-
-    def _insist(self, send: Callable[[], _T], tries: int) -> _T:
-        """Do *send*, up to *tries* times if it may succeed the next time and the server does not ask for a long wait."""
-        for done in range(1, tries + 1):
-            try:
-                return send()
-            except TransferError as exc:
-                asked = exc.retry_after
-                by_chance_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**done) * random.random()  # noqa: S311 - jitter
-                wait_s = float(asked) if asked.isdecimal() else by_chance_s
-                if not exc.retryable or done == tries or wait_s > _LONGEST_WAIT_S or (asked and not asked.isdecimal()):
-                    raise
-                self._client.pause(wait_s)
-
-        raise AssertionError("tries is positive")
 
 
 class _Content:
@@ -316,3 +297,18 @@ class _OidCheck(_Check):
     def expect_right(self) -> None:
         if self._digest.hexdigest() != self.thing.oid:
             raise SpoiledError(self.thing.oid)
+
+
+def _insist(send: Callable[[], _T], tries: int) -> _T:
+    """Do *send*, up to *tries* times if it may succeed the next time and the server does not ask for a long wait."""
+    for done in range(1, tries + 1):
+        try:
+            return send()
+        except TransferError as exc:
+            asked = exc.retry_after
+            wait_s = float(asked) if asked.isdecimal() else min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**done) * random.random()  # noqa: S311 - jitter
+            if not exc.retryable or done == tries or wait_s > _LONGEST_WAIT_S or (asked and not asked.isdecimal()):
+                raise
+            time.sleep(wait_s)
+
+    raise AssertionError("tries is positive")

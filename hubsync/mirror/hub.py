@@ -44,6 +44,11 @@ _LOOKED_UP = 200  # paths in one request
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
 
+def load_client() -> None:
+    """Import huggingface_hub, which takes 200 ms, before it is needed."""
+    from huggingface_hub import HfApi  # noqa: F401, PLC0415
+
+
 @dataclass(frozen=True, slots=True)
 class Hub:
     """The API of one endpoint, as far as mirrors need it."""

@@ -4,20 +4,20 @@ It decides nothing: what to send, and what a failure means for the queue, is ``p
 here; above, a failure is a ``MirrorError``.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import TypeVar
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import GitKilledError, MirrorError
-from hubsync.mirror.agent_batch import Thing
+from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.push_refusal import explain_limit
-from hubsync.mirror.token import Tokens, basic_authorization, hand_over
-from hubsync.mirror.uploads import Gauge, Told, Upload, declare_limit
+from hubsync.mirror.token import Tokens, hand_over
+from hubsync.mirror.uploads import Gauge, Told, Upload, agent_config, declare_limit
 from hubsync.mirror.xet import git_xet_config
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.objects import Objects
@@ -31,8 +31,6 @@ _SLOWEST_BYTES_PER_S = 100
 _GIT_BYTES = 2 << 30  # git keeps a list of refs in memory, however long a hostile server makes it
 _FETCH = ("fetch", "--progress", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc")
 _PUSH = ("push", "--progress", "--porcelain")
-
-_T = TypeVar("_T")
 
 
 class HeadMovedError(MirrorError):
@@ -59,6 +57,7 @@ class _Options:
     config: Mapping[str, str] = field(default_factory=dict)
     progress: Callable[[], object] | None = None
     pass_fds: tuple[int, ...] = ()
+    upload: Upload | None = None
 
 
 class Remote:
@@ -159,21 +158,16 @@ class Remote:
             config = git_xet_config() if self._mirror.transfer == "xet" else {}
             self._lfs("upload", "push", "--object-id", "--stdin", "{url}", feed=_lines(oids), config=config)
             return
-        things = {
-            Thing(oid, path.stat().st_size, oid not in immutable, objects.fingerprint(oid)): path
-            for oid, path in ((oid, objects.path(oid)) for oid in oids)
-        }
-        upload = Upload(self._endpoint, things, objects.directory.parent / "uploads", self._told, self._note_progress)
+        things = [
+            Thing(oid, objects.path(oid).stat().st_size, oid not in immutable, objects.fingerprint(oid)) for oid in oids
+        ]
+        upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S, self._told)
         self.sending = upload.gauge
         try:
-            self._at_some_address(lambda addresses: self._upload(upload, addresses))
+            options = _Options(_lines(oids), progress=upload.progress, upload=upload)
+            self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", options=options)
         finally:
             self.sending = None
-
-    def _upload(self, upload: Upload, addresses: _Addresses) -> None:
-        token = self._tokens.read(self._endpoint)
-        authorization = basic_authorization(token) if token else None
-        upload.run(addresses.lfs, authorization, self._stop, connect_s=_CONNECT_S)
 
     def _lfs(self, doing: str, *args: str, feed: tuple[bytes, ...] = (), config: Mapping[str, str] | None = None) -> None:
         """Run git-lfs by its own means."""
@@ -246,21 +240,18 @@ class Remote:
 
     def _network(self, doing: str, *args: str, options: _Options | None = None) -> Finished:
         """Run a git command that talks to the mirror; ``{url}`` stands for its address."""
-        return self._at_some_address(lambda addresses: self._run(doing, addresses, args, options or _Options()))
-
-    def _at_some_address(self, act: Callable[[_Addresses], _T]) -> _T:
-        """Do *act* with the addresses at which the repository answers: those that did before, else each in turn."""
+        options = options or _Options()
         last: MirrorError | None = None
         for addresses in (self._found,) if self._found else self._candidates:
             try:
-                done = act(addresses)
+                finished = self._run(doing, addresses, args, options)
             except MirrorError as exc:
                 last = last or exc
                 if exc.error_kind not in {"not_found", "auth"}:
                     raise
             else:
                 self._found = addresses
-                return done
+                return finished
         assert last is not None  # noqa: S101 - the loop ran
         raise last
 
@@ -279,17 +270,18 @@ class Remote:
         )  # fmt: skip
         with (
             hand_over(token, addresses.git, to_lfs=args[0] == "lfs") as credential,
+            _ordered(options, addresses.lfs, credential.fds) as full,
             kept_headers() as headers,
         ):
             try:
                 finished = self._git.run(
                     *(arg.replace("{url}", addresses.git) for arg in args),
-                    feed=options.feed,
+                    feed=full.feed,
                     config={**self._config(addresses, signed_in=token is not None), **credential.config,
-                            **options.config},
-                    environment={**options.environment, **headers.environment},
+                            **full.config},
+                    environment={**full.environment, **headers.environment},
                     watch=watch,
-                    pass_fds=(*credential.fds, *options.pass_fds, headers.fd),
+                    pass_fds=(*credential.fds, *full.pass_fds, headers.fd),
                     check=False,
                 )  # fmt: skip
             except ChildStalledError as exc:
@@ -297,11 +289,11 @@ class Remote:
             except OutputTooLongError as exc:
                 raise read_failure(doing, f"server error: an answer without end: {exc}") from exc
             except GitKilledError as exc:
-                raise read_failure(doing, f"this machine: {exc}") from exc
+                raise _read_failure(doing, f"this machine: {exc}", full) from exc
             waits = headers.waits()
         if finished.returncode != 0:
             said = finished.stderr + finished.stdout.decode("utf-8", "replace") + waits
-            raise read_failure(doing, said)
+            raise _read_failure(doing, said, full)
 
         return finished
 
@@ -326,6 +318,20 @@ class Remote:
             "http.lowSpeedLimit": str(_SLOWEST_BYTES_PER_S),
             "http.lowSpeedTime": stall,
         }
+
+
+def _read_failure(doing: str, said: str, options: _Options) -> MirrorError:
+    return options.upload.read_failure(doing, said) if options.upload else read_failure(doing, said)
+
+
+@contextlib.contextmanager
+def _ordered(options: _Options, lfs_url: str, credential_fds: tuple[int, ...]) -> Iterator[_Options]:
+    """Yield *options* with what the transfer agent needs, if it is wanted."""
+    if options.upload is None:
+        yield options
+        return
+    with options.upload.order(lfs_url, next(iter(credential_fds), None)) as (environment, fds):
+        yield replace(options, environment=environment, config=agent_config(), pass_fds=fds)
 
 
 def _lines(oids: Iterable[str]) -> tuple[bytes, ...]:

@@ -9,7 +9,7 @@ from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.uploader import Objects, Uploader
-from hubsync.mirror.view import LOST, Step, fold
+from hubsync.mirror.view import LOST, WHY_LOST, Step, fold
 from hubsync.store.git import blob_id
 from hubsync.store.snapshot import Store
 from hubsync.watch.inventory import examine
@@ -60,7 +60,7 @@ class Supply:
     def _why_lost(self, path: str, oid: str) -> MirrorError:
         if oid not in self._uploader.not_given and self._is_gone(path):
             return MirrorError(
-                "this version is lost: it was changed in place or taken away before it was uploaded, and is deleted here",
+                WHY_LOST,
                 error_kind=LOST,
                 retryable=False,
                 hint='let the writer replace files (write, then rename), or set capture = "copy"; all else is published',

@@ -1,32 +1,29 @@
-"""Uploads objects to one mirror by the LFS API, several at once: how far that is, and what came of each.
+"""Has git-lfs upload through our transfer agent: what it is started with, how far it is, and what came of each object.
 
 The allowance of an endpoint is one for the process, whatever targets and mirrors it serves.
 """
 
+import contextlib
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hubsync.config.model import Endpoint
 from hubsync.config.rates import Rate
 from hubsync.errors import MirrorError
-from hubsync.mirror.agent_batch import Batch, Thing
-from hubsync.mirror.agent_client import Client, TransferError
-from hubsync.mirror.agent_upload import Costs, Uploader
+from hubsync.mirror.agent_handover import VARIABLE, Order, Report, Thing, write_things
 from hubsync.mirror.failures import read_failure
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
-from hubsync.priority import stand_back_further
 from hubsync.store.hashing import shared
-from hubsync.store.process import StoppedError
 from hubsync.store.throttle import Throttle, open_allowance
 
 _STEPS = 20  # at most so many lines for one upload, however often it is tried again
 _SAY_AFTER_S, _SAY_EVERY_S = 30.0, 900.0  # each wait is twice the one before: a slow mirror must not fill the log
-_OBJECTS_AT_ONCE = 4
-_LOOK_S = 0.2
+_AGENT = "hubsync"
 
 log = get_logger()
 
@@ -136,96 +133,64 @@ class Gauge:
                      bytes_per_s=self.seen.bytes_per_s, left_s=left_s)  # fmt: skip
 
 
-class Meter:
-    """Counts what moves, for all threads of an upload."""
-
-    def __init__(self) -> None:
-        self.sent_bytes = self.checked_bytes = 0
-        self._lock = threading.Lock()
-
-    def sent(self, _: str, count: int) -> None:
-        """Count bytes that were sent."""
-        with self._lock:
-            self.sent_bytes += count
-
-    def checked(self, count: int) -> None:
-        """Count bytes that were checked."""
-        with self._lock:
-            self.checked_bytes += count
-
-
 class Upload:
-    """The upload of *things* (and where each lies) to one mirror; *on_progress* is called when it has got on."""
+    """The upload of *things* to one mirror by one run of git-lfs."""
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        things: Mapping[Thing, Path],
-        uploads_dir: Path,
-        told: Told,
-        on_progress: Callable[[], None],
+        self, endpoint: Endpoint, things: Sequence[Thing], uploads_dir: Path, connect_s: float, told: Told
     ) -> None:
         self._endpoint = endpoint
         self._things = things
         self._uploads_dir = uploads_dir
+        self._connect_s = connect_s
         self._limit = find_limit(endpoint)
+        self._report: Report
         self._told = told
-        self._on_progress = on_progress
-        self._figure: object = None
         self.gauge = Gauge(len(things), sum(thing.size for thing in things), told)
 
-    def run(self, lfs_url: str, authorization: str | None, stop: threading.Event, *, connect_s: float) -> None:
-        """Upload all, until *stop* is set.
-
-        Raises:
-            UploadError: not all arrived.
-            StoppedError: *stop* was set.
-        """
-        client = Client(lfs_url, authorization, stall_s=self._endpoint.stall_s, connect_s=connect_s)
-        meter = Meter()
-        costs = Costs(self._limit.throttle, shared(), meter)
-        uploader = Uploader(client, Batch(client, lfs_url, tuple(self._things)), costs, self._uploads_dir)
-        pool = ThreadPoolExecutor(_OBJECTS_AT_ONCE, "hubsync-upload", stand_back_further)
-        results = {thing.oid: pool.submit(uploader.upload, thing, path) for thing, path in self._things.items()}
+    @contextlib.contextmanager
+    def order(self, lfs_url: str, credential_fd: int | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+        """Yield (environment, descriptors to pass) for a run of git-lfs that starts the agent."""
+        self._report = Report()
+        things_fd = write_things(self._things)
+        fds = (things_fd, self._report.fd, self._limit.fd, shared().fd)
         try:
-            while wait(results.values(), _LOOK_S).not_done:
-                self._look(client, meter, results)
-                if stop.is_set():
-                    raise StoppedError("interrupted: hubsync is stopping")
+            order = Order(lfs_url, str(self._uploads_dir), self._endpoint.stall_s, self._connect_s, credential_fd, *fds)
+            yield {VARIABLE: order.encode()}, fds
+            self._report.read()
         finally:
-            client.break_off()
-            pool.shutdown(cancel_futures=True)
-            uploader.close()
-            if any(_is_uploaded(result) for result in results.values()):
+            if self._report.done:
                 self._told.forget()
-        self._expect_all(results)
+            os.close(things_fd)
+            self._report.close()
 
-    def _look(self, client: Client, meter: Meter, results: Mapping[str, "Future[None]"]) -> None:
-        """Say now and then how far it is, and keep the limits that may have changed."""
+    def progress(self) -> object:
+        """Return a figure that changes while it gets on; say now and then how far it is."""
         self._limit.keep()
         shared().keep()
-        there = sum(thing.size for thing in self._things if _is_uploaded(results[thing.oid]))
-        self.gauge.note(meter.sent_bytes, there)
-        figure = (meter.sent_bytes, meter.checked_bytes, client.moved, there)
-        if figure != self._figure:
-            self._figure = figure
-            self._on_progress()
+        figure = self._report.read()
+        sent, _, _ = self._report.moved
+        self.gauge.note(sent, sum(thing.size for thing in self._things if thing.oid in self._report.done))
 
-    def _expect_all(self, results: Mapping[str, "Future[None]"]) -> None:
-        failed = {oid: error for oid, result in results.items() if (error := result.exception()) is not None}
-        if not failed:
-            return
-        failures = {oid: read_failure("upload", _spell(error)) for oid, error in failed.items()}
-        own = {oid: failure for oid, failure in failures.items() if not getattr(failed[oid], "is_general", False)}
-        general = (failure for oid, failure in failures.items() if oid not in own)
-        telling = next(general, None) or next(iter(own.values()))
+        return figure
 
-        raise UploadError(telling, frozenset(results.keys() - failed.keys()), own)
+    def read_failure(self, doing: str, said: str) -> MirrorError:
+        """Return what went wrong, from the agent's report, else from what git-lfs *said*."""
+        refused = {oid: (why, read_failure(doing, why.said)) for oid, why in self._report.refused.items()}
+        own = {oid: failure for oid, (why, failure) in refused.items() if not why.is_general}
+        general = (failure for why, failure in refused.values() if why.is_general)
+        telling = next(general, None) or next(iter(own.values()), None) or read_failure(doing, said)
+
+        return UploadError(telling, frozenset(self._report.done), own)
 
 
-def _is_uploaded(result: "Future[None]") -> bool:
-    return result.done() and not result.cancelled() and result.exception() is None
-
-
-def _spell(error: BaseException) -> str:
-    return str(error) if isinstance(error, TransferError) else f"{type(error).__name__}: {error}"
+def agent_config() -> dict[str, str]:
+    """Return git config that makes git-lfs upload through the agent; ``-I``: nothing beside hubsync's own packages."""
+    prefix = f"lfs.customtransfer.{_AGENT}"
+    return {
+        "lfs.standalonetransferagent": _AGENT,
+        f"{prefix}.path": sys.executable,
+        f"{prefix}.args": "-I -m hubsync.mirror.agent",
+        f"{prefix}.concurrent": "false",
+        f"{prefix}.direction": "upload",
+    }

@@ -77,6 +77,7 @@ class Ahead:
 
 
 LOST = "lost"  # the kind of what no mirror refuses: there is nothing to send
+WHY_LOST = "this version is lost: it was changed or taken away before it was uploaded, and is deleted here"
 
 
 class Refusal(NamedTuple):
@@ -126,7 +127,7 @@ class View:
 
     def refuse_lost(self) -> dict[str, Refusal]:
         """Return what is lost, as if the mirror refused it."""
-        return {path: Refusal(blob, "is lost", LOST, alone) for path, (blob, alone) in self.lost.current().items()}
+        return {path: Refusal(blob, WHY_LOST, LOST, alone) for path, (blob, alone) in self.lost.current().items()}
 
     def shows(self, path: str) -> bool:
         """Tell whether the mirror gets *path* of the source."""

@@ -63,7 +63,7 @@ def describe_transfer(mirror: Mirror, endpoint: Endpoint) -> str:
         return f"by huggingface_hub, {_spell(endpoint.upload_rate)}"
     if mirror.transfer == "git-lfs":
         return "by git-lfs itself; upload_rate does not hold"
-    return f"by hubsync through the LFS API, {_spell(endpoint.upload_rate)}"
+    return f"by hubsync's agent for git-lfs, {_spell(endpoint.upload_rate)}"
 
 
 def _spell(rate: Rate) -> str:

@@ -39,7 +39,7 @@ _LIBRARY_LEVELS = {
     "httpcore2": (logging.WARNING, logging.INFO),  # a line for every packet
     "httpx2": (logging.WARNING, logging.DEBUG),
     "huggingface_hub": (logging.WARNING, logging.DEBUG),
-    "watchdog": (logging.WARNING, logging.INFO),  # a line for every raw event
+    "watchdog": (logging.ERROR, logging.INFO),  # a line for every raw event; what it warns of is said as watch.overflowed
 }
 
 # One list for ever: loggers keep a reference to it.

@@ -272,6 +272,7 @@ class _Expected:
             Place(line.branch, path[len(start) :]): entry.blob
             for line in view.lines(None, steps, ahead)
             for path, entry in line.tree(record.published).items()
+            if not line.is_frozen(path)  # it is lost, and was never there
         }
         blobs = {change.path: change.after.blob for step in steps for change in step.changes if change.after}
         pointers = store.pointers({*entries.values(), *blobs.values()})

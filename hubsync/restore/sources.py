@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import MirrorError, ToolMissingError, UsageError
-from hubsync.mirror.agent_batch import Actions, Batch, Thing
+from hubsync.mirror.agent_batch import Actions, Batch
 from hubsync.mirror.agent_client import Action, Client, TransferError
+from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.hub import Hub
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens, basic_authorization

@@ -3,6 +3,7 @@
 It must never know what a commit means. Nobody else may use the repository meanwhile.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -98,8 +99,15 @@ def _salvage(git: Git, pack: Path) -> None:
             case [_, kind, size] if found.returncode == 0:
                 whole = b"%s %s\0%s" % (kind, size, content[: int(size)])
                 _write_loose(git.git_dir / "objects" / name[:2] / name[2:], whole)
+    # What git will not even open, since its end is missing, can still be read from its beginning.
+    aside = pack.replace(
+        pack.with_name("tmp_salvaged")
+    )  # as long as it is where it was, git does not write again what it has
     for beside in pack.parent.glob(f"{pack.stem}.*"):
         beside.unlink()
+    with aside.open("rb") as file:
+        git.run("unpack-objects", "-r", "-q", feed=iter(functools.partial(file.read, 1 << 20), b""), check=False)
+    aside.unlink()
 
 
 def _write_loose(path: Path, content: bytes) -> None:

@@ -10,16 +10,7 @@ import canary
 import pytest
 from outside import repository, strace
 from support.plain_server import PlainServer
-from support.running import (
-    Daemon,
-    digests,
-    download,
-    endpoint,
-    hubsync,
-    set_on_mirror,
-    write_checkpoint,
-    write_config,
-)
+from support.running import Daemon, digests, download, endpoint, hubsync, write_checkpoint, write_config
 
 from hubsync.localhub import LocalHub
 
@@ -154,7 +145,6 @@ def test_each_process_sees_what_it_needs_and_no_token(
     """
     write_checkpoint(source / "checkpoint-1")
     config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
-    set_on_mirror(config, "m0:acme/x", 'transfer = "git-lfs"')
     environment = {**hostile, "HF_TOKEN": hub.token, "AWS_SECRET_ACCESS_KEY": "CaNySecret", "LD_AUDIT": ""}
     with Daemon(config, *strace(tmp_path / "trace", "execve"), **environment) as daemon:
         daemon.wait_for("unit.published")

@@ -8,7 +8,7 @@ import canary
 import pytest
 from outside import strace
 from support.plain_server import PlainServer
-from support.running import PATIENCE_S, Daemon, endpoint, hubsync, set_on_mirror, write_checkpoint, write_config
+from support.running import PATIENCE_S, Daemon, endpoint, hubsync, write_checkpoint, write_config
 
 from hubsync.control import send_command
 from hubsync.errors import HubsyncError
@@ -41,7 +41,7 @@ def test_a_token_reaches_its_own_hub_only(
         by_command = f'url = "{plain.url}"\ntoken = {{ command = ["cat", "{tmp_path}/token"] }}'
         mirrors = {f'url = "{hub.url}"': "acme/x", endpoint(other_hub): "acme/y", by_command: "acme/x"}
         config = write_config(tmp_path / "hubsync.toml", source, mirrors, card="{ enabled = true }")
-        set_on_mirror(config, "m1:acme/y", 'transport = "http"')
+        config.write_text(config.read_text().replace('"m1:acme/y"', '{ repo = "m1:acme/y", transport = "http" }'))
         for each in (hub, other_hub):
             for fault in FAULTS:
                 each.add_fault(fault.format(elsewhere=elsewhere.url))

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 from support.plain_server import PlainServer
-from support.rig import REPO, Rig, safetensors
+from support.rig import NO_LOGIN, REPO, Rig, safetensors
 
 from hubsync.config.model import MirrorRetention, RemoteRetention
+from hubsync.explain import explain
+from hubsync.mirror.token import Tokens
+from hubsync.mirror.view import WHY_LOST
 from hubsync.once import _left
+from hubsync.proof.verify import Means, Reading, verify
 
 MakeRig = Callable[..., Rig]
 SECONDS = itertools.count()
@@ -72,6 +76,10 @@ def test_what_is_lost_is_said_once_and_forgotten(make_units: MakeRig, server: Pl
     assert b"hi" == server.read(REPO, "note.txt")
     rig.work.release()
     assert set() == rig.held_objects()
+    means = Means(rig.config, Tokens(NO_LOGIN), rig.stop)
+    assert verify(means, rig.config.targets[0], Reading()).is_passed
+    unit = explain(rig.config, "checkpoint-2/model.safetensors", rig.source)
+    assert [WHY_LOST] == [fact.reason for one in unit for fact in one.mirrors]
 
 
 def test_two_mirrors_say_it_once(make_rig: MakeRig, server: PlainServer, second: PlainServer) -> None:

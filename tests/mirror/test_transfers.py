@@ -107,9 +107,9 @@ def test_without_git_xet_the_cure_is_said(
 @pytest.mark.parametrize(
     ("mirror", "rate", "expected"),
     [
-        ({}, "0", "by hubsync through the LFS API, as fast as it goes"),
-        ({}, "80MB/s", "by hubsync through the LFS API, at most 80.0 MB/s"),
-        ({}, ["mon-fri 09:00-18:00 20MB/s", "0"], "by hubsync through the LFS API, by timetable, down to 20.0 MB/s"),
+        ({}, "0", "by hubsync's agent for git-lfs, as fast as it goes"),
+        ({}, "80MB/s", "by hubsync's agent for git-lfs, at most 80.0 MB/s"),
+        ({}, ["mon-fri 09:00-18:00 20MB/s", "0"], "by hubsync's agent for git-lfs, by timetable, down to 20.0 MB/s"),
         ({"transfer": "git-lfs"}, "80MB/s", "by git-lfs itself; upload_rate does not hold"),
         ({"transport": "http"}, "1MB/s", "by huggingface_hub, at most 1.0 MB/s"),
     ],

@@ -223,6 +223,13 @@ def test_a_pack_that_git_cannot_open_costs_no_more_than_itself(
     expect_all(rig, server)
 
 
+def test_a_pack_that_lacks_its_end_costs_only_that(rig: Rig, server: PlainServer) -> None:
+    """What stands before it is kept, also of what the source has no more."""
+    assert ["objects"] == damage(rig, newest_packs_content(lambda pack: pack[:-15]))
+    expect_all(rig, server)
+    assert not list(rig.state.rglob("tmp_*"))
+
+
 def test_indexes_are_made_again(rig: Rig, server: PlainServer) -> None:
     """A pack without its index is whole; nothing of it is lost."""
     done = damage(rig, lambda target: [path.unlink() for path in (target / "store.git/objects/pack").glob("*.idx")])

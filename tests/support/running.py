@@ -165,11 +165,6 @@ mirrors = [{named}]
     return path
 
 
-def set_on_mirror(config: Path, mirror: str, keys: str) -> None:
-    """Give a *mirror* of ``write_config`` (``m0:acme/x``) more *keys*."""
-    config.write_text(config.read_text().replace(f'"{mirror}"', f'{{ repo = "{mirror}", {keys} }}'))
-
-
 def endpoint(hub: Any) -> str:
     """Return the table of a LocalHub's endpoint, with its token file."""
     return f'url = "{hub.url}"\ntoken = {{ file = "{hub.directory}/token" }}'

@@ -2,8 +2,8 @@
 
 They are made of a few letters only, so that any of them is known when it is seen. Looked at are arguments and environment
 of each process that hubsync starts (by an audit hook, here and in every hubsync that a test starts, see sitecustomize.py),
-the arguments of all that these start in turn (as /proc shows them with each line of a daemon's log), what hubsync prints,
-and the files of its state.
+those of all that these start in turn (as /proc shows them with each line of a daemon's log), what hubsync prints, and the
+files of its state.
 """
 
 import os
@@ -46,15 +46,23 @@ def watch_children(place: str) -> None:
 
 
 def search_processes(pid: int) -> Iterator[str]:
-    """Yield the processes below *pid*, by whomever they were started, that now have a token in their arguments."""
+    """Yield the processes below *pid*, by whomever they were started, that now have a token in arguments or environment.
+
+    One that was just forked still shows the environment of its parent, which may have been given a token.
+    """
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:  # it has ended
         return
+    parents = _read(Path(f"/proc/{pid}/cmdline"))
     for thread in threads:
         for child in _read(thread / "children").split():
-            if sees(line := _read(Path("/proc") / child.decode() / "cmdline")):
+            place = Path("/proc") / child.decode()
+            environment = _read(place / "environ")  # before the arguments: if those are its own, this is, too
+            if sees(line := _read(place / "cmdline")):
                 yield f"argv of {line!r:.120}"
+            if line not in {parents, b""} and sees(environment) and environment == _read(place / "environ"):
+                yield f"environ of {line!r:.120}"
             yield from search_processes(int(child))
 
 
