@@ -3,7 +3,6 @@
 ``HUBSYNC_STEADY_S=3600`` says how long; what was measured stands in ``steady.csv``, of which some rows are printed.
 """
 
-import contextlib
 import os
 import random
 import shutil
