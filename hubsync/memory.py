@@ -22,7 +22,7 @@ def bound_heaps() -> None:
 
 
 def give_back() -> None:
-    """Give what is free to the system, and first what hangs in circles since a while: by itself that is looked at seldom."""
+    """Give what is free to the system, and first what hangs in circles since a while, which is looked at seldom."""
     gc.collect(1)
     if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
         trim(0)

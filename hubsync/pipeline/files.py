@@ -133,7 +133,7 @@ class Files:
         return [path for path in (*pending, *committed) if path.startswith(prefix)]
 
     def feed(self, entry: Entry, age_s: float | None = None, *, is_changed: bool = False) -> bool:
-        """Let *entry* settle; tell whether it has to. One that *is_changed* is known not to be what the newest snapshot has.
+        """Let *entry* settle; tell whether it has to. With *is_changed* it is known not to be in the newest snapshot.
 
         Its age is what its times say, or *age_s*: after an event a server's slow clock may lie.
         """
