@@ -6,6 +6,7 @@ not glibc, nothing is done.
 
 import ctypes
 import functools
+import gc
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGE_BYTES = 1 << 18  # blocks from this size on go back to the system as soon as they are free
@@ -21,7 +22,8 @@ def bound_heaps() -> None:
 
 
 def give_back() -> None:
-    """Give what is free to the system."""
+    """Give what is free to the system, and first what hangs in circles since a while, which is looked at seldom."""
+    gc.collect(1)
     if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
         trim(0)
 

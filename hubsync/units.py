@@ -158,7 +158,7 @@ def _read_links(source: Path, unit: str) -> Iterator[tuple[str, str]]:
             continue
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=256)
 def _unit_of_directory(units: tuple[str, ...], directory: str) -> str | None:
     if not directory:
         return None

@@ -79,6 +79,13 @@ def test_the_sandbox_stays_tight(copy: Callable[[str], Path], name: str) -> None
     assert is_tight(copy(name))
 
 
+@pytest.mark.parametrize("name", SYSTEM)
+def test_a_training_comes_first_whatever_slice_it_runs_in(name: str) -> None:
+    """Weights count among siblings only: in a slice, the service would share that slice's weight with nobody."""
+    assert ["-.slice"] == settings(UNITS / name, "Slice")
+    assert ["1"] == settings(UNITS / name, "CPUWeight")
+
+
 def test_the_sandbox_check_sees_a_hole(copy: Callable[[str], Path]) -> None:
     """A unit that may do everything is beyond the threshold."""
     unit = copy("hubsync.service")

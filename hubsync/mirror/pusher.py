@@ -3,7 +3,10 @@
 What is to be shown is ``view``'s, and what is remembered of it ``record``'s.
 """
 
+import contextlib
+import contextvars
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
@@ -34,6 +37,22 @@ class Pusher:
         self._record = record
         self._cards = cards
         self._branches: dict[str, Branch] = {}
+        self._fetched: Mapping[str, str | None] = {}  # what ``looking_ahead`` has just found: branch → commit
+
+    @contextlib.contextmanager
+    def looking_ahead(self) -> Iterator[None]:
+        """Fetch the main branch meanwhile, if it was never seen; a failure is left to the push, which asks again."""
+        name = self._place.mirror.branch
+        if not self._remote.is_conditional or self._pulls is not None or self._is_known(name):
+            yield
+            return
+        with ThreadPoolExecutor(1, "hubsync-look") as pool:
+            fetched = pool.submit(contextvars.copy_context().run, self._ask, [name])
+            yield
+        self._fetched = {} if fetched.exception() else fetched.result()
+
+    def _is_known(self, branch: str) -> bool:
+        return bool(self._record.left(branch) or self._record.seen(branch))
 
     def push(self, lines: Sequence[Line], *, is_new_view: bool) -> dict[str, Grafted]:
         """Push *lines* on the mirror's heads; return what was made of each.
@@ -86,6 +105,9 @@ class Pusher:
         anew would take our old history, without its objects.
         """
         record = self._record
+        fetched, self._fetched = self._fetched, {}
+        if fetched.keys() >= set(names):
+            yield self._adopt(fetched), False
         is_known = any(map(record.left, names)) and not any(map(record.seen, names))
         if is_known and self._remote.is_conditional and self._pulls is None:
             yield {name: Head(record.left(name), record.left(name)) for name in names}, False
@@ -96,7 +118,7 @@ class Pusher:
         """Return the commits that the branches *names* show; one that was never seen is fetched without being asked for."""
         record = self._record
         [name, *others] = names
-        if others or record.left(name) or record.seen(name):
+        if others or self._is_known(name):
             return self._remote.read_heads(names)
         commit = self._remote.fetch_if_there(name, record.seen_ref(name))
         if commit is not None:

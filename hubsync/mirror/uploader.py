@@ -12,6 +12,7 @@ from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.uploads import UploadError
 from hubsync.monitor.logger import get_logger
+from hubsync.store.cache import let_go
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
@@ -92,6 +93,9 @@ class Uploader:
     def _note_sent(self, oids: list[str], objects: Objects, started: float) -> None:
         sent = [oid for oid in oids if self._store.has_intact(oid)]
         self._store.ledger.record_uploads(self._name, sent)
+        there = (self._store.ledger.uploaded(name, sent) for name in self._others)
+        for oid in set(sent).intersection(*there):  # what others lack they read from the page cache
+            let_go(self._store.objects.path(oid))
         took_s = round(time.monotonic() - started, 3)
         for oid in sent:
             log.debug("object.uploaded", oid=oid, bytes=objects[oid].size, took_s=took_s)

@@ -132,13 +132,15 @@ class Files:
 
         return [path for path in (*pending, *committed) if path.startswith(prefix)]
 
-    def feed(self, entry: Entry, age_s: float | None = None) -> bool:
-        """Let *entry* settle; tell whether it has to.
+    def feed(self, entry: Entry, age_s: float | None = None, *, is_changed: bool = False) -> bool:
+        """Let *entry* settle; tell whether it has to. With *is_changed* it is known not to be in the newest snapshot.
 
         Its age is what its times say, or *age_s*: after an event a server's slow clock may lie.
         """
         path, identity = entry.path, entry.identity
-        if self.settled.get(path) == identity or self.refused.get(path) == identity or self.is_unchanged(entry):
+        if self.settled.get(path) == identity or self.refused.get(path) == identity:
+            return False
+        if not is_changed and self.is_unchanged(entry):
             return False
         self.refused.pop(path, None)
         self.removed.discard(path)

@@ -137,7 +137,7 @@ class Pipeline:
                 self.reading.expect([entry.identity.size for entry in changed])
                 self._held.tell_collisions(find_collisions(inventory.entries))
             for entry in changed:
-                self._feed(entry)
+                self._feed(entry, is_changed=True)
             for path in removed:
                 self._let_go(path)
             self._report_skipped(inventory, under)
@@ -408,10 +408,10 @@ class Pipeline:
 
     # --- feeding
 
-    def _feed(self, entry: Entry, age_s: float | None = None) -> None:
+    def _feed(self, entry: Entry, age_s: float | None = None, *, is_changed: bool = False) -> None:
         """Let *entry* settle, see ``Files.feed``; its unit waits for it."""
         unit = self.unit_of(entry.path)
-        if self._files.feed(entry, age_s) and unit is not None:
+        if self._files.feed(entry, age_s, is_changed=is_changed) and unit is not None:
             self._units.note(unit, entry, self._looks)
 
     def _forget(self, path: str) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hubsync.config.model import Service
     from hubsync.config.rates import Rate
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 4 << 20  # whoever hashes waits for the interpreter after each: the larger, the less of what else runs is felt
 MOST_THREADS = 64
 UNLIMITED = 0
 PRESSURE = Path("/proc/pressure")

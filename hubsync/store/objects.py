@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from hubsync.errors import NO_ROOM, DiskFullError, FileUnreadableError, StateError
+from hubsync.store.cache import let_go
 from hubsync.store.git import sync_directory
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -124,8 +125,7 @@ class Objects:
         """Drop the object *oid*, which nobody will read again soon: its pages leave the cache to the data loader."""
         path = self.path(oid)
         self._fingerprints.pop(oid, None)
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        let_go(path)
         path.unlink(missing_ok=True)
         for directory in (path.parent, path.parent.parent):
             with contextlib.suppress(OSError):  # not empty

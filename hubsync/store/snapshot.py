@@ -464,6 +464,7 @@ class SnapshotWriter:
         self._store = store
         self._import: FastImport | None = None
         self._tip = store.head()
+        self._is_first = self._tip is None
         self._changes: dict[str, TreeEntry | None] = {}
         self._captured: list[Captured] = []
         self._made: list[tuple[str | None, Snapshot]] = []
@@ -516,7 +517,9 @@ class SnapshotWriter:
         return self._tip
 
     def _entry_now(self, path: str) -> TreeEntry | None:
-        return self._changes[path] if path in self._changes else self._store.ledger.in_tree(path)
+        if path in self._changes:
+            return self._changes[path]
+        return None if self._is_first else self._store.ledger.in_tree(path)
 
     @property
     def _fast_import(self) -> FastImport:

@@ -47,7 +47,7 @@ TEMPORARY_DIRECTORIES = (".cache", "__pycache__", ".ipynb_checkpoints", ".Trash*
 
 _RSYNC_NAME = r"\..+\.(?=[A-Za-z]*[A-Z0-9])[A-Za-z0-9]{6}"  # mkstemp's six characters; all lower case may be a suffix
 _PYTHON_NAME = r"tmp[a-z0-9_]{8}"  # tempfile's default
-_DIRECTORIES_KEPT = 1 << 13
+_DIRECTORIES_KEPT = 1 << 8  # they are asked for one after the other; what stays amid what goes keeps its memory from going
 DEEPEST = 100  # directories below each other; reading one opens each on the way, and a process may open 1,024 by default
 
 

@@ -1,7 +1,7 @@
 """A synthetic training job with and without hubsync beside it: how much slower are its steps, and what stays cached?
 
 As on a training server, the job, hubsync and everything else are groups with memory of their own: the job's holds its data
-set and a little more than one checkpoint, hubsync's what its systemd unit allows. The Hub, which would be another machine,
+set and half of a checkpoint, hubsync's what its systemd unit allows. The Hub, which would be another machine,
 takes as little of this one as it can, and receives no faster than the line that a row names. With and without hubsync
 take turns, and what is compared are the steps: the job saves a checkpoint, which is its own cost, told apart, and trains
 while hubsync has work.
@@ -152,7 +152,7 @@ class Beside:
 def measure_training(base: Path, sizes: Sizes, cases: Sequence[Case] = CASES) -> dict[str, Beside]:
     """Return what a step takes."""
     found = {}
-    with limit_memory("job", sizes.size * 5 // 2 + (256 << 20)) as job, limit_memory("hubsync", _SERVICE_BYTES) as service:
+    with limit_memory("job", sizes.size * 3 // 2 + (192 << 20)) as job, limit_memory("hubsync", _SERVICE_BYTES) as service:
         if job is None:
             sys.stderr.write("memory can't be limited here: the page cache holds everything\n")
         for case in cases:

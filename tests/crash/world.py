@@ -173,14 +173,17 @@ class World:
         return self.events
 
     def end(self) -> None:
-        """End hubsync as systemd does, then publish what is left; everything must be well."""
+        """End hubsync as systemd does, then publish what is left; everything must be well.
+
+        The first run may have to say that a version is lost: rewritten in place while it was queued, and rotated since.
+        """
         if self.daemon is not None:
             assert 0 == self.running().stop()
             self._gather()
-        for _ in range(2):
+        for bad in ({1}, set[int]()):
             argv = [sys.executable, "-m", "hubsync", "once", "-c", self.config]
             done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=_END_S, check=False)
-            assert 0 == done.returncode, done.stderr[-3000:]
+            assert done.returncode in {0} | bad, done.stdout + done.stderr[-3000:]
 
     def close(self) -> None:
         """End all processes."""

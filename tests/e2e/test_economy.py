@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from outside import strace, wait_until
-from support.running import ROOT, Daemon, endpoint, write_checkpoint, write_config, write_safetensors
+from support.cached import cached_share
+from support.running import ROOT, Daemon, endpoint, hubsync, write_checkpoint, write_config, write_safetensors
 
 from hubsync.localhub import LocalHub
 
@@ -55,6 +57,26 @@ def test_a_byte_is_read_once_to_hash_it_and_once_for_each_mirror(
     sent = _count_read(calls, state / "targets" / "run" / "store.git" / "lfs")
     assert size <= hashed < 1.1 * size
     assert 2 * size <= sent < 2.1 * size
+
+
+def test_what_every_mirror_has_leaves_the_page_cache(hub: LocalHub) -> None:
+    """There the data of the training belongs. What a mirror still lacks stays, to be read once for all of them."""
+    nobody = 'url = "http://127.0.0.1:9"\ntoken = { env = "HOME" }'
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        place, source = Path(name), Path(name, "source")
+        source.mkdir()
+        first, second = (source / f"{number}.safetensors" for number in (1, 2))
+        config = write_config(place / "hubsync.toml", source, {endpoint(hub): "acme/x", nobody: "acme/y"})
+        write_safetensors(first, 2_000_000)
+        with Daemon(config) as daemon:
+            daemon.wait_for("mirror.published")
+            daemon.wait_for("heartbeat", count=2)
+            assert cached_share(first) > 0.99
+
+            config.write_text(config.read_text().replace(', "m1:acme/y"', ""))
+            write_safetensors(second, 2_000_000)
+            hubsync(config, "reload")
+            wait_until(lambda: cached_share(second) < 0.01, "what was sent leaves the cache")
 
 
 def test_programs_are_started_by_the_batch(tmp_path: Path, source: Path, config: Path) -> None:

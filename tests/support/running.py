@@ -68,7 +68,11 @@ class Daemon:
         for line in self.process.stderr:
             self.leaks += [line] if canary.sees(line) else []
             self.leaks += canary.search_processes(self.process.pid)
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                self.strange += [line] if line.endswith("\n") else []  # a line that a kill cut short is no fault
+                continue
             self.strange += [strange] if (strange := find_strange(entry)) else []
             self._new.put(entry)
 
