@@ -31,8 +31,6 @@ _WHEN = {f"GIT_{who}_DATE": "@0 +0000" for who in ("AUTHOR", "COMMITTER")}
 class ApiRemote:
     """One mirror's repository, spoken to through *hub*."""
 
-    is_conditional = False  # a branch is looked at before a commit is made for it
-
     def __init__(self, git: Git, objects: Objects, mirror: Mirror, hub: Hub, stop: Event) -> None:
         self._git = git
         self._objects = objects
@@ -103,7 +101,7 @@ class ApiRemote:
         """Rebuild the head of *branch*; ``None`` if there is no such branch (yet)."""
         return self.fetch({branch: ref})[branch] if self.read_heads([branch])[branch] else None
 
-    def push(self, heads: Mapping[str, str], expected: Mapping[str, str | None]) -> None:  # noqa: ARG002 - as it was seen
+    def push(self, heads: Mapping[str, str]) -> None:
         """Make *heads* (branch → commit) what the mirror shows, one after the other.
 
         Raises:

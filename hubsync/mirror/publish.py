@@ -323,9 +323,7 @@ class Publisher:
         ahead = Ahead() if is_new_view else self._record.ahead(backlog)
         base = None if is_new_view else self.published()
         steps = self._lacking(base, backlog, ahead)
-        with self._pusher.looking_ahead():
-            holds_back = self._supply.bring(steps) | self._supply.hold_back_lost(steps)
-        if holds_back:
+        if self._supply.bring(steps) | self._supply.hold_back_lost(steps):
             steps = self._lacking(base, backlog, ahead)
         if steps and self.refusals.folds:
             steps = [fold(steps)]

@@ -3,10 +3,7 @@
 What is to be shown is ``view``'s, and what is remembered of it ``record``'s.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
@@ -37,22 +34,6 @@ class Pusher:
         self._record = record
         self._cards = cards
         self._branches: dict[str, Branch] = {}
-        self._fetched: Mapping[str, str | None] = {}  # what ``looking_ahead`` has just found: branch → commit
-
-    @contextlib.contextmanager
-    def looking_ahead(self) -> Iterator[None]:
-        """Fetch the main branch meanwhile, if it was never seen; a failure is left to the push, which asks again."""
-        name = self._place.mirror.branch
-        if not self._remote.is_conditional or self._pulls is not None or self._is_known(name):
-            yield
-            return
-        with ThreadPoolExecutor(1, "hubsync-look") as pool:
-            fetched = pool.submit(contextvars.copy_context().run, self._ask, [name])
-            yield
-        self._fetched = {} if fetched.exception() else fetched.result()
-
-    def _is_known(self, branch: str) -> bool:
-        return bool(self._record.left(branch) or self._record.seen(branch))
 
     def push(self, lines: Sequence[Line], *, is_new_view: bool) -> dict[str, Grafted]:
         """Push *lines* on the mirror's heads; return what was made of each.
@@ -61,18 +42,21 @@ class Pusher:
             MadeAnewError: nothing of what we published is there.
             MirrorError: others changed what the policy says to halt for, or a step failed.
         """
+        names = [line.branch for line in lines]
         seen: list[Mapping[str, Head]] = []
-        for heads, is_asked in self._look([line.branch for line in lines]):
+        while len(seen) < _LOST_RACES:
+            # Asked, not assumed: a repository that was deleted and made anew takes our old history, without its objects.
+            heads = self._adopt(self._ask(names))
             seen.append(heads)
             grafted = {
                 line.branch: self._branch(line.branch).graft(line, heads[line.branch], is_new_view=is_new_view)
                 for line in lines
             }
             moved = {name: new.commit for name, new in grafted.items() if new.commit and new.commit != heads[name].commit}
-            if self._opens_pull(moved) or not (moved or is_asked):
+            if self._opens_pull(moved):
                 continue
             try:
-                self._remote.push(moved, {name: heads[name].commit for name in moved})
+                self._remote.push(moved)
             except HeadMovedError:
                 if seen.count(heads) >= _REFUSED_UNMOVED:
                     raise
@@ -98,27 +82,11 @@ class Pusher:
         for name, grafted in branches.items():
             self._branch(name).note_published(grafted)
 
-    def _look(self, names: Sequence[str]) -> Iterator[tuple[Mapping[str, Head], bool]]:
-        """Yield the heads of the branches *names*, again and again, and whether the mirror was asked for them.
-
-        First they are taken to be as we left them: a push is on condition of that. A repository that was deleted and made
-        anew would take our old history, without its objects.
-        """
-        record = self._record
-        fetched, self._fetched = self._fetched, {}
-        if fetched.keys() >= set(names):
-            yield self._adopt(fetched), False
-        is_known = any(map(record.left, names)) and not any(map(record.seen, names))
-        if is_known and self._remote.is_conditional and self._pulls is None:
-            yield {name: Head(record.left(name), record.left(name)) for name in names}, False
-        for _ in range(_LOST_RACES):
-            yield self._adopt(self._ask(names)), True
-
     def _ask(self, names: Sequence[str]) -> Mapping[str, str | None]:
         """Return the commits that the branches *names* show; one that was never seen is fetched without being asked for."""
         record = self._record
         [name, *others] = names
-        if others or self._is_known(name):
+        if others or record.left(name) or record.seen(name):
             return self._remote.read_heads(names)
         commit = self._remote.fetch_if_there(name, record.seen_ref(name))
         if commit is not None:

@@ -63,8 +63,6 @@ class _Options:
 class Remote:
     """One mirror's repository, spoken to from *git*, with the pins of *objects*."""
 
-    is_conditional = True  # a push is refused before anything is sent if a head is another one than it expects
-
     def __init__(self, git: Git, objects: Objects, mirror: Mirror, endpoint: Endpoint, tokens: Tokens, stop: Event) -> None:
         self._git = git
         self._objects = objects
@@ -187,18 +185,17 @@ class Remote:
             wanted = writer.commit(_WANTED, None, header, changes.items())
         self._lfs("download", "fetch", "{url}", wanted)
 
-    def push(self, heads: Mapping[str, str], expected: Mapping[str, str | None]) -> None:
-        """Make *heads* (branch → commit) what the mirror shows, all or none, if that is what is *expected* now.
-
-        Each descends from the one that is expected of its branch, or there is to be no such branch.
+    def push(self, heads: Mapping[str, str]) -> None:
+        """Make *heads* (branch → commit) what the mirror shows, all or none, if each descends from the present one.
 
         Raises:
-            HeadMovedError: a branch shows something else.
+            HeadMovedError: one does not.
         """
         if not heads:
             return
+        specs = [f"{commit}:{self._ref(branch)}" for branch, commit in heads.items()]
         try:
-            self._push(heads, expected)
+            self._push(specs)
         except MirrorError as exc:
             # An answer that was lost, or a request that was sent twice, looks like a refusal: the heads tell.
             if exc.error_kind in {"conflict", "network", "timeout", "server", "stalled"} and self._shows(heads):
@@ -214,18 +211,15 @@ class Remote:
         token = self._tokens.read(self._endpoint)
         return explain_limit(failure, url, token, stall_s=self._endpoint.timeout_s, connect_s=_CONNECT_S)
 
-    def _push(self, heads: Mapping[str, str], expected: Mapping[str, str | None]) -> None:
-        specs = [f"{commit}:{self._ref(branch)}" for branch, commit in heads.items()]
-        # Nothing is forced by it: what descends from the expected head, and finds it there, moves it forward.
-        leases = [f"--force-with-lease={self._ref(branch)}:{expected[branch] or ''}" for branch in heads]
+    def _push(self, specs: list[str]) -> None:
         try:
-            self._network("push", *_PUSH, *(["--atomic"] if len(specs) > 1 else []), *leases, "{url}", *specs)
+            self._network("push", *_PUSH, *(["--atomic"] if len(specs) > 1 else []), "{url}", *specs)
         except MirrorError as exc:
             if "does not support --atomic" not in str(exc):
                 raise
             # In their order: the main branch stands last, so that nothing it shows is missing elsewhere.
-            for lease, spec in zip(leases, specs, strict=True):
-                self._network("push", *_PUSH, lease, "{url}", spec)
+            for spec in specs:
+                self._network("push", *_PUSH, "{url}", spec)
 
     def delete_branch(self, branch: str, head: str) -> None:
         """Delete *branch*, whose head is *head*: the server refuses it if somebody else has moved that meanwhile."""

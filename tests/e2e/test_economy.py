@@ -93,7 +93,7 @@ def test_programs_are_started_by_the_batch(tmp_path: Path, source: Path, config:
     one_changed = sum(call.endswith("= 0") for call in _traced(tmp_path / "trace", "execve", config))
 
     assert counts[1] <= counts[0] <= 20
-    assert one_changed <= 13
+    assert one_changed <= 16
     assert unchanged == 1
 
 
@@ -138,13 +138,13 @@ def test_at_rest_nothing_is_written_and_little_wakes_up(config: Path, source: Pa
             return len(seen) > 3 and seen[-1] == seen[-4]
 
         wait_until(is_at_rest, "the daemon comes to rest")
-        before = _counters(pid)
+        before, began = _counters(pid), time.monotonic()
         time.sleep(_AT_REST_S)
-        after = _counters(pid)
+        after, rested_s = _counters(pid), time.monotonic() - began
 
     used = {name: after[name] - before[name] for name in after}
     assert (0, 0, 0) == (used["syscw"], used["wchar"], used["write_bytes"])
-    assert used["wakeups"] < 3 * _AT_REST_S
+    assert used["wakeups"] < 3 * rested_s + 1  # a busy machine may let one of before end late
 
 
 def _counters(pid: int) -> dict[str, int]:

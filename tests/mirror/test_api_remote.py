@@ -113,11 +113,11 @@ def test_a_lost_race_is_run_again(http_rig: Rig, api: HfApi, monkeypatch: pytest
     push = remote.push  # wrapped, not replaced: only there is the moment between our look and our commit
     raced: list[str] = []
 
-    def race(heads: dict[str, str], expected: dict[str, str | None]) -> None:
+    def race(heads: dict[str, str]) -> None:
         if len(raced) < RACES:
             theirs = [CommitOperationAdd(f"theirs/{len(raced)}.txt", b"r")]
             raced.insert(0, api.create_commit(REPO, theirs, commit_message="race").oid)
-        push(heads, expected)
+        push(heads)
 
     monkeypatch.setattr(remote, "push", race)
 

@@ -201,7 +201,7 @@ def upload(remote: Remote, git: Git) -> None:
 def push(remote: Remote, git: Git) -> None:
     tree = git.text("hash-object", "-t", "tree", "-w", "--stdin")
     names = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    remote.push({"main": git.text("commit-tree", "-m", "x", tree, environment=names)}, {"main": None})
+    remote.push({"main": git.text("commit-tree", "-m", "x", tree, environment=names)})
 
 
 def look(remote: Remote, _: Git) -> None:

@@ -253,40 +253,6 @@ def test_a_repository_with_history_is_adopted(rig: Rig, server: PlainServer) -> 
     assert server.read(REPO, ".gitattributes").startswith(b"*.md linguist-documentation\n")
 
 
-def test_a_new_mirror_is_fetched_while_objects_go_up(rig: Rig, server: PlainServer) -> None:
-    """What stands there already is here when the last object is, and is asked for once; the first push is on top of it."""
-    foreign = server.commit(REPO, {"theirs.txt": b"theirs"})
-    fill(rig)
-    is_fetched, waited = threading.Event(), []
-
-    def wait_for_fetch(request: Request) -> None:
-        if request.path.endswith("git-upload-pack") and request.method == "POST":
-            is_fetched.set()
-        if request.host == "storage":
-            waited.append(is_fetched.wait(20))
-
-    server.before = wait_for_fetch
-    rig.update()
-
-    assert [True, True] == waited
-    assert foreign == server.history(REPO)[1]
-    asked = [r.path for r in server.requests if "service=git-upload-pack" in r.path]
-    assert 1 == len(asked)
-
-
-def test_a_head_that_moves_after_it_was_fetched_ahead_is_fetched_again(rig: Rig, server: PlainServer) -> None:
-    """The first push is on condition of what was fetched; who is faster meanwhile stays below ours."""
-    server.commit(REPO, {"theirs.txt": b"theirs"})
-    fill(rig)
-    late: list[str] = []
-    server.before = lambda r: late.append(server.commit(REPO, {"late.txt": b"late"})) if r.is_push and not late else None
-
-    rig.update()
-
-    assert late[0] == server.history(REPO)[1]
-    assert {**source_files(rig), "theirs.txt": b"theirs", "late.txt": b"late"} == server.read_all(REPO)
-
-
 def test_a_commit_of_others_between_two_of_ours_stays(rig: Rig, server: PlainServer) -> None:
     """Their files and their card stay, our path becomes ours again, and their commit stays in the history."""
     fill(rig)
