@@ -6,6 +6,7 @@ A child is known by the system's own list, with all that it started. It must nev
 import contextlib
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from hubsync.monitor.logger import get_logger
 
 _STOPPED_S = 20.0  # nobody stops a child of ours and means it
 _LEAVE_S = 1.0  # for those who wait for a child to see that they are to end it
+_LAST_LOOK_S = 2.0
 
 log = get_logger()
 
@@ -52,6 +54,15 @@ class Children:
             time.sleep(_LEAVE_S / 20)
         for pid in left:
             _kill(pid)
+
+    def end_all_until(self, over: threading.Event) -> None:
+        """End all that are there now and then, until *over*: what lasts longer than a look hangs."""
+
+        def keep_ending() -> None:
+            while not over.wait(_LAST_LOOK_S):
+                self.end_all()
+
+        threading.Thread(target=keep_ending, name="hubsync-children", daemon=True).start()
 
 
 def _children_of(pid: int) -> list[int]:

@@ -48,6 +48,7 @@ _STOP_S = 5.0
 _TOKENS_S = 2.0  # how often a failed mirror's token file is looked at
 _STATE_S = 5.0  # how often the state directory is looked at
 _POLL_S = 0.02
+_HEAR_S = 0.5
 _LOOK_S = 10.0  # how often the parts are looked at if no service manager says it
 _IDLE_S = 300.0  # what a child may do nothing for, where a part has stalled for longer
 _SCHEDULER_S = 60.0  # its patience then
@@ -82,6 +83,7 @@ class Daemon:
         self._started = datetime.now(UTC)
         self._state: DaemonState = "starting"
         self._reason = ""
+        self._is_hurried = False  # a second signal came before all targets were open
         self._is_lost = False  # another file system was mounted over the state directory, or it was removed
         self._status_is_due = False
         self._looks_at_tokens = False
@@ -111,12 +113,14 @@ class Daemon:
             self._jobs.add("metrics_file", lambda: self._outputs.write_metrics(self._beaten), None)
             self._jobs.add("heartbeat_url", lambda: self._outputs.call(self._beaten), None)
             self._jobs.add("children", lambda: self._children.end_hung(time.monotonic()), every(_LOOK_S))
+            self._jobs.add("signals", self._hear, every(_HEAR_S))
             self._jobs.start()
             tell_exposed_tokens(self._config, self._tokens)
             for target in self._config.targets:
                 self._notifier.extend_timeout(_OPEN_S)
                 self._targets.open(target)
-            self._jobs.remove("children")  # from here on the main thread looks at them
+            for job in ("children", "signals"):  # from here on the main thread looks at them
+                self._jobs.remove(job)
             self._jobs.add("reload", self._reload, None)
             self._jobs.add("state", self._look_at_state, every(_STATE_S))
             self._state = "running"
@@ -168,6 +172,18 @@ class Daemon:
             if is_well:
                 self._notifier.watchdog()
 
+    def _hear(self) -> None:
+        """Hear signals while the main thread opens targets, for which a git may hang; the second one ends that."""
+        for number in self._bell.wait(0):
+            if number == signal.SIGHUP:
+                self._bell.ring(number)  # for later
+                continue
+            self._is_hurried = self._stop.is_set()
+            self._reason = self._reason or signal.Signals(number).name
+            self._stop.set()
+        if self._is_hurried:
+            self._children.end_all()
+
     def _list_parts(self) -> list[Part]:
         patience_s = self._notifier.watchdog_interval_s or _SCHEDULER_S
         scheduler = Part("scheduler", self._pulse if self._jobs.is_alive() else None, patience_s)
@@ -188,15 +204,20 @@ class Daemon:
             for run in runs:
                 run.interrupted.set()
             self._children.end_all()
-        unfinished = [left for run in runs for left in run.unfinished()]
+        # From here on what is started only tells how it ended; nobody waits for one that hangs.
+        self._children.end_all_until(is_over := threading.Event())
+        unfinished: list[str] = []
+        with contextlib.suppress(HubsyncError):
+            unfinished += [left for run in runs for left in run.unfinished()]
         self._news.tell()
         stop_all(runs)
         clean = self._jobs.stop(_STOP_S)
         self._state = "stopped"
-        with contextlib.suppress(StateError):  # a full disk is no reason to end otherwise than well, and was said
+        with contextlib.suppress(HubsyncError):  # a full disk is no reason to end otherwise than well, and was said
             self._write_status(force=True)
         for run in runs:
             run.close()
+        is_over.set()  # who is told of the end by a command may take longer
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
                  clean=clean, unfinished=unfinished, took_s=round(time.monotonic() - began, 3))  # fmt: skip
         self._outputs.stop(_STOP_S)
@@ -207,7 +228,7 @@ class Daemon:
         """Let what is settled get through before the end; a second signal, or *deadline*, ends that."""
         for run in runs:
             run.finish()
-        while time.monotonic() < deadline and not all(run.is_finished() for run in runs):
+        while not self._is_hurried and time.monotonic() < deadline and not all(run.is_finished() for run in runs):
             if set(self._bell.wait(_POLL_S)) & {signal.SIGTERM, signal.SIGINT}:
                 return
             self._notifier.watchdog()

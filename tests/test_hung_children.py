@@ -90,6 +90,30 @@ def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path
         assert digests(source) == download(hub, "acme/x", tmp_path / "back")
 
 
+@pytest.mark.parametrize("was_killed", [True, False], ids=["at the start", "while it runs"])
+def test_two_signals_end_a_service_in_which_every_git_hangs(tmp_path: Path, *, was_killed: bool) -> None:
+    """Before the first target is open, or later: nobody waits until they are ended as what hangs, nor for the last ones."""
+    source = tmp_path / "run"
+    stopped, first = tmp_path / "bin" / "git", tmp_path / "first"
+    stopped.parent.mkdir()
+    stopped.write_text(f"#!/bin/sh\nmkdir {first} 2>/dev/null; kill -STOP $$\n")
+    stopped.chmod(0o755)
+    with LocalHub(tmp_path / "hub") as hub:
+        config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+        write_checkpoint(source / "checkpoint-1")
+        assert 0 == hubsync(config, "once").returncode
+        if was_killed:
+            (tmp_path / "state/targets/run/open").touch()  # all of the store is looked through at the start
+        with Daemon(config, PATH=f"{stopped.parent}:{os.environ['PATH']}") as daemon:
+            daemon.wait_for("daemon.started")
+            while not first.exists():
+                time.sleep(0.05)
+            daemon.process.terminate()
+            time.sleep(0.1)  # or the two might be one
+            daemon.process.terminate()
+            assert 0 == daemon.process.wait(15)
+
+
 @pytest.mark.slow
 def test_a_child_that_hangs_at_the_start_does_not_keep_the_service_from_starting(tmp_path: Path) -> None:
     """Git is stopped before the first target is open: it is ended, and what it was started for is tried again."""

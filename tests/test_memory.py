@@ -1,10 +1,13 @@
 """What hubsync holds in memory grows slowly with the number of files, whatever it does with them."""
 
+import gc
+import weakref
 from pathlib import Path
 
 from support.running import Daemon, endpoint, write_config
 
 from hubsync.localhub import LocalHub
+from hubsync.memory import give_back
 
 FEW, MANY = 50, 5050
 MOST_BYTES_PER_FILE = 3400  # 2,400 are needed; 4,500 were, when receipts and publications held everything at once
@@ -32,3 +35,22 @@ def _peak_bytes(hub: LocalHub, directory: Path, count: int) -> int:
         assert 0 == daemon.stop()
 
     return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+class Ring:
+    """Something that holds itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_hangs_in_a_circle_is_given_back_too() -> None:
+    """Python looks for it only after so many new objects that a service which makes few of them would keep megabytes."""
+    gc.disable()
+    try:
+        ring = weakref.ref(Ring())
+        give_back()
+
+        assert ring() is None
+    finally:
+        gc.enable()
