@@ -258,7 +258,8 @@ class Cards:
     # --- what it is about
 
     def _subject(self, line: Line, commit: str) -> Subject:
-        listed = self._store.git.list_tree(commit)
+        whole = self._store.git.list_tree(commit)
+        listed = {path: entry for path, entry in whole.items() if not self._view.is_frozen(path)}
         tree = {path: entry for path, entry in listed.items() if self._view.shows(path)}
         shown = line.tree(commit)
         by_age = dict.fromkeys(unit for done in self._store.completed(commit) for unit in done.units)

@@ -438,10 +438,11 @@ class View:
         return listed if self._is_whole else {path: entry for path, entry in listed.items() if self.shows(path)}
 
     def _is_frozen_place(self, place: str) -> bool:
-        if not self.refused:
-            return False
-        path = place.removeprefix(self._prefix)
-        return not {path, unit_of(self._target, path)}.isdisjoint(self.frozen())
+        return self.is_frozen(place.removeprefix(self._prefix))
+
+    def is_frozen(self, path: str) -> bool:
+        """Tell whether *path* of the source stays as it is on the mirror, which may have nothing of it."""
+        return bool(self.refused) and not {path, unit_of(self._target, path)}.isdisjoint(self.frozen())
 
     def _place(self, path: str) -> str:
         return self._prefix + path

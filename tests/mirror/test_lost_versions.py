@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from support.plain_server import PlainServer
 from support.rig import NO_LOGIN, REPO, Rig, safetensors
 
-from hubsync.config.model import MirrorRetention, RemoteRetention
+from hubsync.config.model import Card, MirrorRetention, RemoteRetention
 from hubsync.explain import explain
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.view import WHY_LOST
@@ -80,6 +80,23 @@ def test_what_is_lost_is_said_once_and_forgotten(make_units: MakeRig, server: Pl
     assert verify(means, rig.config.targets[0], Reading()).is_passed
     unit = explain(rig.config, "checkpoint-2/model.safetensors", rig.source)
     assert [WHY_LOST] == [fact.reason for one in unit for fact in one.mirrors]
+
+
+@pytest.mark.parametrize("publish", ["tree", "revisions"])
+def test_a_card_does_not_speak_of_what_is_lost(make_units: MakeRig, server: PlainServer, publish: str) -> None:
+    """It lists what the mirror has."""
+    rig = make_units(capture="link", publish=publish, card=Card(enabled=True))
+    for step in (1, 2):
+        save(rig, step)
+    lose(rig, 2)
+    rig.write("note.txt", b"hi")
+    rig.commit()
+
+    rig.work.workers[0].run()
+
+    card = server.read(REPO, "README.md").decode()
+    assert "checkpoint-1" in card
+    assert "checkpoint-2" not in card
 
 
 def test_two_mirrors_say_it_once(make_rig: MakeRig, server: PlainServer, second: PlainServer) -> None:
