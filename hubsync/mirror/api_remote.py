@@ -6,7 +6,7 @@ each one is, is remembered by a ref. All ids that come and go here are ours, but
 """
 
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from threading import Event
 
@@ -62,7 +62,13 @@ class ApiRemote:
 
         return made
 
-    def upload_objects(self, oids: Iterable[str], *, immutable: Container[str] = frozenset()) -> None:  # noqa: ARG002 - as Remote's
+    def upload_objects(
+        self,
+        oids: Iterable[str],
+        *,
+        immutable: Container[str] = frozenset(),  # noqa: ARG002 - as Remote's
+        on_there: Callable[[str], object] = lambda _: None,  # noqa: ARG002 - as Remote's
+    ) -> None:
         """Upload the pinned objects *oids*: through Xet if the mirror says so, else as fast as the endpoint's rate."""
         paths = {oid: self._objects.path(oid) for oid in oids}
         if self._mirror.transfer == "xet":

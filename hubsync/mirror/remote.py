@@ -143,10 +143,17 @@ class Remote:
                 raise
             return None
 
-    def upload_objects(self, oids: Iterable[str], *, immutable: Container[str] = frozenset()) -> None:
+    def upload_objects(
+        self,
+        oids: Iterable[str],
+        *,
+        immutable: Container[str] = frozenset(),
+        on_there: Callable[[str], object] = lambda _: None,
+    ) -> None:
         """Upload the pinned objects *oids*; those that the mirror has are skipped by the LFS Batch API.
 
-        The bytes are looked at on the way, but for those of *immutable*, which nobody else can change.
+        The bytes are looked at on the way, but for those of *immutable*, which nobody else can change. *on_there* is told
+        of objects that have arrived while others are under way.
 
         Raises:
             UploadError: not all arrived; it says which did, and which failed by themselves.
@@ -160,6 +167,7 @@ class Remote:
             Thing(oid, objects.path(oid).stat().st_size, oid not in immutable, objects.fingerprint(oid)) for oid in oids
         ]
         upload = Upload(self._endpoint, things, self._objects.directory.parent / "uploads", _CONNECT_S, self._told)
+        upload.on_there = on_there
         self.sending = upload.gauge
         try:
             options = _Options(_lines(oids), progress=upload.progress, upload=upload)

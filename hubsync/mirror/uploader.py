@@ -53,7 +53,9 @@ class Uploader:
         started = time.monotonic()
         refused: dict[str, MirrorError] = {}
         try:
-            self._remote.upload_objects(missing, immutable=self._immutable(missing))
+            self._remote.upload_objects(
+                missing, immutable=self._immutable(missing), on_there=lambda oid: self._let_go([oid])
+            )
         except UploadError as exc:
             self._note_sent([oid for oid in missing if oid in exc.uploaded], objects, started)
             refused = {oid: failure for oid, failure in exc.refused.items() if not failure.retryable}
@@ -93,12 +95,16 @@ class Uploader:
     def _note_sent(self, oids: list[str], objects: Objects, started: float) -> None:
         sent = [oid for oid in oids if self._store.has_intact(oid)]
         self._store.ledger.record_uploads(self._name, sent)
-        there = (self._store.ledger.uploaded(name, sent) for name in self._others)
-        for oid in set(sent).intersection(*there):  # what others lack they read from the page cache
-            let_go(self._store.objects.path(oid))
+        self._let_go(sent)
         took_s = round(time.monotonic() - started, 3)
         for oid in sent:
             log.debug("object.uploaded", oid=oid, bytes=objects[oid].size, took_s=took_s)
+
+    def _let_go(self, sent: list[str]) -> None:
+        """Have those of *sent* leave the page cache that no other mirror lacks: it would read them from there."""
+        there = (self._store.ledger.uploaded(name, sent) for name in self._others)
+        for oid in set(sent).intersection(*there):
+            let_go(self._store.objects.path(oid))
 
     def _download(self, objects: Objects) -> list[str]:
         """Get those of *objects* that are not here any more from other mirrors; return their oids."""

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hubsync.config.model import Endpoint
@@ -139,6 +139,9 @@ class Upload:
     def __init__(
         self, endpoint: Endpoint, things: Sequence[Thing], uploads_dir: Path, connect_s: float, told: Told
     ) -> None:
+        self.on_there: Callable[[str], object] = lambda _: None
+        """Is called with the oid of each object that has arrived, while the others are under way."""
+        self._there: set[str] = set()
         self._endpoint = endpoint
         self._things = things
         self._uploads_dir = uploads_dir
@@ -171,6 +174,9 @@ class Upload:
         figure = self._report.read()
         sent, _, _ = self._report.moved
         self.gauge.note(sent, sum(thing.size for thing in self._things if thing.oid in self._report.done))
+        for oid in self._report.done - self._there:
+            self.on_there(oid)
+        self._there |= self._report.done
 
         return figure
 

@@ -65,7 +65,7 @@ def test_what_every_mirror_has_leaves_the_page_cache(hub: LocalHub) -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         place, source = Path(name), Path(name, "source")
         source.mkdir()
-        first, second = (source / f"{number}.safetensors" for number in (1, 2))
+        first, second, third = (source / f"{number}.safetensors" for number in (1, 2, 3))
         config = write_config(place / "hubsync.toml", source, {endpoint(hub): "acme/x", nobody: "acme/y"})
         write_safetensors(first, 2_000_000)
         with Daemon(config) as daemon:
@@ -73,10 +73,14 @@ def test_what_every_mirror_has_leaves_the_page_cache(hub: LocalHub) -> None:
             daemon.wait_for("heartbeat", count=2)
             assert cached_share(first) > 0.99
 
-            config.write_text(config.read_text().replace(', "m1:acme/y"', ""))
-            write_safetensors(second, 2_000_000)
+            text = config.read_text().replace(', "m1:acme/y"', "")
+            config.write_text(text.replace("[endpoint.m0]", '[endpoint.m0]\nupload_rate = "1MB/s"'))
+            write_safetensors(second, 200_000)
+            write_safetensors(third, 4_000_000)
             hubsync(config, "reload")
             wait_until(lambda: cached_share(second) < 0.01, "what was sent leaves the cache")
+            assert cached_share(third) > 0.99, "it is under way"
+            wait_until(lambda: cached_share(third) < 0.01, "the last one leaves it too")
 
 
 def test_programs_are_started_by_the_batch(tmp_path: Path, source: Path, config: Path) -> None:
