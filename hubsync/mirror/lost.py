@@ -47,13 +47,22 @@ class Lost:
 
         return True
 
+    def forget_found(self) -> None:
+        """Forget what came back: when the mirrors have it, it is here no more, and must not be taken for lost again."""
+        with self._store.ledger.transaction():
+            known = self._current()
+            if known.keys() != self._noted().keys():
+                self._store.ledger.set_meta(_KEY, json.dumps(known))
+
+    def _noted(self) -> dict[str, LostVersion]:
+        noted = json.loads(self._store.ledger.meta(_KEY) or "{}")
+        return {path: LostVersion(*fields) for path, fields in noted.items()}
+
     def _current(self) -> dict[str, LostVersion]:
-        known = json.loads(self._store.ledger.meta(_KEY) or "{}")
-        versions = {path: LostVersion(*fields) for path, fields in known.items()}
         in_tree = self._store.ledger.in_tree
         return {
             path: version
-            for path, version in versions.items()
+            for path, version in self._noted().items()
             if (entry := in_tree(path)) is not None and entry.blob == version.blob and not self._is_here(version.blob)
         }
 

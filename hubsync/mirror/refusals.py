@@ -55,6 +55,7 @@ class Refusals:
 
     def forget_mended(self) -> None:
         """Forget the refusal of files that are not any more what was refused, and the loss of those that came back."""
+        self._view.lost.forget_found()
         in_tree = self._store.ledger.in_tree
         kept = {
             path: refusal

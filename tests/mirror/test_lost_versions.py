@@ -157,6 +157,24 @@ def test_the_lost_version_itself_may_come_back(make_units: MakeRig, server: Plai
     assert {MODEL.format(1), "checkpoint-1/config.json", "checkpoint-1/DONE"} == server.read_all(REPO).keys()
 
 
+def test_what_came_back_is_lost_no_more(make_units: MakeRig, server: PlainServer) -> None:
+    """Once it is published nothing of it is kept here, and its unit is one as any other."""
+    rig = make_units(capture="link")
+    save(rig, 1)
+    lose(rig, 1)
+    rig.work.workers[0].run()
+    save(rig, 1)
+    rig.work.workers[0].run()
+    rig.work.release()
+    assert set() == rig.held_objects()
+    rig.restart()
+    rig.work.workers[0].run()
+
+    assert MODEL.format(1) in server.read_all(REPO)
+    assert ["checkpoint-1"] == list(rig.publisher().unit_times())
+    assert rig.publisher().holds(rig.store.head(), "checkpoint-1")
+
+
 def test_what_the_source_may_still_bring_is_not_given_up(make_units: MakeRig, server: PlainServer) -> None:
     """While the source is unmounted all else is published, and what may be there still waits."""
     rig = make_units(capture="link")
