@@ -57,7 +57,7 @@ class OpenTargets:
     def open(self, target: Target) -> bool:
         """Open one target; tell whether it runs now. Why it does not is said once."""
         with self._opening:
-            if self._stop.is_set():
+            if self._stop.is_set() or target.name in self._runs:  # a reload, and who tries again, may both open it
                 return False
             before, since = self._failed.pop(target.name, (None, datetime.now(UTC)))
             try:
@@ -84,17 +84,18 @@ class OpenTargets:
         """Open those of *targets* again that met damage in their stores, which mends it; tell whether there were such."""
         now = time.monotonic()
         damaged = [
-            target
+            (target, run)
             for target in targets
             if (run := self._runs.get(target.name)) is not None
             and run.work.pipeline.store.is_damaged
             and now >= self._mended.get(target.name, float("-inf")) + _MEND_S
         ]
-        for target in damaged:
+        for target, run in damaged:
             self._mended[target.name] = now
             with self._closing:
-                self.close([target.name], is_read)
-                self.open(target)
+                if self._runs.get(target.name) is run:  # else a reload has closed it, and opens what is declared now
+                    self.close([target.name], is_read)
+                    self.open(target)
 
         return bool(damaged)
 

@@ -548,6 +548,28 @@ def test_a_unit_that_is_complete_waits_for_no_other_file(local: Rig, request: py
     assert not settled.early
 
 
+def test_a_complete_unit_is_published_once_there_is_room_to_read_it(local: Rig, request: pytest.FixtureRequest) -> None:
+    """It was judged while nothing could be captured; its large files take more than one turn after that."""
+    request.addfinalizer(lambda: shared().declare(Costs()))
+    shared().declare(Costs(threads=1, rate=parse_rate("1MB/s")))
+    local.pipeline._guard._min_free_bytes = 1 << 62
+    assert [] == local.pipeline.commit()
+    write_unit(local, "checkpoint-1")
+    for name in ("y.bin", "z.bin"):
+        local.write(f"checkpoint-1/{name}", bytes(1_700_000))  # the first half second's worth is read at once
+    local.pipeline.take_inventory()
+    time.sleep(0.03)
+    assert local.pipeline.settle().units
+
+    local.pipeline._guard._min_free_bytes = 1
+    assert not local.pipeline.settle().units
+    shared().declare(Costs())
+    while local.pipeline.has_early():
+        settled = local.pipeline.settle()
+
+    assert settled.units
+
+
 def test_a_batch_is_bounded(make_rig: MakeRig) -> None:
     """Loose files fill commits of the size that the config allows; a unit is never split."""
     rig = make_rig(units=UNITS, batch={"max_files": 3, "max_bytes": 1_000_000_000})

@@ -151,9 +151,10 @@ class Units:
         return touched - waiting
 
     def await_capture(self, waiting: AbstractSet[str]) -> None:
-        """Have the units *waiting*, whose files are settled, say that these are read first."""
+        """Have the units *waiting*, whose files are settled, say that these are read first; they are judged after that."""
         for unit in self.by_name.keys() & waiting:
             self.by_name[unit].hold("its large files have yet to be read")
+            self._left.add(unit)  # it may have been judged before: while nothing was captured for lack of room
 
     def judge(self, unit: str) -> None:
         """Decide whether *unit* is complete."""

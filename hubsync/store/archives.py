@@ -88,7 +88,7 @@ def _unpack(file: RawIOBase | io.BytesIO, size: int, budget: _Budget, depth: int
     members = _unzip if head.startswith(b"PK") else _untar if head[_TAR_MAGIC] == b"ustar" else _inflate
     for name, content in members(file, size, budget):
         yield name, content
-        if depth > 1 and is_archive(content):
+        if depth > 1 and budget.left > 0 and is_archive(content):  # zlib takes a limit of nothing for none
             for inner, unpacked in _unpack(io.BytesIO(content), len(content), budget, depth - 1):
                 yield f"{name}/{inner}", unpacked
 

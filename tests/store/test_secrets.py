@@ -321,6 +321,16 @@ def test_bombs_within_bombs_are_survived(tmp_path: Path) -> None:
     assert unpacked <= WHOLE_BYTES
 
 
+def test_a_bomb_that_took_the_whole_limit_is_unpacked_no_further(tmp_path: Path) -> None:
+    """What it unpacks to may be a bomb again, of which nothing is unpacked any more."""
+    packed = gzip.compress(gzip.compress(bytes(4 * WHOLE_BYTES)) + bytes(WHOLE_BYTES))
+    (tmp_path / "x.gz").write_bytes(packed)
+    with (tmp_path / "x.gz").open("rb") as file:
+        unpacked = sum(len(member) for _, member in unpack(file.fileno(), len(packed)))
+
+    assert WHOLE_BYTES == unpacked
+
+
 def test_a_hostile_tar_file_is_survived(tmp_path: Path) -> None:
     """Lengths that are none, beyond the end, or endless give an answer."""
     good = tar_file({"a": b"x" * 600, "b": b"y"})

@@ -1,0 +1,88 @@
+"""A target runs once, whoever opens it: a reload, a mend and a new try may meet."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.rig import NO_LOGIN, declare
+
+from hubsync.config.model import Target
+from hubsync.jobs import Jobs
+from hubsync.mirror.publish import Means
+from hubsync.mirror.token import Tokens
+from hubsync.open_targets import OpenTargets
+from hubsync.pauses import Pauses
+from hubsync.proof.prove import Means as ProofMeans
+from hubsync.prune.job import PruneJob
+from hubsync.service import open_limits, open_target
+from hubsync.target_run import TargetRun
+
+
+class Opener:
+    """Opens targets as the service does, on jobs that do not run; *opened* is what was opened."""
+
+    def __init__(self, root: Path) -> None:
+        self.config = declare(root, [], {}, {})
+        (self.target,) = self.config.targets
+        self.opened: list[Target] = []
+        self.jobs = Jobs(1)
+        self._state = root / "state"
+        self._lock = os.open(os.devnull, os.O_RDONLY)
+
+    def open(self, target: Target) -> TargetRun:
+        """Open one."""
+        self.opened.append(target)
+        tokens, stop = Tokens(NO_LOGIN), threading.Event()
+        work = open_target(target, Means(self.config, tokens, open_limits(self._state), stop), self._lock)
+        prune = PruneJob(target, ProofMeans(self.config, tokens, stop))
+        return TargetRun(work, prune, stop, self.jobs, Pauses(self._state), lambda: None)
+
+    def close(self) -> None:
+        """Let go of what stands for the lock."""
+        os.close(self._lock)
+
+
+@pytest.fixture
+def opener(tmp_path: Path) -> Iterator[Opener]:
+    """Give what opens a target with an empty source and no mirror."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "state").mkdir()
+    opener = Opener(tmp_path)
+    yield opener
+    opener.close()
+
+
+@pytest.fixture
+def targets(opener: Opener) -> Iterator[OpenTargets]:
+    """Give the targets of a service, with one that runs."""
+    targets = OpenTargets(opener.open, threading.Event())
+    assert targets.open(opener.target)
+    yield targets
+    targets.close([opener.target.name], lambda: False)
+
+
+def test_a_target_that_runs_is_not_opened_again(targets: OpenTargets, opener: Opener) -> None:
+    """Two pipelines on one store would take the same files, and nobody would stop the first."""
+    assert not targets.open(opener.target)
+    assert [opener.target] == opener.opened
+
+
+def test_a_mend_leaves_alone_what_a_reload_has_opened(targets: OpenTargets, opener: Opener) -> None:
+    """It found damage before the reload, and gets its turn after it: what is declared now stays open."""
+    (run,) = targets.runs()
+    run.work.pipeline.store.git.mark_damaged()
+    declared = opener.target.model_copy(update={"quiet_s": 7.0})
+    mend = threading.Thread(target=lambda: targets.mend([opener.target], lambda: False))
+    with targets._closing:
+        mend.start()
+        while not targets._mended:
+            time.sleep(0.001)
+        targets.close([opener.target.name], lambda: False)
+        targets.open(declared)
+    mend.join()
+
+    assert [declared] == [run.target for run in targets.runs()]
+    assert [opener.target, declared] == opener.opened
