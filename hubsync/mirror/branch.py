@@ -88,7 +88,8 @@ class Branch:
             MirrorError: others changed what the policy says to halt for.
         """
         base, steps = line.base, list(line.steps)
-        if head.commit is not None and (base is None or not head.is_ours):  # no base: the record may have been lost
+        # Without a base the record may have been lost. In a new view all is compared, also what is to go.
+        if head.commit is not None and not is_new_view and (base is None or not head.is_ours):
             base, steps = self._skip_held(base, steps, head.commit)
         if not steps:
             return Grafted(head.commit)
@@ -120,8 +121,9 @@ class Branch:
         """Return what we published, by path: what others changed of it is theirs."""
         if is_new_view and head.left is not None:
             left = self._git.list_tree(head.left)
-            # Which of them are ours is not known any more, so that none is removed; what stood there is no edit.
-            return _Published({path: left[path] for path in left if policy_of(path, self._policies) == "ours"}, frozenset())
+            # Where other places were shown it is not known which are ours: none is removed. What stood there is no edit.
+            ours = {path: left[path] for path in left if policy_of(path, self._policies) == "ours"}
+            return _Published(ours, line.ours_before)
         # A revision that was deleted is made again; the main branch is the repository, see MadeAnewError.
         tree = line.tree(base) if head.commit or not line.unit else {}
 

@@ -7,7 +7,7 @@ push.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 
 from hubsync.config.model import Config, Endpoint, Mirror, Target
@@ -328,7 +328,8 @@ class Publisher:
         if steps and self.refusals.folds:
             steps = [fold(steps)]
         if steps := self._budget.fit(self._supply.publishable(steps), with_revisions=self._target.publish == "revisions"):
-            lines = self._view.lines(base, steps, ahead)
+            *others, main = self._view.lines(base, steps, ahead)
+            lines = [*others, replace(main, ours_before=self._record.shown(backlog)) if is_new_view else main]
             grafted = self._pusher.push(lines, is_new_view=is_new_view)
             self._note_published(grafted, steps[-1].snapshot.commit, ahead)
             done.append(self._announcer.tell(steps, lines, grafted, time.monotonic() - started))

@@ -5,6 +5,7 @@ on. It must never know what a server shows now.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from hubsync.mirror.view import Ahead, View
 from hubsync.store.git import Git
@@ -68,6 +69,10 @@ class Record:
         """Tell whether the config showed something else of the snapshots when the mirror was published to."""
         known = self._ledger.meta(self._view_key)
         return self.published is not None and known is not None and known != self._view.signature
+
+    def shown(self, backlog: Sequence[Snapshot]) -> AbstractSet[str]:
+        """Return the paths of ours that the main branch shows, as far as they are known."""
+        return self._view.places_shown(self._ledger.meta(self._view_key) or "{}", self.published, self.ahead(backlog))
 
     def note_view(self) -> None:
         """Remember that the mirror shows what the view says."""

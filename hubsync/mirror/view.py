@@ -3,11 +3,13 @@
 It reads the store and writes nothing; it must never know what stands on the mirror.
 """
 
+import copy
 import functools
 import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -45,6 +47,7 @@ class Line:
         tree: returns what it shows of a snapshot (``None``: of none) as a whole.
         unit: the unit whose own revision it is.
         is_frozen: tells of a path whether it stays as it is there, whatever the snapshots say.
+        ours_before: the paths of ours there, in a view of which nothing else is known any more.
     """
 
     branch: str
@@ -53,6 +56,7 @@ class Line:
     tree: _Lister
     unit: str | None = None
     is_frozen: Callable[[str], bool] = lambda _: False
+    ours_before: AbstractSet[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Ahead:
         return self.order.get(commit, -1)
 
 
+_ALONE = " alone"
 LOST = "lost"  # the kind of what no mirror refuses: there is nothing to send
 WHY_LOST = "this version is lost: it was changed or taken away before it was uploaded, and is deleted here"
 
@@ -121,7 +126,7 @@ class View:
             "path_in_repo": str(self._mirror.path_in_repo),
             "publish": self._target.publish,
             "main": self._target.main if self._target.publish == "revisions" else None,
-            "refused": {path: f"{refusal.blob}{' alone' * refusal.alone}" for path, refusal in self.refused.items()},
+            "refused": {path: f"{refusal.blob}{_ALONE * refusal.alone}" for path, refusal in self.refused.items()},
         }
         return json.dumps(settings, sort_keys=True)
 
@@ -256,6 +261,22 @@ class View:
 
         return [*units, self._main_line(base, steps, tree)]
 
+    def places_shown(self, signature: str, commit: str | None, ahead: Ahead) -> AbstractSet[str]:
+        """Return the paths that the main branch shows of *commit* in a view of *signature*; none if other places are shown.
+
+        What is refused tells two views apart, too. It changes no place, so that what was ours is known.
+        """
+        before, now = json.loads(signature), json.loads(self.signature)
+        refused = before.pop("refused", {})
+        now.pop("refused")
+        if before != now:
+            return frozenset()
+        then = copy.copy(self)
+        then.refused = {
+            path: Refusal(said.removesuffix(_ALONE), "", alone=said.endswith(_ALONE)) for path, said in refused.items()
+        }
+        return then._main_tree(commit, ahead, None).keys()  # noqa: SLF001 - of another view, for itself
+
     def lines_ahead(self, base: str | None, step: Step, before: Ahead, after: Ahead) -> list[Line]:
         """Return what each branch is to show for a ``unit_step`` that turns what is ahead from *before* to *after*."""
         uploaded = self._uploaded(base, [step], before)
@@ -274,7 +295,8 @@ class View:
         placed = []
         for step in steps:
             after = tree(step.snapshot.commit)
-            placed.append(Step(step.snapshot, tuple(diff(before, after))))
+            changes = (change for change in diff(before, after) if not self._is_frozen_place(change.path))
+            placed.append(Step(step.snapshot, tuple(changes)))
             before = after
 
         return Line(self._mirror.branch, base, tuple(placed), tree, None, self._is_frozen_place)

@@ -207,3 +207,27 @@ def test_a_lost_unit_takes_no_others_place(make_units: MakeRig, server: PlainSer
     rig.work.workers[0].run()
 
     assert {"checkpoint-2", "note.txt"} == units(server)
+
+
+@pytest.mark.parametrize("extra", [{}, {"units": ("checkpoint-*",), "publish": "revisions"}])
+def test_what_is_deleted_after_a_lost_version_goes(make_rig: MakeRig, server: PlainServer, extra: dict[str, Any]) -> None:
+    """That it is lost, and then owed no more, changes what is to be shown; what was deleted meanwhile goes all the same."""
+    rig = make_rig(server, capture="link", deletes="propagate", **extra)
+    for number in range(6):
+        rig.write(f"{number}.txt", b"%d" % number)
+    rig.commit()
+    rig.work.workers[0].run(now=True)
+    rig.write("x.bin", b"\0" * 5000)
+    rig.commit()
+    with (rig.source / "x.bin").open("r+b") as file:
+        file.write(b"\7" * 50)
+    (rig.source / "x.bin").unlink()
+    (rig.source / "1.txt").unlink()
+    rig.work.workers[0].run(now=True)
+    rig.commit()
+    (rig.source / "2.txt").unlink()
+    rig.commit()
+
+    rig.work.workers[0].run(now=True)
+
+    assert {"0.txt", "3.txt", "4.txt", "5.txt"} == server.read_all(REPO).keys() - {".gitattributes"}
