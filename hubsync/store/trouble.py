@@ -25,8 +25,8 @@ _READERS = frozenset({"cat-file", "diff-tree", "for-each-ref", "log", "ls-tree",
 # Of a push, the server may be the first to see it: git sends what it has in packs as it is.
 _DAMAGED = re.compile(
     r"inflate|is corrupt|CRC|does not match index|not a GIT packfile|cannot be accessed|object file .* is empty"
-    r"|unable to read|could not read|bad object|hash mismatch|unpack failed|missing (?:blob|tree|commit)"
-    r"|not a git repository"
+    r"|unable to read(?! askpass)|could not read(?! Username| Password)|bad object|hash mismatch|unpack failed"
+    r"|missing (?:blob|tree|commit)|not a git repository"
 )
 
 _at_work: Counter[Path] = Counter()  # commands that may hold a lock now, by repository

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from hubsync.errors import GitError, StateError
 from hubsync.store.git import REGULAR, CommitHeader, FastImport, Git, TreeEntry, blob_id, read_failure
 from hubsync.store.process import Finished
-from hubsync.store.trouble import MARK, at_work
+from hubsync.store.trouble import MARK, at_work, tells_damage
 
 REF = "refs/heads/snapshots"
 HEADER = CommitHeader("hubsync <hubsync@localhost>", "1700000000 +0000", "1700000001 +0000", "a message\n")
@@ -134,3 +134,15 @@ def test_a_damaged_pack_is_told_as_that(git: Git) -> None:
         assert "read again" in caught.value.hint
     assert (git.git_dir / MARK).exists()
     assert not (borrower.git_dir / MARK).exists()
+
+
+@pytest.mark.parametrize("asked_for", ["Username", "Password"])
+def test_a_refused_token_is_no_damage(asked_for: str) -> None:
+    """Nothing is looked through for it: all packs of a large store, each time that a mirror is tried."""
+    said = (
+        "error: unable to read askpass response from '/bin/false'\n"
+        f"fatal: could not read {asked_for} for 'https://huggingface.co': terminal prompts disabled\n"
+    )
+
+    assert not tells_damage(said)
+    assert tells_damage(said + "error: unable to read tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\n")
