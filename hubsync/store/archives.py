@@ -5,6 +5,7 @@ What cannot be unpacked holds nothing that anybody could read. It must never kno
 """
 
 import bz2
+import contextlib
 import io
 import lzma
 import os
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hubsync.watch.format_zip import directory_bytes
 
@@ -99,14 +100,35 @@ def _unzip(file: RawIOBase | io.BytesIO, size: int, budget: _Budget) -> Iterator
     try:
         with zipfile.ZipFile(BufferedReader(file) if isinstance(file, RawIOBase) else file) as archive:
             for info in archive.infolist():
-                if info.is_dir() or info.file_size > min(MEMBER_BYTES, budget.left):
+                if info.is_dir() or not 0 < info.file_size <= min(MEMBER_BYTES, budget.left):
                     continue
-                with archive.open(info) as member:
-                    content = member.read(MEMBER_BYTES)
+                content = _read_member(archive, info)
                 budget.left -= len(content)
                 yield info.filename, content
     except _UNREADABLE:
         return
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return what a member holds, up to the size that it claims: what is behind that is hardly unpacked."""
+    if info.compress_type in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        with archive.open(info) as member:
+            return member.read(info.file_size)
+    packed = _read_packed(archive, info)  # zipfile unpacks the others without a limit: a gigabyte from a thousand bytes
+    if info.compress_type == zipfile.ZIP_BZIP2:
+        with contextlib.suppress(OSError):  # bz2 says so what is damaged
+            return bz2.BZ2Decompressor().decompress(packed, info.file_size)
+    if info.compress_type == zipfile.ZIP_LZMA:  # a version, a length, five bytes of properties (APPNOTE.TXT 5.8.8)
+        alone = packed[4:9] + b"\xff" * 8 + packed[9:]
+        return lzma.LZMADecompressor(lzma.FORMAT_ALONE, _XZ_MEMORY).decompress(alone, info.file_size)
+
+    return b""
+
+
+def _read_packed(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    file = cast(BufferedReader, archive.fp)
+    lengths = struct.unpack("<2H", _read_at(file, info.header_offset + 26, 4))  # of its name and of extra fields
+    return _read_at(file, info.header_offset + 30 + sum(lengths), min(info.compress_size, MEMBER_BYTES))
 
 
 def _untar(file: RawIOBase | io.BytesIO, size: int, budget: _Budget) -> Iterator[Member]:
@@ -173,7 +195,7 @@ def _tar_length(header: bytes) -> int | None:
     return int(digits, 8) if digits and not digits.strip(b"01234567") else None
 
 
-def _read_at(file: RawIOBase | io.BytesIO, at: int, count: int) -> bytes:
+def _read_at(file: RawIOBase | BufferedReader | io.BytesIO, at: int, count: int) -> bytes:
     if count <= 0:
         return b""
     file.seek(at)

@@ -11,8 +11,11 @@ import os
 import pickle
 import random
 import string
+import struct
 import tarfile
+import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,7 +204,7 @@ def torch_file(content: dict, *, method: int = zipfile.ZIP_STORED, weights: int 
     return file.getvalue()
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 @pytest.mark.parametrize("weights", [10, WHOLE_BYTES + 1])
 def test_the_place_in_a_zip_file_is_its_member(tmp_path: Path, method: int, weights: int) -> None:
     """A small member is looked into, packed or not, behind weights of any size."""
@@ -319,6 +322,28 @@ def test_bombs_within_bombs_are_survived(tmp_path: Path) -> None:
         unpacked = sum(len(member) for _, member in unpack(file.fileno(), len(content)))
 
     assert unpacked <= WHOLE_BYTES
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_is_larger_than_it_claims_is_unpacked_no_further(tmp_path: Path, method: int) -> None:
+    """The memory that it takes is that of the claim, however it was packed."""
+    content, claim = bytes(16 * MEMBER_BYTES), 100
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("a", content)
+    sizes = [struct.pack("<L", size) for size in (len(content), claim)]
+    checks = [struct.pack("<L", zlib.crc32(bytes(size))) for size in (len(content), claim)]
+    bomb = packed.getvalue().replace(*sizes).replace(*checks)
+    (tmp_path / "x.zip").write_bytes(bomb)
+
+    tracemalloc.start()
+    with (tmp_path / "x.zip").open("rb") as file:
+        unpacked = [len(member) for _, member in unpack(file.fileno(), len(bomb))]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert [claim] == unpacked
+    assert peak < 4 * MEMBER_BYTES  # the dictionary of lzma alone takes two
 
 
 def test_a_bomb_that_took_the_whole_limit_is_unpacked_no_further(tmp_path: Path) -> None:
