@@ -153,7 +153,7 @@ class Store:
         """
         git = Git(self.mirror_directory(name), inherit=self._inherit)
         sealed = f"{MIRRORS}/{git.git_dir.name}"
-        is_whole_or_new = sealed in self._sealed or not git.git_dir.exists()
+        is_whole_or_new = (sealed in self._sealed and not self._was_killed) or not git.git_dir.exists()
         self._sealed.discard(sealed)  # it is used from now on
         with state_errors():
             git.open(borrow=self.git.git_dir)

@@ -175,13 +175,14 @@ class World:
     def end(self) -> None:
         """End hubsync as systemd does, then publish what is left; everything must be well.
 
-        The first run may have to say that a version is lost: rewritten in place while it was queued, and rotated since.
+        The first run may have to say that a version is lost: rewritten in place while it was queued, and rotated since;
+        or that more than half of what was published is gone, which a person has to confirm.
         """
         if self.daemon is not None:
             assert 0 == self.running().stop()
             self._gather()
-        for bad in ({1}, set[int]()):
-            argv = [sys.executable, "-m", "hubsync", "once", "-c", self.config]
+        for confirm, bad in ([], {1}), (["--confirm-deletes"], set[int]()):
+            argv = [sys.executable, "-m", "hubsync", "once", *confirm, "-c", self.config]
             done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=_END_S, check=False)
             assert done.returncode in {0} | bad, done.stdout + done.stderr[-3000:]
 
