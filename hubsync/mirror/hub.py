@@ -263,7 +263,7 @@ class Hub:
         # An empty string would make huggingface_hub look for a token itself; False sends none.
         token = self.tokens.read(self.endpoint)
         with _CLIENT_LOCK:
-            _patience().set(self.endpoint.url, self.endpoint.timeout_s)
+            _patience().set(self.endpoint.url, self.endpoint.timeout_s, token)
         return _api(self.endpoint.url, token or False)
 
     def _read_refusal(self, exc: "HfHubHTTPError") -> Visibility:

@@ -33,14 +33,22 @@ class TimedOutError(httpx2.TransportError):
 
 
 class Patience:
-    """How long each Hub is waited for, in seconds; it may be set while requests are under way."""
+    """How long each Hub is waited for, in seconds, and what may be told to it; it may be set while requests are under way."""
 
     def __init__(self) -> None:
         self._by_place: dict[tuple[str, int], float] = {}
+        self._by_token: dict[str, set[tuple[str, int]]] = {}
 
-    def set(self, url: str, timeout_s: float) -> None:
-        """Wait *timeout_s* for what is at *url*'s host and port."""
-        self._by_place[_place(httpx2.URL(url))] = timeout_s
+    def set(self, url: str, timeout_s: float, token: str | None) -> None:
+        """Wait *timeout_s* for what is at *url*'s host and port, and tell it *token*."""
+        place = _place(httpx2.URL(url))
+        self._by_place[place] = timeout_s
+        if token:
+            self._by_token.setdefault(token, set()).add(place)
+
+    def may_tell(self, token: str, host: str, port: int) -> bool:
+        """Tell whether one place may know *token*; what is no token of ours is not ours to keep."""
+        return (host, port) in self._by_token.get(token, {(host, port)})
 
     def of(self, host: str, port: int) -> float:
         """Return the patience with one place; others, such as storage, get that with the most patient Hub."""
@@ -51,7 +59,8 @@ def make_client(patience: Patience, refuse: Callable[[httpx2.Response], None]) -
     """Return a client that waits with *patience* for anything to happen, and no longer for an answer that only drips.
 
     *refuse* is called with each answer that the library would ask for again; it shall raise. On a redirect to another
-    host the client drops the token by itself.
+    host the client drops the token by itself; where the library follows an address in an answer (the next page, the
+    ``verify`` of an upload), it is dropped here.
     """
 
     def look(response: httpx2.Response) -> None:
@@ -85,7 +94,10 @@ class _Transport(httpx2.HTTPTransport):
         self._pool._network_backend = _Backend(patience)  # noqa: SLF001 - httpx has no argument for it
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        timeout_s = self._patience.of(*_place(request.url))
+        place = _place(request.url)
+        if not self._patience.may_tell(request.headers.get("Authorization", "").partition(" ")[2], *place):
+            del request.headers["Authorization"]
+        timeout_s = self._patience.of(*place)
         is_bounded = request.extensions.get(_BOUNDED) or any(part in request.url.path for part in _API)
         # What a request has in its extensions goes to where it is redirected.
         timeout = httpx2.Timeout(timeout_s).as_dict()

@@ -1,5 +1,7 @@
 """The Hub's API, spoken to an embedded Hub: whether a repository is there, is private, and can be made."""
 
+import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +111,31 @@ def test_a_captive_portal_is_no_hub(server: PlainServer) -> None:
     server.before = greet
 
     assert Visibility.UNKNOWN == hub_at(server.url, None).look(mirror()).visibility
+
+
+def test_the_token_stays_with_its_hub_wherever_an_answer_points(server: PlainServer, tmp_path: Path) -> None:
+    """The next page of a listing, and who is to verify an upload, may be said to be anywhere."""
+    (tmp_path / "token").write_text("hf_secret")
+    hub = hub_at(server.url, tmp_path / "token")
+    (tmp_path / "x.bin").write_bytes(b"x" * 100)
+    oid = hashlib.sha256(b"x" * 100).hexdigest()
+
+    def answer(request: Request) -> None:
+        if request.host == "storage":
+            raise AnswerError(200, b"[]", Content_Type="application/json")
+        if request.path.endswith("/objects/batch"):
+            href = {name: {"href": f"{server.storage_url}/{name}"} for name in ("upload", "verify")}
+            told = {"objects": [{"oid": oid, "size": 100, "actions": href}]}
+            raise AnswerError(200, json.dumps(told).encode(), Content_Type="application/vnd.git-lfs+json")
+        raise AnswerError(200, b"[]", Content_Type="application/json", Link=f'<{server.storage_url}/2>; rel="next"')
+
+    server.before = answer
+    hub.list_files(mirror(), "main")
+    hub.upload(mirror(), {oid: tmp_path / "x.bin"}, lambda path: path.open("rb"))
+
+    told = [(request.path, request.authorization) for request in server.requests]
+    assert any(authorization for _, authorization in told)
+    assert {"/2": "", "/upload": "", "/verify": ""}.items() <= dict(told).items()
 
 
 def test_a_hub_that_is_not_there_is_tried_again() -> None:
