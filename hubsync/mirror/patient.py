@@ -33,7 +33,7 @@ class TimedOutError(httpx2.TransportError):
 
 
 class Patience:
-    """How long each Hub is waited for, in seconds, and what may be told to it; it may be set while requests are under way."""
+    """How long each Hub is waited for, in seconds, and what it may know; set also while requests are under way."""
 
     def __init__(self) -> None:
         self._by_place: dict[tuple[str, int], float] = {}

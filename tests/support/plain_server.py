@@ -241,7 +241,8 @@ class _StorageHandler(_Handler):
     def do_PUT(self) -> None:
         self.respond(read_body(self))
 
-    do_POST = do_PUT
+    def do_POST(self) -> None:
+        self.respond(read_body(self))
 
     def do_GET(self) -> None:
         self.respond(b"")
