@@ -59,11 +59,12 @@ class Announcer:
         if any(step.changes for step in steps):  # else it was nothing of this mirror's
             log.info("mirror.published", repo=self._mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
                      units=[unit for unit, _ in units], pull_request=pull_request, took_s=done.took_s)  # fmt: skip
+        written_at = self.place.store.unit_times(snapshots[-1].commit) if units else {}
         for unit, snapshot in units:
             revision = revisions.get(unit)
             log.info("unit.published", unit=unit, repo=self._mirror.repo_id, revision=revision,
                      commit=self.remote.public_id(grafted[revision].commit) if revision else done.commit,
-                     lag_s=round(max(0.0, now - snapshot.written_at), 3))  # fmt: skip
+                     lag_s=round(max(0.0, now - written_at.get(unit, snapshot.written_at)), 3))  # fmt: skip
         for unit in skipped:
             log.info("unit.skipped", unit=unit, repo=self._mirror.repo_id,
                      reason=f"keep_latest = {self._mirror.keep_latest}")  # fmt: skip

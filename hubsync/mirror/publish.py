@@ -179,9 +179,12 @@ class Publisher:
 
     def backlog(self) -> list[Snapshot]:
         """Return the snapshots that the mirror lacks, oldest first."""
-        if self._record.is_new_view():
-            return self._store.backlog(None)[-1:]
-        return self._store.backlog(self.published())
+        backlog = self._store.backlog(self.published())
+        if not self._record.is_new_view():
+            return backlog
+        newest = self._store.backlog(None)[-1:]  # all is compared with it, and so it brings whatever was completed
+        units = dict.fromkeys(unit for snapshot in (*newest, *backlog) for unit in snapshot.units)
+        return [replace(snapshot, units=tuple(units)) for snapshot in newest]
 
     def unit_times(self) -> Mapping[str, int]:
         """Return the units that the mirror holds, and when each was last written."""

@@ -231,3 +231,22 @@ def test_what_is_deleted_after_a_lost_version_goes(make_rig: MakeRig, server: Pl
     rig.work.workers[0].run(now=True)
 
     assert {"0.txt", "3.txt", "4.txt", "5.txt"} == server.read_all(REPO).keys() - {".gitattributes"}
+
+
+def test_units_that_come_after_a_lost_one_are_said(make_units: MakeRig) -> None:
+    """The next states of several, which arrive together, are each told as published."""
+    rig = make_units(capture="link")
+    save(rig, 1)
+    rig.work.workers[0].run(now=True)
+    save(rig, 2)
+    lose(rig, 2)
+    rig.work.workers[0].run(now=True)
+    for step in (3, 2):
+        save(rig, step, b"\5")
+    rig.write("note.txt", b"hi")
+    rig.commit()
+
+    with capture_logs() as entries:
+        rig.work.workers[0].run(now=True)
+
+    assert {"checkpoint-2", "checkpoint-3"} == {e["unit"] for e in entries if e["event"] == "unit.published"}
