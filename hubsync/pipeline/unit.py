@@ -20,6 +20,8 @@ from hubsync.watch.logs import is_event_log
 from hubsync.watch.rules import PathRules
 from hubsync.watch.unit_facts import MARK, UnitFacts
 
+_NEXT = "it is complete, and is committed next"
+
 
 @dataclass(slots=True)
 class Unit:
@@ -84,7 +86,7 @@ class Units:
 
     def reasons(self) -> dict[str, str]:
         """Return why each (with a trailing slash) is not committed."""
-        return {f"{name}/": unit.completion.reason for name, unit in self.by_name.items()}
+        return {f"{n}/": _NEXT if u.completion.complete else u.completion.reason for n, u in self.by_name.items()}
 
     def is_loose(self, path: str) -> bool:
         """Tell whether *path* follows the schedule: it is in no unit, or is the log of one that was published.
