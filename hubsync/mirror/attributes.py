@@ -73,6 +73,8 @@ def _read_attributes(git: Git, head: str, paths: Iterable[str], texts: dict[str,
     """Return the attributes files of *head* that have a say about *paths*."""
     blobs = {path: e.blob for path, e in git.find_files(head, above(paths)).items() if e.mode.startswith("100")}
     texts |= git.read_blobs(set(blobs.values()) - texts.keys())
+    for blob in texts.keys() - blobs.values():  # each commit may bring another one, of any size
+        del texts[blob]
     return {path: texts[blob] for path, blob in blobs.items()}
 
 

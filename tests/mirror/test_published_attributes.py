@@ -174,6 +174,16 @@ def test_a_path_that_changes_its_route_changes_its_line(git: Git) -> None:
         assert {"notes": is_pointer} == filters(git, head, ["notes"])
 
 
+def test_no_more_is_remembered_than_what_stands(git: Git) -> None:
+    """Each commit may bring another text: those of before are forgotten."""
+    texts: dict[str, bytes] = {}
+    head = None
+    for number in range(5):
+        head = commit(git, attributes_to_publish(git, head, {f"{number}.dat": True}, (), texts), head)
+
+    assert len(texts) <= 1
+
+
 def test_an_attributes_file_that_is_a_link_is_not_followed(git: Git) -> None:
     """A symbolic link in that place is no attributes file to git, and is replaced by one."""
     head = commit(git, {NAME: TreeEntry("120000", git.write_blob(b"elsewhere"))})
