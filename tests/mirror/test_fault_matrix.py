@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -22,6 +23,7 @@ from hubsync.mirror.worker import MirrorWorker
 _STALL_S = 1.5
 _MOST_REQUESTS = 60  # of one try: three lost races, each with a fetch
 _PART_BYTES = 100_000
+_THEIRS = "hf_" + "t" * 34  # hubsync's own token goes to the proxy alone
 LATE = "Sun, 29 Nov 2099 00:00:00 GMT"
 COMMITS = b'{"error":"You have exceeded the rate limit for repository commits (128 per hour). You can retry this action in \
 about 1 hour."}'
@@ -180,13 +182,17 @@ MakeScene = Callable[[Route], Scene]
 @pytest.fixture
 def make_scene(tmp_path: Path, make_rig: Callable[..., Rig]) -> Iterator[MakeScene]:
     """Give what sets the scene: two Hubs, a foreign commit to graft on, and files of all kinds, committed."""
-    with LocalHub(tmp_path / "hub") as hub, LocalHub(tmp_path / "other") as other, FaultProxy(hub) as proxy:
+    with (
+        LocalHub(tmp_path / "hub", users={_THEIRS: "they"}) as hub,
+        LocalHub(tmp_path / "other") as other,
+        FaultProxy(hub) as proxy,
+    ):
 
         def make(route: Route) -> Scene:
             if route.part_bytes:
                 hub.settings = Settings(single_max_bytes=route.part_bytes, part_bytes=route.part_bytes)
             if route.exists:
-                api = HfApi(endpoint=hub.url, token=hub.token)
+                api = HfApi(endpoint=hub.url, token=_THEIRS)
                 api.create_repo(REPO, private=True)
                 api.create_commit(REPO, [CommitOperationAdd("theirs.md", b"theirs")], commit_message="theirs")
             patience = {"timeout_s": _STALL_S, "stall_s": _STALL_S}
@@ -211,7 +217,7 @@ def expect_recovery(scene: Scene, tmp_path: Path) -> None:
         if scene.is_done():
             break
     wanted = digests(scene.rig.source)
-    got = download(scene.hub, REPO, tmp_path / "got")
+    got = download(SimpleNamespace(url=scene.hub.url, token=_THEIRS), REPO, tmp_path / "got")
 
     assert scene.is_done(), scene.worker.trouble or scene.worker.publisher.refusals.reasons()
     assert wanted == {path: digest for path, digest in got.items() if path != "theirs.md"}

@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -101,6 +101,7 @@ class Restorer:
     units: tuple[str, ...] = ("checkpoint-*",)
     publish: str = "tree"
     mirror: Mapping[str, Any] = field(default_factory=dict)
+    each: Sequence[Mapping[str, Any]] = ()  # more settings of each mirror
     stop: threading.Event = field(default_factory=threading.Event)
     meter: Meter = field(default_factory=Meter)
 
@@ -114,7 +115,8 @@ class Restorer:
                 (self.root / f"token-{number}").write_text(server.token)
                 token = TokenSource(file=self.root / f"token-{number}")
             endpoint = Endpoint(name=f"e{number}", url=server.url, token=token, timeout_s=3.0)
-            mirror = Mirror(name=f"m{number}", endpoint=endpoint.name, repo_type="model", repo_id=REPO, **self.mirror)
+            settings = {**self.mirror, **(self.each[number] if self.each else {})}
+            mirror = Mirror(name=f"m{number}", endpoint=endpoint.name, repo_type="model", repo_id=REPO, **settings)
             shown = Layout("main", mirror.path_in_repo, self.units, self.publish, **layout)
             mirrors.append(From(mirror, endpoint, shown))
         return restore(wish or Wish(), mirrors, dest, Tokens(NO_LOGIN), self.meter, self.stop)

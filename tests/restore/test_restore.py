@@ -145,12 +145,13 @@ def test_an_older_revision_is_named_by_its_commit(restorer: MakeRestorer, hubs: 
 def test_a_mirror_with_half_of_the_files_is_completed_by_the_other(
     restorer: MakeRestorer, server: PlainServer, hubs: Hubs, tmp_path: Path
 ) -> None:
-    """Weights here and the rest there is one unit when it comes home."""
+    """Weights here and the rest there is one unit when it comes home, whichever answers first."""
     hub = hubs()
     put_plain(server, in_units(**{"checkpoint-1": {"model.bin": b"\0w"}}))
     put(hub, in_units(**{"checkpoint-1": {"optimizer.bin": b"\0o", "trainer_state.json": b"{}"}}))
 
-    restorer(server, hub, mirror={"include": ("weights",)})(tmp_path / "out", Wish(unit="checkpoint-1"))
+    shown = ({"include": ("weights",)}, {"exclude": ("weights",)})
+    restorer(server, hub, each=shown)(tmp_path / "out", Wish(unit="checkpoint-1"))
 
     assert {"model.bin", "optimizer.bin", "trainer_state.json"} == read(tmp_path / "out").keys()
 
