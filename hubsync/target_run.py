@@ -13,6 +13,7 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pauses import Pauses
+from hubsync.pipeline import commit_last
 from hubsync.proof.job import verify_by_schedule
 from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.prune.job import LOOK_S as LOOK_PRUNE_S
@@ -46,6 +47,7 @@ class TargetRun:
         self._pauses = pauses
         self._jobs = jobs
         self._on_change = on_change
+        self._is_finishing = False
         self._committed = threading.Event()  # by the last flush
         self._looking = threading.Lock()  # held while a wait looks: the store must not be closed meanwhile
 
@@ -162,6 +164,7 @@ class TargetRun:
 
     def finish(self) -> None:
         """Begin the last flush: what is settled is committed, and mirrors that work publish what waits."""
+        self._is_finishing = True
         self.watcher.ask_stop()
         if self.is_paused:
             self._committed.set()
@@ -172,10 +175,8 @@ class TargetRun:
         try:
             self.watcher.stop()  # which may be in the middle of a long step
             with bound(target=self.target.name):
-                self.work.pipeline.settle()
-                while self.work.pipeline.has_early():
-                    self.work.pipeline.settle()
-                self.work.pipeline.commit()
+                self.watcher.take_left()
+                commit_last(self.work.pipeline, self.wake_mirrors)
         finally:
             self._committed.set()
         self.wake_mirrors()
@@ -202,7 +203,10 @@ class TargetRun:
                 amount = f"{format_count(backlog.files, 'file')}, {format_bytes(backlog.bytes)}"
                 left.append(f"{self.target.name} to {worker.mirror.name}: {amount}")
         if waiting := self.work.pipeline.pending():
-            left.append(f"{self.target.name}: {format_count(len(waiting), 'path')} not committed yet")
+            units = [path for path in waiting if path.endswith("/")]
+            counted = [(len(units), "unit"), (len(waiting) - len(units), "other file" if units else "file")]
+            amount = ", ".join(format_count(count, noun) for count, noun in counted if count)
+            left.append(f"{self.target.name}: {amount} not committed yet")
 
         return left
 
@@ -239,7 +243,7 @@ class TargetRun:
     def _push(self, worker: MirrorWorker) -> None:
         if self.is_paused:
             return
-        published = worker.run()
+        published = worker.run(early=not self._is_finishing)  # what is not complete by now will not be
         give_back()
         if published is not None:
             self._jobs.wake(self._prove_name(worker.mirror))

@@ -89,8 +89,8 @@ class MirrorWorker:
         """The mirror's declaration."""
         return self.publisher.mirror
 
-    def run(self, *, now: bool = False) -> Published | None:
-        """Publish what there is, unless a wait is on (*now* ends it).
+    def run(self, *, now: bool = False, early: bool = True) -> Published | None:
+        """Publish what there is, unless a wait is on (*now* ends it), then upload what may go *early*.
 
         Raises:
             StoppedError: hubsync is stopping.
@@ -109,7 +109,8 @@ class MirrorWorker:
         try:
             with bound(target=self.target, mirror=self.mirror.name):
                 published = self.publisher.publish()
-                self.publisher.upload_early()
+                if early:
+                    self.publisher.upload_early()
         except StoppedError:
             raise
         except HubsyncError as exc:
