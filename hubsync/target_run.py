@@ -124,7 +124,7 @@ class TargetRun:
             wait = Wait(self.work, wish)
             wait.begin()
         self.watcher.look_again()
-        self._end_backoff()
+        self._end_backoff(makes_again=False)
         self.wake_mirrors()
 
         return wait
@@ -153,14 +153,14 @@ class TargetRun:
         self.watcher.look_again()  # a file that was still being written must become quiet anew
         self.wake_mirrors()
 
-    def flush(self) -> None:
-        """Commit and publish now, whatever wait is on."""
-        self._end_backoff()
+    def flush(self, *, makes_again: bool = True) -> None:
+        """Commit and publish now, whatever wait is on; *makes_again*: what somebody deleted on a mirror is made again."""
+        self._end_backoff(makes_again=makes_again)
         self._jobs.wake(f"commit:{self.target.name}")
 
-    def _end_backoff(self) -> None:
+    def _end_backoff(self, *, makes_again: bool) -> None:
         for worker in self.work.workers:
-            worker.ask_again()
+            worker.ask_again(makes_again=makes_again)
 
     def finish(self) -> None:
         """Begin the last flush: what is settled is committed, and mirrors that work publish what waits."""
@@ -221,7 +221,7 @@ class TargetRun:
         if self.is_paused:
             self._pauses.discard(self.target.name)
             log.info("target.resumed", target=self.target.name, source=str(self.target.source))
-        self.flush()
+        self.flush(makes_again=False)
         self._on_change()
 
     def wake_mended(self) -> None:

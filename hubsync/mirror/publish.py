@@ -218,7 +218,11 @@ class Publisher:
         }
         if self._supply.lacks(shown):
             self._repository.check()
-            self._supply.send_early(shown)
+            try:
+                self._supply.send_early(shown)
+            except MirrorError as exc:
+                self._repository.note_failure(exc)
+                raise
 
     def publish(self) -> Published | None:
         """Bring the mirror to the newest snapshot; ``None`` if it was there already or nothing could be published.

@@ -72,7 +72,7 @@ class MirrorWorker:
         self.trouble: Trouble | None = None
         self.last_success: datetime | None = None
         self.is_running = False
-        self._is_asked_again = False
+        self._is_asked_again = self._makes_again = False
         self._refused_tries = 0
         self._refused_next = 0.0  # when what was refused is sent again, monotonic
         self._limits = limits
@@ -99,10 +99,11 @@ class MirrorWorker:
         if not is_asked and self.wait_s() > 0 and not self._has_changed():
             return None
         self.is_running = True
-        self._is_asked_again = False
+        makes_again = now or self._makes_again
+        self._is_asked_again = self._makes_again = False
         if is_asked or self._sends_refused_again():
             self.publisher.refusals.try_again()
-        if is_asked:
+        if makes_again:
             self.publisher.make_again()
         head = self.publisher.head()
         token = self.publisher.token_identity()  # before it is read: what is replaced later is new
@@ -130,9 +131,10 @@ class MirrorWorker:
 
         return published
 
-    def ask_again(self) -> None:
-        """Let the next run try at once, also what the mirror refused."""
+    def ask_again(self, *, makes_again: bool = True) -> None:
+        """Let the next run try at once, also what the mirror refused; *makes_again*: also what somebody deleted there."""
         self._is_asked_again = True
+        self._makes_again |= makes_again
         if self.trouble is not None:
             self.trouble.next_try = 0.0
 
