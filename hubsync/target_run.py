@@ -73,11 +73,9 @@ class TargetRun:
                 yield Part(self._push_name(worker), worker.publisher.progressed, patience_s)
 
     def is_busy(self) -> bool:
-        """Tell whether a commit or a publication runs."""
-        name = self.target.name
-        return any(
-            job in {f"commit:{name}", f"prune:{name}"} or job.startswith(f"push:{name}/") for job in self._jobs.running()
-        )
+        """Tell whether any job of this target runs: each of them uses the store."""
+        jobs = (job.partition(":")[2].partition("/")[0] for job in self._jobs.running())
+        return self.target.name in jobs
 
     def start(self) -> None:
         """Watch, and run by schedule."""
