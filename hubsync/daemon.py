@@ -282,7 +282,7 @@ class Daemon:
         for name in dict.fromkeys((*added, *changed, *self._targets.failed)):
             self._targets.open(new.target(name))
         for run in self._targets.runs():
-            run.flush()  # a repaired token or a new limit takes effect at once
+            run.flush(makes_again=False)  # a repaired token or a new limit takes effect at once
         if new.log.heartbeat_s != old.log.heartbeat_s:
             self._jobs.add("heartbeat", self._beat, every(new.log.heartbeat_s))
         log.info("daemon.reloaded", config=str(new.path), added=added, removed=removed, changed=changed,

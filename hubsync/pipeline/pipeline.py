@@ -86,6 +86,7 @@ class Pipeline:
         self._capturing = Capturing(capturer, self._files, store, target.quiet_s, stop, self._log)
         self._intake = Intake(target, self._files, self._held, self._capturing, self._feed, self._forget)
         self._looks = 0  # counts events and inventories
+        self.newest_first = False  # what is settled is captured and committed so: there may be no time for all
         self._is_listed = False  # the whole source was, since the start
 
     @property
@@ -217,7 +218,7 @@ class Pipeline:
                 if self.halted is not None:
                     return Settled()
                 self._units.touch(self._files.take_settled())
-                self._intake.find_early()
+                self._intake.find_early(newest_first=self.newest_first)
                 is_news = self._judge_touched()  # what is complete waits for no other file
                 first = self._intake.take_early() if self._intake.early and not is_news and self._guard.has_room() else []
             early = self._capture_early(first)
@@ -291,7 +292,7 @@ class Pipeline:
 
     def _commit(self, *, units_only: bool, confirm_deletes: bool) -> list[str]:
         with self.lock:
-            units = self._units.in_order()
+            units = self._units.in_order(newest_first=self.newest_first)
         commits: list[str] = []
         for unit in units:
             with self.lock:

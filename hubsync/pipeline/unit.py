@@ -76,9 +76,9 @@ class Units:
         """Return the unit that *path* belongs to."""
         return unit_of(self._target, path)
 
-    def in_order(self) -> list[str]:
+    def in_order(self, *, newest_first: bool) -> list[str]:
         """Return their names, by step."""
-        return sorted(self.by_name, key=lambda unit: (step_of(unit), unit))
+        return sorted(self.by_name, key=lambda unit: (step_of(unit), unit), reverse=newest_first)
 
     def abandoned(self) -> set[str]:
         """Return those that were given up."""

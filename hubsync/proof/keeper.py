@@ -18,6 +18,7 @@ from hubsync.monitor.logger import get_logger
 from hubsync.proof.book import note_holdings, stands_for
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places
 from hubsync.proof.standing import note_failure, read_failure
+from hubsync.store.process import StoppedError
 from hubsync.store.proof_rows import Receipt
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
@@ -63,6 +64,8 @@ class ReceiptKeeper:
         began = time.monotonic()
         try:
             failure = self._keep()
+        except StoppedError:
+            return None
         except HubsyncError as exc:
             failure = exc
         if failure is None:
@@ -108,6 +111,8 @@ class ReceiptKeeper:
         wanted = _choose(self._claims(published, receipts), receipts, heads)
         known = {receipt.oid: receipt.proven_at for receipt in receipts.values() if receipt.oid is not None}
         for start in range(0, len(wanted), _AT_ONCE):
+            if self.stop.is_set():
+                raise StoppedError("interrupted: hubsync is stopping")
             asked = asker.prove(wanted[start : start + _AT_ONCE], known, heads)
             holdings = [_dated(each, known) for each in asked]
             note_holdings(self.store.ledger, self.mirror.name, holdings)
