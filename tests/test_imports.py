@@ -25,10 +25,18 @@ def test_what_only_looks_loads_no_library_but_click(module: str) -> None:
 
 
 def test_publishing_what_is_unchanged_loads_no_library_that_it_does_not_use() -> None:
-    """GitPython is for commits, huggingface_hub and YAML are for repositories and cards, rich is for terminals."""
-    heavy = ("apscheduler", "git", "huggingface_hub", "rich", "watchdog", "yaml")
+    """GitPython is for commits, huggingface_hub and YAML are for repositories and cards, rich is for terminals.
+
+    What asks by HTTP is for proofs and refusals, and nothing is awaited.
+    """
+    heavy = ("apscheduler", "asyncio", "git", "http.client", "huggingface_hub", "rich", "ssl", "watchdog", "yaml")
 
     assert _loaded("import hubsync.once", *heavy) == ""
+
+
+def test_a_library_that_logging_was_kept_from_is_found_later() -> None:
+    """What stands in for asyncio while structlog is imported is gone then."""
+    assert _loaded("import hubsync.monitor.logger; import asyncio; asyncio.get_running_loop", "asyncio") == "asyncio"
 
 
 def test_what_shows_on_a_terminal_finds_rich() -> None:

@@ -16,7 +16,6 @@ from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.lfs_trace import traced
-from hubsync.mirror.push_refusal import explain_limit
 from hubsync.mirror.token import Tokens, hand_over
 from hubsync.mirror.uploads import Gauge, Told, Upload, agent_config, declare_limit
 from hubsync.mirror.xet import git_xet_config
@@ -222,6 +221,8 @@ class Remote:
             raise
 
     def _explain_limit(self, failure: MirrorError) -> MirrorError:
+        from hubsync.mirror.push_refusal import explain_limit  # noqa: PLC0415 - its HTTP client is for that alone
+
         url = (self._found or self._candidates[0]).git
         token = self._tokens.read(self._endpoint)
         return explain_limit(failure, url, token, stall_s=self._endpoint.timeout_s, connect_s=_CONNECT_S)

@@ -349,7 +349,7 @@ class Git:
     def _start(
         self, args: tuple[str, ...], config: Mapping[str, str], environment: Mapping[str, str], pass_fds: tuple[int, ...]
     ) -> Any:  # noqa: ANN401 - GitPython types its process loosely
-        runner = _git_python().Git(self.git_dir)
+        runner = load_git_python().Git(self.git_dir)
         process = runner.execute(
             [git_executable(), f"--git-dir={self.git_dir}", *args],
             istream=cast("Any", PIPE),
@@ -512,7 +512,7 @@ def git_executable() -> str:
 
 
 @functools.cache
-def _git_python() -> Any:  # noqa: ANN401 - a module
+def load_git_python() -> Any:  # noqa: ANN401 - a module
     """Import GitPython, which takes 250 ms, and what is unchanged needs no git."""
     try:
         import git  # noqa: PLC0415

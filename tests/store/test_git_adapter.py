@@ -239,7 +239,7 @@ def test_git_python_is_imported_although_what_it_runs_was_killed(tmp_path: Path)
     command = tmp_path / "killed-once"
     command.write_text('#!/bin/sh\nchmod -x "$0"; kill -9 $$\n')
     command.chmod(0o755)
-    code = "from hubsync.store.git import _git_python; print(_git_python().Git.__name__)"
+    code = "from hubsync.store.git import load_git_python; print(load_git_python().Git.__name__)"
     environment = {**os.environ, "GIT_PYTHON_REFRESH": "quiet", "GIT_PYTHON_GIT_EXECUTABLE": str(command)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
