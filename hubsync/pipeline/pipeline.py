@@ -258,7 +258,12 @@ class Pipeline:
     def next_due(self) -> float | None:
         """Return when ``settle`` has something to do if nothing changes meanwhile."""
         with self.lock:
-            return time.monotonic() if self.has_early() else self._files.settler.next_due()
+            if self.halted is not None:
+                return None
+            if self.has_early():
+                return time.monotonic()
+            dues = (self._files.settler.next_due(), self._units.next_due())
+            return min((due for due in dues if due is not None), default=None)
 
     def has_early(self) -> bool:
         """Tell whether there are more files that ``settle`` would capture now."""
@@ -447,6 +452,10 @@ class Pipeline:
             return []
         started = time.monotonic()
         inventory = take_inventory(self.target.source, self._rules, unit)
+        if lost := self._units.lost(unit, inventory.entries):
+            for path in lost:
+                self._forget(path)
+            return []
         entries = [entry for entry in inventory.entries.values() if not self._files.is_unchanged(entry)]
         if fresh := [entry for entry in entries if not is_event_log(entry.path) and not self._files.is_settled(entry)]:
             for entry in fresh:  # it came or changed after the unit was judged, and no event has told
