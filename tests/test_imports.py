@@ -44,6 +44,17 @@ def test_what_shows_on_a_terminal_finds_rich() -> None:
     assert _loaded("import hubsync.monitor.log; import rich.console", "rich") == "rich"
 
 
+def test_who_hashes_waits_for_the_interpreter_no_longer_than_a_block_takes() -> None:
+    """A block of 4 MiB takes 3 ms, and wants the interpreter several times: Python's 5 ms each would be most of it."""
+    code = (
+        "import atexit, sys; from hubsync.cli import main; sys.argv = ['hubsync', '--version'];"
+        "atexit.register(lambda: print(sys.getswitchinterval() < 0.0005)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+
+    assert "True" == done.stdout.splitlines()[-1]
+
+
 def test_what_is_left_at_the_end_is_not_searched_for_circles() -> None:
     """It ends with the process anyway, and the search took a quarter of the time of a short command."""
     code = (
