@@ -14,6 +14,8 @@ from pathlib import Path
 from hubsync.monitor.logger import get_logger
 
 _STOPPED_S = 20.0  # nobody stops a child of ours and means it
+_STOPPED_LAST_S = 2.0  # at the end, whose time is short
+_LAST_EVERY_S = 0.5
 _LEAVE_S = 1.0  # for those who wait for a child to see that they are to end it
 _LAST_LOOK_S = 2.0
 
@@ -33,8 +35,15 @@ class Children:
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[_Work, float]] = {}
+        self._looked = float("-inf")
 
-    def end_hung(self, now: float, idle_s: float | None = None) -> None:
+    def end_stopped(self, now: float) -> None:
+        """End those that are stopped, which will not move by themselves: nothing that they hold up gets on in the grace."""
+        if now - self._looked >= _LAST_EVERY_S:
+            self._looked = now
+            self.end_hung(now, stopped_s=_STOPPED_LAST_S)
+
+    def end_hung(self, now: float, idle_s: float | None = None, stopped_s: float = _STOPPED_S) -> None:
         """End those that are stopped, and with *idle_s* those that did nothing for so long; to be called regularly."""
         seen = {pid: _look(pid) for pid in _children_of(os.getpid())}
         before = self._seen
@@ -42,7 +51,7 @@ class Children:
             pid: before[pid] if pid in before and before[pid][0] == work else (work, now) for pid, work in seen.items()
         }
         for pid, (work, since) in self._seen.items():
-            patience_s = _STOPPED_S if work.is_stopped else idle_s
+            patience_s = stopped_s if work.is_stopped else idle_s
             if patience_s is not None and now - since >= patience_s:
                 log.warning("child.ended", command=_command_of(pid), stalled_s=round(now - since))
                 _kill(pid)

@@ -85,8 +85,7 @@ class Daemon:
         self._reason = ""
         self._is_hurried = False  # a second signal came before all targets were open
         self._is_lost = False  # another file system was mounted over the state directory, or it was removed
-        self._status_is_due = False
-        self._looks_at_tokens = False
+        self._status_is_due = self._looks_at_tokens = False
         self._beaten: Status  # as it was at the last heartbeat
         self._status_file = StatusFile(config.service.state_dir / "status.json")
 
@@ -231,6 +230,7 @@ class Daemon:
         while not self._is_hurried and time.monotonic() < deadline and not all(run.is_finished() for run in runs):
             if set(self._bell.wait(_POLL_S)) & {signal.SIGTERM, signal.SIGINT}:
                 return
+            self._children.end_stopped(time.monotonic())
             self._notifier.watchdog()
 
     # --- signals and control
@@ -282,7 +282,7 @@ class Daemon:
         for name in dict.fromkeys((*added, *changed, *self._targets.failed)):
             self._targets.open(new.target(name))
         for run in self._targets.runs():
-            run.flush()  # a repaired token or a new limit takes effect at once
+            run.flush(makes_again=False)  # a repaired token or a new limit takes effect at once
         if new.log.heartbeat_s != old.log.heartbeat_s:
             self._jobs.add("heartbeat", self._beat, every(new.log.heartbeat_s))
         log.info("daemon.reloaded", config=str(new.path), added=added, removed=removed, changed=changed,

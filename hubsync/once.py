@@ -1,5 +1,6 @@
 """Runs targets through once: capture, commit and publish what is there now, then say what did not get through."""
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +17,8 @@ from hubsync.mirror.token import Tokens
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.progress import Amount, Progress
 from hubsync.monitor.text import format_count
-from hubsync.proof.prove import Means as ProofMeans
-from hubsync.prune.storage import Freer
 from hubsync.service import TargetWork, hold_state, open_limits, open_target, tell_exposed_tokens
+from hubsync.store.git import load_git_python
 from hubsync.store.hashing import declare_costs
 from hubsync.store.process import StoppedError
 
@@ -69,10 +69,9 @@ def run_once(  # noqa: PLR0913 - three of them say how
         if shows_progress:
             stack.enter_context(Progress(look=lambda: [amount for work in works for amount in _look(work)]))
 
-        threading.Thread(target=load_client, name="hubsync-load", daemon=True).start()  # while files are read
         outcomes = list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
         for work in works:
-            _free_storage(work, ProofMeans(config, tokens, stop))
+            _free_storage(work, means)
     if stop.is_set() and not all(outcome.is_done for outcome in outcomes):
         raise StoppedError("interrupted", hint="the next run goes on from here")
 
@@ -124,9 +123,15 @@ def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_de
     return outcome
 
 
-def _free_storage(work: TargetWork, means: ProofMeans) -> None:
+def _free_storage(work: TargetWork, means: Means) -> None:
     """Free what units take that went from a mirror, where the config says so."""
-    freer = Freer(work.target, means)
+    rules = [mirror.retention.remote for mirror in work.target.mirrors]
+    if not any(rule is not None and rule.free_storage for rule in rules):
+        return
+    from hubsync.proof.prove import Means as ProofMeans  # noqa: PLC0415 - 50 ms, and few let storage go
+    from hubsync.prune.storage import Freer  # noqa: PLC0415
+
+    freer = Freer(work.target, ProofMeans(means.config, means.tokens, means.stop))
     for worker in work.workers:
         if worker.trouble is None and not means.stop.is_set():
             freer.run(worker.publisher)
@@ -139,6 +144,8 @@ def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float, on_c
     """
     pipeline = work.pipeline
     while pipeline.take_inventory() and not stop.is_set():
+        if pipeline.reading.all_files:
+            _start_loading()
         began = time.monotonic()
         pipeline.settle()
         while pipeline.has_early() and (now := time.monotonic()) < deadline and not stop.is_set():
@@ -149,6 +156,17 @@ def _wait_settled(work: TargetWork, stop: threading.Event, deadline: float, on_c
         if due is None or time.monotonic() >= deadline:
             return
         stop.wait(max(_PAUSE_S, min(due, deadline) - time.monotonic()))
+
+
+@functools.cache
+def _start_loading() -> None:
+    """Import what a publication needs in a thread, while files are read: what is hashed needs no interpreter."""
+
+    def load() -> None:
+        load_git_python()
+        load_client()
+
+    threading.Thread(target=load, name="hubsync-load", daemon=True).start()
 
 
 class _Mirrors:
@@ -208,9 +226,10 @@ def _left(worker: MirrorWorker) -> HubsyncError | None:
 def _finish(work: TargetWork) -> None:
     """Drop what no mirror needs any more (gigabytes take a while), and have those that work confirm what they hold.
 
-    What one does not confirm now is asked another time.
+    What one does not confirm now is asked another time, and one that has confirmed all of it is not asked again.
     """
-    well = [keeper for keeper, worker in zip(work.keepers, work.workers, strict=True) if worker.trouble is None]
+    kept = zip(work.keepers, work.workers, strict=True)
+    well = [keeper for keeper, worker in kept if worker.trouble is None and not keeper.has_all]
     steps: list[Callable[[], object]] = [work.release, *(keeper.keep for keeper in well)]
     with ThreadPoolExecutor(len(steps)) as pool:
         list(pool.map(lambda step: step(), steps))

@@ -13,6 +13,7 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.pauses import Pauses
+from hubsync.pipeline import commit_last
 from hubsync.proof.job import verify_by_schedule
 from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.prune.job import LOOK_S as LOOK_PRUNE_S
@@ -46,6 +47,7 @@ class TargetRun:
         self._pauses = pauses
         self._jobs = jobs
         self._on_change = on_change
+        self._is_finishing = False
         self._committed = threading.Event()  # by the last flush
         self._looking = threading.Lock()  # held while a wait looks: the store must not be closed meanwhile
 
@@ -71,11 +73,9 @@ class TargetRun:
                 yield Part(self._push_name(worker), worker.publisher.progressed, patience_s)
 
     def is_busy(self) -> bool:
-        """Tell whether a commit or a publication runs."""
-        name = self.target.name
-        return any(
-            job in {f"commit:{name}", f"prune:{name}"} or job.startswith(f"push:{name}/") for job in self._jobs.running()
-        )
+        """Tell whether any job of this target runs: each of them uses the store."""
+        jobs = (job.partition(":")[2].partition("/")[0] for job in self._jobs.running())
+        return self.target.name in jobs
 
     def start(self) -> None:
         """Watch, and run by schedule."""
@@ -122,7 +122,7 @@ class TargetRun:
             wait = Wait(self.work, wish)
             wait.begin()
         self.watcher.look_again()
-        self._end_backoff()
+        self._end_backoff(makes_again=False)
         self.wake_mirrors()
 
         return wait
@@ -151,17 +151,18 @@ class TargetRun:
         self.watcher.look_again()  # a file that was still being written must become quiet anew
         self.wake_mirrors()
 
-    def flush(self) -> None:
-        """Commit and publish now, whatever wait is on."""
-        self._end_backoff()
+    def flush(self, *, makes_again: bool = True) -> None:
+        """Commit and publish now, whatever wait is on; *makes_again*: what somebody deleted on a mirror is made again."""
+        self._end_backoff(makes_again=makes_again)
         self._jobs.wake(f"commit:{self.target.name}")
 
-    def _end_backoff(self) -> None:
+    def _end_backoff(self, *, makes_again: bool) -> None:
         for worker in self.work.workers:
-            worker.ask_again()
+            worker.ask_again(makes_again=makes_again)
 
     def finish(self) -> None:
         """Begin the last flush: what is settled is committed, and mirrors that work publish what waits."""
+        self._is_finishing = True
         self.watcher.ask_stop()
         if self.is_paused:
             self._committed.set()
@@ -172,10 +173,8 @@ class TargetRun:
         try:
             self.watcher.stop()  # which may be in the middle of a long step
             with bound(target=self.target.name):
-                self.work.pipeline.settle()
-                while self.work.pipeline.has_early():
-                    self.work.pipeline.settle()
-                self.work.pipeline.commit()
+                self.watcher.take_left()
+                commit_last(self.work.pipeline, self.wake_mirrors)
         finally:
             self._committed.set()
         self.wake_mirrors()
@@ -202,7 +201,10 @@ class TargetRun:
                 amount = f"{format_count(backlog.files, 'file')}, {format_bytes(backlog.bytes)}"
                 left.append(f"{self.target.name} to {worker.mirror.name}: {amount}")
         if waiting := self.work.pipeline.pending():
-            left.append(f"{self.target.name}: {format_count(len(waiting), 'path')} not committed yet")
+            units = [path for path in waiting if path.endswith("/")]
+            counted = [(len(units), "unit"), (len(waiting) - len(units), "other file" if units else "file")]
+            amount = ", ".join(format_count(count, noun) for count, noun in counted if count)
+            left.append(f"{self.target.name}: {amount} not committed yet")
 
         return left
 
@@ -217,7 +219,7 @@ class TargetRun:
         if self.is_paused:
             self._pauses.discard(self.target.name)
             log.info("target.resumed", target=self.target.name, source=str(self.target.source))
-        self.flush()
+        self.flush(makes_again=False)
         self._on_change()
 
     def wake_mended(self) -> None:
@@ -239,7 +241,7 @@ class TargetRun:
     def _push(self, worker: MirrorWorker) -> None:
         if self.is_paused:
             return
-        published = worker.run()
+        published = worker.run(early=not self._is_finishing)  # what is not complete by now will not be
         give_back()
         if published is not None:
             self._jobs.wake(self._prove_name(worker.mirror))

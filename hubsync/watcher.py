@@ -65,6 +65,11 @@ class Watcher(threading.Thread):
         """Have the watch see what waits to settle by now."""
         self._events.put(("wake", ""))
 
+    def take_left(self) -> None:
+        """Look, after ``stop``, at what events have told of and the watch has not come to."""
+        self.look_again()  # nothing is waited for
+        self._guarded(self._take_events)
+
     def run(self) -> None:
         """Watch until stopped."""
         try:

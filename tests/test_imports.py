@@ -25,15 +25,34 @@ def test_what_only_looks_loads_no_library_but_click(module: str) -> None:
 
 
 def test_publishing_what_is_unchanged_loads_no_library_that_it_does_not_use() -> None:
-    """GitPython is for commits, huggingface_hub and YAML are for repositories and cards, rich is for terminals."""
-    heavy = ("apscheduler", "git", "huggingface_hub", "rich", "watchdog", "yaml")
+    """GitPython is for commits, huggingface_hub and YAML are for repositories and cards, rich is for terminals.
+
+    What asks by HTTP is for proofs and refusals, and nothing is awaited.
+    """
+    heavy = ("apscheduler", "asyncio", "git", "http.client", "huggingface_hub", "rich", "ssl", "watchdog", "yaml")
 
     assert _loaded("import hubsync.once", *heavy) == ""
+
+
+def test_a_library_that_logging_was_kept_from_is_found_later() -> None:
+    """What stands in for asyncio while structlog is imported is gone then."""
+    assert _loaded("import hubsync.monitor.logger; import asyncio; asyncio.get_running_loop", "asyncio") == "asyncio"
 
 
 def test_what_shows_on_a_terminal_finds_rich() -> None:
     """Rich is kept from structlog alone."""
     assert _loaded("import hubsync.monitor.log; import rich.console", "rich") == "rich"
+
+
+def test_who_hashes_waits_for_the_interpreter_no_longer_than_a_block_takes() -> None:
+    """A block of 4 MiB takes 3 ms, and wants the interpreter several times: Python's 5 ms each would be most of it."""
+    code = (
+        "import atexit, sys; from hubsync.cli import main; sys.argv = ['hubsync', '--version'];"
+        "atexit.register(lambda: print(sys.getswitchinterval() < 0.0005)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+
+    assert "True" == done.stdout.splitlines()[-1]
 
 
 def test_what_is_left_at_the_end_is_not_searched_for_circles() -> None:

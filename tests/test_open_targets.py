@@ -86,3 +86,30 @@ def test_a_mend_leaves_alone_what_a_reload_has_opened(targets: OpenTargets, open
 
     assert [declared] == [run.target for run in targets.runs()]
     assert [opener.target, declared] == opener.opened
+
+
+@pytest.mark.parametrize("job", ["commit:run", "push:run/m0", "prove:run/m0", "verify:run", "prune:run", "finish:run"])
+def test_no_store_is_closed_under_a_job(targets: OpenTargets, opener: Opener, job: str) -> None:
+    """Whatever of the target runs is waited for when it is closed; what runs of others is not."""
+    (run,) = targets.runs()
+    began, go, found = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        began.set()
+        go.wait(20)
+        found.append(run.work.pipeline.store.ledger.meta("x"))
+
+    opener.jobs.start()
+    opener.jobs.add("prove:run2/run", lambda: None, None)
+    opener.jobs.add(job, work, None, at_once=True)
+    assert began.wait(20)
+    assert run.is_busy()
+    closing = threading.Thread(target=targets.close, args=([run.target.name], lambda: False))
+    closing.start()
+    assert run.interrupted.wait(20)
+    go.set()
+    closing.join()
+    opener.jobs.stop(20)
+
+    assert [None] == found
+    assert targets.runs() == []

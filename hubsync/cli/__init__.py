@@ -6,6 +6,7 @@ them, so that ``status`` and ``--help`` answer at once.
 
 import gc
 import os
+import sys
 
 from hubsync.cli import install, local, look, prepare, prove, prune, publish, restore
 from hubsync.cli.app import cli
@@ -13,6 +14,10 @@ from hubsync.cli.app import cli
 __all__ = ["cli", "install", "local", "look", "main", "prepare", "prove", "prune", "publish", "restore"]
 
 _COLLECT_EVERY = 200_000  # new objects: the imports make 130,000, an inventory as many as files; none of them is garbage
+
+# How long a thread may keep the interpreter from another. One that hashes wants it a few times for each block, and where
+# another one works, as the imports and an inventory do, waits for so long each time: with Python's 5 ms a third as fast.
+_SWITCH_S = 0.0002
 
 
 def main() -> None:
@@ -22,6 +27,7 @@ def main() -> None:
 
     forbid_core_dumps()
     gc.set_threshold(_COLLECT_EVERY)
+    sys.setswitchinterval(_SWITCH_S)
     try:
         cli(obj=close_environment(os.environ))
     finally:

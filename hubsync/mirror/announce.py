@@ -1,8 +1,8 @@
 """Says what a publication did: its events, and the value that stands for it."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hubsync.config.model import Mirror
 from hubsync.mirror.api_remote import ApiRemote
@@ -12,6 +12,7 @@ from hubsync.mirror.remote import Remote
 from hubsync.mirror.view import Line, Step, View
 from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Snapshot
+from hubsync.units import unit_of
 
 _AT_ONCE = 10_000  # blobs that are measured
 
@@ -48,11 +49,11 @@ class Announcer:
         pull_request = next(iter(self.remote.refs.values()), None)
         now = time.time()
         blobs = self._written(grafted)
-        snapshots = tuple(step.snapshot for step in steps)
+        skipped = self.view.skipped_units(steps)
+        snapshots = self._with_news(steps, set(blobs), skipped)
         head = self.remote.public_id(grafted[self._mirror.branch].commit)
         done = Published(head, snapshots, len(blobs), self._measure_blobs(blobs), round(took_s, 3))
         revisions = {line.unit: line.branch for line in lines if line.unit}
-        skipped = self.view.skipped_units(steps)
         units = [(unit, snapshot) for snapshot in snapshots for unit in snapshot.units if unit not in skipped]
         for branch, each in grafted.items():
             self._tell_foreign(branch, each)
@@ -70,6 +71,24 @@ class Announcer:
                      reason=f"keep_latest = {self._mirror.keep_latest}")  # fmt: skip
 
         return done
+
+    def _with_news(self, steps: Sequence[Step], blobs: Container[str], skipped: Sequence[str]) -> tuple[Snapshot, ...]:
+        """Return the snapshots of *steps* without the units that the mirror has had, and of which no blob was written now.
+
+        All is compared after what is known of a mirror was lost, or its rules have changed.
+        """
+        written = (change.path for step in steps for change in step.changes if change.after and change.after.blob in blobs)
+        quiet = {unit for step in steps for unit in step.snapshot.units} - {*skipped}
+        quiet -= {unit_of(self.place.target, path) for path in written}
+        told = self.place.store.ledger.units_published(self._mirror.name) if quiet else {}
+
+        def is_news(unit: str, snapshot: Snapshot) -> bool:
+            return unit not in quiet or told.get(unit, 0.0) < snapshot.committed_at
+
+        return tuple(
+            replace(one, units=tuple(unit for unit in one.units if is_news(unit, one)))
+            for one in (step.snapshot for step in steps)
+        )
 
     def tell_halted(self, paths: Sequence[str]) -> None:
         """Say that others changed *paths*, which the policy says to halt for."""

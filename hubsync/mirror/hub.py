@@ -45,8 +45,12 @@ _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EI
 
 
 def load_client() -> None:
-    """Import huggingface_hub, which takes 200 ms, before it is needed."""
-    from huggingface_hub import HfApi  # noqa: F401, PLC0415
+    """Import huggingface_hub, which takes 200 ms, and make its client, before they are needed."""
+    from huggingface_hub import HfApi, get_session  # noqa: F401, PLC0415
+
+    with _CLIENT_LOCK:
+        _patience()
+    get_session()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.repository import Repository
 from hubsync.mirror.retain import Retainer
-from hubsync.mirror.supply import Supply, newest_first
+from hubsync.mirror.supply import Backlog, Supply, newest_first
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
 from hubsync.mirror.view import Ahead, Step, View, fold
@@ -43,15 +43,6 @@ _NOT_LET_IN = {"auth", "forbidden"}
 _MOST_AHEAD = 8  # units in a row: where they come faster than they are published, the others would never have a turn
 
 log = get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What a mirror lacks; *since* is when the oldest of it was committed, seconds since the epoch."""
-
-    files: int = 0
-    bytes: int = 0
-    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +97,7 @@ class Publisher:
         self._began = 0.0
         self.on_success: Callable[[], None] = lambda: None  # called after each push, of which a publication may have two
         self._lacking_at: tuple[str, ...] = ()  # the files whose objects the mirror lacked at the last refusal
-        self._measured: tuple[tuple[str | None, str | None], Backlog] = ((None, None), Backlog())
+        self._measured: tuple[object, Backlog] = (None, Backlog())
 
     def published(self) -> str | None:
         """Return the newest snapshot that the mirror is known to hold."""
@@ -197,7 +188,7 @@ class Publisher:
     def measure_backlog(self) -> Backlog:
         """Return how much the mirror lacks."""
         published = self.published()
-        key = (published, self._store.head())
+        key = (published, self._store.head(), self._record.commits_ahead())
         if key != self._measured[0]:
             self._measured = (key, self._measure(published))
 
@@ -207,8 +198,12 @@ class Publisher:
         backlog = self._store.backlog(published)
         if not backlog:
             return Backlog()
-        whole = Step(backlog[-1], tuple(self._store.git.diff_trees(published, backlog[-1].commit)))
-        [step] = self._view.filter(published, [whole], self._record.ahead(backlog))
+        ahead = self._record.ahead(backlog)
+        if ahead.units:  # each is there as of a snapshot of its own
+            step = fold(self._lacking(published, backlog, ahead))
+        else:
+            whole = Step(backlog[-1], tuple(self._store.git.diff_trees(published, backlog[-1].commit)))
+            [step] = self._view.filter(published, [whole], ahead)
         blobs = [change.after.blob for change in step.changes if change.after]
         pointers = self._store.pointers(set(blobs))
         return Backlog(len(step.changes), sum(pointer.size for pointer in pointers.values()), backlog[0].committed_at)
@@ -223,7 +218,11 @@ class Publisher:
         }
         if self._supply.lacks(shown):
             self._repository.check()
-            self._supply.send_early(shown)
+            try:
+                self._supply.send_early(shown)
+            except MirrorError as exc:
+                self._repository.note_failure(exc)
+                raise
 
     def publish(self) -> Published | None:
         """Bring the mirror to the newest snapshot; ``None`` if it was there already or nothing could be published.

@@ -33,6 +33,7 @@ class Record:
         self._ledger = store.ledger
         self._view = view
         self._view_key = f"view {name}"
+        self._there_key = f"there {name}"
         self._refs: dict[str, str] = {}
         self.read()
 
@@ -44,6 +45,15 @@ class Record:
     def published(self) -> str | None:
         """The newest snapshot that the mirror is known to hold."""
         return self._refs.get(_PUBLISHED)
+
+    def was_there(self, repo_id: str) -> bool:
+        """Tell whether the mirror's repository is known to have been there, be it empty."""
+        return self.published is not None or self._ledger.meta(self._there_key) == repo_id
+
+    def note_there(self, repo_id: str) -> None:
+        """Remember that the mirror's repository is there."""
+        if not self.was_there(repo_id):
+            self._ledger.set_meta(self._there_key, repo_id)
 
     def left(self, branch: str) -> str | None:
         """Return the head of *branch* as we left it."""

@@ -15,7 +15,7 @@ from hubsync.errors import GitKilledError, MirrorError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
-from hubsync.mirror.push_refusal import explain_limit
+from hubsync.mirror.lfs_trace import traced
 from hubsync.mirror.token import Tokens, hand_over
 from hubsync.mirror.uploads import Gauge, Told, Upload, agent_config, declare_limit
 from hubsync.mirror.xet import git_xet_config
@@ -177,9 +177,15 @@ class Remote:
 
     def _lfs(self, doing: str, *args: str, feed: tuple[bytes, ...] = (), config: Mapping[str, str] | None = None) -> None:
         """Run git-lfs by its own means."""
-        with counted_file() as (fd, count):
-            environment = {"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}"}
-            self._network(doing, "lfs", *args, options=_Options(feed, environment, config or {}, count, (fd,)))
+        with counted_file() as (fd, count), traced() as trace:
+
+            def progress() -> int:
+                trace.look()
+                return count()
+
+            environment = {"GIT_LFS_PROGRESS": f"/proc/self/fd/{fd}", **trace.environment}
+            options = _Options(feed, environment, config or {}, progress, (fd, trace.fd))
+            self._network(doing, "lfs", *args, options=options)
 
     def download_objects(self, pointers: Iterable[Pointer]) -> None:
         """Download the objects of *pointers* to where their pins lie; git-lfs checks their oids."""
@@ -215,6 +221,8 @@ class Remote:
             raise
 
     def _explain_limit(self, failure: MirrorError) -> MirrorError:
+        from hubsync.mirror.push_refusal import explain_limit  # noqa: PLC0415 - its HTTP client is for that alone
+
         url = (self._found or self._candidates[0]).git
         token = self._tokens.read(self._endpoint)
         return explain_limit(failure, url, token, stall_s=self._endpoint.timeout_s, connect_s=_CONNECT_S)

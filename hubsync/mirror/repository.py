@@ -26,7 +26,7 @@ class Repository:
     def check(self) -> None:
         """Make sure that the repository exists and is as private as declared; done once, and again after a failure.
 
-        One that was published to and is gone is not made again unasked: somebody deleted it. Through the API it is looked
+        One that was there and is gone is not made again unasked: somebody deleted it. Through the API it is looked
         at each time: its client follows a repository that was renamed without a word.
 
         Raises:
@@ -48,6 +48,8 @@ class Repository:
                 retryable=False,
                 hint="make the repository private on the Hub, or set private = false on this mirror",
             )
+        if state.visibility is not Visibility.UNKNOWN:
+            self._record.note_there(mirror.repo_id)
         self._makes_again = False
         self._is_checked = self._mirror.transport != "http"
 
@@ -76,7 +78,8 @@ class Repository:
             return exc.error_kind
 
     def _expect_there(self, state: RepoState) -> None:
-        if state.visibility is Visibility.MISSING and self._record.published is not None and not self._makes_again:
+        was_there = state.visibility is Visibility.MISSING and self._record.was_there(self._mirror.repo_id)
+        if was_there and not self._makes_again:
             raise MirrorError(
                 f"{self._mirror.repo_id} is gone from the Hub, or the token may not see it any more",
                 error_kind="not_found",

@@ -4,6 +4,7 @@ What the mirror refuses, and what is nowhere any more, is held back. It must nev
 """
 
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.refusals import Refusals
@@ -16,6 +17,15 @@ from hubsync.watch.inventory import examine
 from hubsync.watch.rules import PathRules
 
 _LOADS_A_MODEL = PathRules(expand_include(("weights",)))
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a mirror lacks; *since* is when the oldest of it was committed, seconds since the epoch."""
+
+    files: int = 0
+    bytes: int = 0
+    since: int | None = None
 
 
 class Supply:

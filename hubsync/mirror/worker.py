@@ -72,7 +72,7 @@ class MirrorWorker:
         self.trouble: Trouble | None = None
         self.last_success: datetime | None = None
         self.is_running = False
-        self._is_asked_again = False
+        self._is_asked_again = self._makes_again = False
         self._refused_tries = 0
         self._refused_next = 0.0  # when what was refused is sent again, monotonic
         self._limits = limits
@@ -89,8 +89,8 @@ class MirrorWorker:
         """The mirror's declaration."""
         return self.publisher.mirror
 
-    def run(self, *, now: bool = False) -> Published | None:
-        """Publish what there is, unless a wait is on (*now* ends it).
+    def run(self, *, now: bool = False, early: bool = True) -> Published | None:
+        """Publish what there is, unless a wait is on (*now* ends it), then upload what may go *early*.
 
         Raises:
             StoppedError: hubsync is stopping.
@@ -99,17 +99,19 @@ class MirrorWorker:
         if not is_asked and self.wait_s() > 0 and not self._has_changed():
             return None
         self.is_running = True
-        self._is_asked_again = False
+        makes_again = now or self._makes_again
+        self._is_asked_again = self._makes_again = False
         if is_asked or self._sends_refused_again():
             self.publisher.refusals.try_again()
-        if is_asked:
+        if makes_again:
             self.publisher.make_again()
         head = self.publisher.head()
         token = self.publisher.token_identity()  # before it is read: what is replaced later is new
         try:
             with bound(target=self.target, mirror=self.mirror.name):
                 published = self.publisher.publish()
-                self.publisher.upload_early()
+                if early:
+                    self.publisher.upload_early()
         except StoppedError:
             raise
         except HubsyncError as exc:
@@ -129,9 +131,10 @@ class MirrorWorker:
 
         return published
 
-    def ask_again(self) -> None:
-        """Let the next run try at once, also what the mirror refused."""
+    def ask_again(self, *, makes_again: bool = True) -> None:
+        """Let the next run try at once, also what the mirror refused; *makes_again*: also what somebody deleted there."""
         self._is_asked_again = True
+        self._makes_again |= makes_again
         if self.trouble is not None:
             self.trouble.next_try = 0.0
 

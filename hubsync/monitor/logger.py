@@ -1,20 +1,22 @@
-"""Gives out loggers: imports structlog, and keeps it from importing rich, which takes longer than all the rest of it.
+"""Gives out loggers: imports structlog, and keeps it from importing what takes longer than all the rest of it.
 
-structlog uses rich for tracebacks that show local variables; ours show none, since a variable may hold a token.
+structlog uses rich for tracebacks that show local variables; ours show none, since a variable may hold a token. And it
+uses asyncio in methods that are to be awaited, which nobody here does.
 """
 
 import sys
+from types import ModuleType
 
-_KEPT_OUT = "rich"
+# In place of a library: nothing, so that its import fails, which structlog is prepared for, or a module without content.
+_KEPT_OUT = {"rich": None, "asyncio": ModuleType("asyncio")}
 
-if _KEPT_OUT in sys.modules:
+_absent = {name: instead for name, instead in _KEPT_OUT.items() if name not in sys.modules}
+sys.modules.update(_absent)  # type: ignore[arg-type]
+try:
     import structlog
-else:
-    sys.modules[_KEPT_OUT] = None  # type: ignore[assignment] # its import fails, which structlog is prepared for
-    try:
-        import structlog
-    finally:
-        del sys.modules[_KEPT_OUT]
+finally:
+    for _name in _absent:
+        del sys.modules[_name]
 
 __all__ = ["FilteringBoundLogger", "bound", "get_logger", "structlog"]
 

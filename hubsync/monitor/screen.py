@@ -112,6 +112,9 @@ def _target_row(target: TargetStatus) -> Row:
 def _waiting(target: TargetStatus, now: datetime) -> Iterator[str]:
     """Yield what is held back, briefly; what needs a person stands below, with its cure."""
     quiet = [one for one in target.waiting if not one.needs_attention]
+    if target.busy is not None:
+        since = f" for {format_duration(round((now - target.busy.since).total_seconds()))}" if target.busy.since else ""
+        yield escape_unsafe(f"busy{since}: {target.busy.reason}; all else is as it was before that")
     for one in quiet[:_SHOWN]:
         since = f" for {format_duration(round((now - one.since).total_seconds()))}" if one.since else ""
         yield escape_unsafe(f"held{since}: {_shorten(one.what)}: {one.reason}")

@@ -2,10 +2,11 @@
 
 ``pipeline`` has the course of it. ``files`` knows how far each file is, ``unit`` which units are complete, ``intake`` takes
 settled files in, ``capturing`` reads one, ``held`` says what waits and why, ``guard`` stops a target that had an accident,
-``opening`` makes what a pipeline works on.
+``opening`` makes what a pipeline works on, ``last`` is the end of it.
 """
 
+from hubsync.pipeline.last import commit_last
 from hubsync.pipeline.opening import make_capturer, open_store, store_directory
 from hubsync.pipeline.pipeline import Pending, Pipeline, Settled
 
-__all__ = ["Pending", "Pipeline", "Settled", "make_capturer", "open_store", "store_directory"]
+__all__ = ["Pending", "Pipeline", "Settled", "commit_last", "make_capturer", "open_store", "store_directory"]

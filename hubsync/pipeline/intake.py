@@ -17,7 +17,7 @@ from hubsync.pipeline.held import Held
 from hubsync.priority import stand_back_further
 from hubsync.store.capture import HELD_HINT, Captured, FileHeldError, FileRefusedError, has_same_content
 from hubsync.store.hashing import shared
-from hubsync.units import check_file
+from hubsync.units import check_file, unit_of
 from hubsync.watch.beneath import held_directories
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import look
@@ -89,15 +89,27 @@ class Intake:
         self._files.early.difference_update(entry.path for entry in entries)
         self.early += reversed(entries)
 
-    def find_early(self) -> None:
-        """Note which settled objects were not captured yet."""
+    def find_early(self, *, newest_first: bool = False) -> None:
+        """Note which settled objects were not captured yet; *newest_first*: those of the unit that was written last."""
         self.early = []
         for path, identity in list(self._files.settled.items()):  # a look at one may drop it
             if path not in self._files.early and self._capturing.is_early(path, identity.size):
                 entry = self._look_settled(path)
                 if entry is not None:
                     self.early.append(entry)
+        if newest_first:
+            written = self._written_last(self.early)
+            self.early.sort(key=lambda entry: written.get(unit_of(self._target, entry.path), 0), reverse=True)
         self.early.reverse()  # they are taken from its end
+
+    def _written_last(self, entries: Iterable[Entry]) -> dict[str | None, int]:
+        """Return the units of *entries* → when the newest of each was written; what is in no unit counts as old."""
+        written: dict[str | None, int] = {}
+        for entry in entries:
+            if (unit := unit_of(self._target, entry.path)) is not None:
+                written[unit] = max(entry.identity.mtime_ns, written.get(unit, 0))
+
+        return written
 
     def capture_unit(self, entries: Sequence[Entry]) -> list[Captured]:
         """Capture *entries*; raise the first failure, but tell of all that are refused.

@@ -87,6 +87,7 @@ class Pipeline:
         self._capturing = Capturing(capturer, self._files, store, target.quiet_s, stop, self._log)
         self._intake = Intake(target, self._files, self._held, self._capturing, self._feed, self._forget)
         self._looks = 0  # counts events and inventories
+        self.newest_first = False  # what is settled is captured and committed so: there may be no time for all
         self._is_listed = False  # the whole source was, since the start
 
     @property
@@ -217,7 +218,7 @@ class Pipeline:
                 if self.halted is not None:
                     return Settled()
                 self._units.touch(self._files.take_settled())
-                self._intake.find_early()
+                self._intake.find_early(newest_first=self.newest_first)
                 is_news = self._judge_touched()  # what is complete waits for no other file
                 first = self._intake.take_early() if self._intake.early and not is_news and self._guard.has_room() else []
             early = self._capture_early(first)
@@ -257,7 +258,12 @@ class Pipeline:
     def next_due(self) -> float | None:
         """Return when ``settle`` has something to do if nothing changes meanwhile."""
         with self.lock:
-            return time.monotonic() if self.has_early() else self._files.settler.next_due()
+            if self.halted is not None:
+                return None
+            if self.has_early():
+                return time.monotonic()
+            dues = (self._files.settler.next_due(), self._units.next_due())
+            return min((due for due in dues if due is not None), default=None)
 
     def has_early(self) -> bool:
         """Tell whether there are more files that ``settle`` would capture now."""
@@ -291,7 +297,7 @@ class Pipeline:
 
     def _commit(self, *, units_only: bool, confirm_deletes: bool) -> list[str]:
         with self.lock:
-            units = self._units.in_order()
+            units = self._units.in_order(newest_first=self.newest_first)
         commits: list[str] = []
         for unit in units:
             with self.lock:
@@ -446,6 +452,10 @@ class Pipeline:
             return []
         started = time.monotonic()
         inventory = take_inventory(self.target.source, self._rules, unit)
+        if lost := self._units.lost(unit, inventory.entries):
+            for path in lost:
+                self._forget(path)
+            return []
         entries = [entry for entry in inventory.entries.values() if not self._files.is_unchanged(entry)]
         if fresh := [entry for entry in entries if not is_event_log(entry.path) and not self._files.is_settled(entry)]:
             for entry in fresh:  # it came or changed after the unit was judged, and no event has told

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hubsync.config.model import Mirror, Target
 from hubsync.mirror.roles import mirror_rules
 from hubsync.mirror.view import revision_of
-from hubsync.restore.catalog import File
 from hubsync.units import unit_of
+
+if TYPE_CHECKING:
+    from hubsync.restore.catalog import File
 
 _PLAIN_MODES = frozenset({"100644", "100664", "100755"})
 
@@ -74,7 +76,7 @@ class Places:
         return Place(revision_of(unit, mirror.branch), path[len(unit) + 1 :])
 
 
-def judge(content: Content, shown: File | None) -> str:
+def judge(content: Content, shown: "File | None") -> str:
     """Return why *shown* is not *content*; empty if it is, given that the object behind a pointer is there."""
     if shown is None:
         return "the mirror does not show it"
@@ -93,7 +95,7 @@ def required_mirrors(target: Target) -> tuple[Mirror, ...]:
     return tuple(mirror for mirror in target.mirrors if mirror.required) or target.mirrors
 
 
-def objects_of(claims: Mapping[Claim, File | None]) -> dict[str, int]:
+def objects_of(claims: Mapping[Claim, "File | None"]) -> dict[str, int]:
     """Return the objects (oid → size in bytes) that the matching ones of *claims* lie in."""
     return {
         shown.pointer.oid: shown.pointer.size

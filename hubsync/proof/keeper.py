@@ -9,18 +9,22 @@ import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError
 from hubsync.mirror.token import Tokens
 from hubsync.monitor.logger import get_logger
-from hubsync.proof.ask import Asker
 from hubsync.proof.book import note_holdings, stands_for
 from hubsync.proof.claims import Claim, Content, Holding, Place, Places
 from hubsync.proof.standing import note_failure, read_failure
+from hubsync.store.process import StoppedError
 from hubsync.store.proof_rows import Receipt
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
+
+if TYPE_CHECKING:
+    from hubsync.proof.ask import Asker
 
 _FIRST_S, _LONGEST_S = 5.0, 900.0
 _AT_ONCE = 5000  # files that are asked for; what is answered of all at once takes much room
@@ -50,11 +54,18 @@ class ReceiptKeeper:
     def __post_init__(self) -> None:
         self._places = Places(self.target)
 
+    @property
+    def has_all(self) -> bool:
+        """Whether the mirror has shown all of what it is known to hold, when it was asked last."""
+        return self.store.ledger.proved(self.mirror.name).startswith(f"{self.published()} ")
+
     def keep(self) -> float | None:
         """Bring the receipts up to date; return in how many seconds to try again, or ``None`` if that went well."""
         began = time.monotonic()
         try:
             failure = self._keep()
+        except StoppedError:
+            return None
         except HubsyncError as exc:
             failure = exc
         if failure is None:
@@ -73,6 +84,8 @@ class ReceiptKeeper:
         began = time.monotonic()
         ledger, told = self.store.ledger, _Told()
         ours = self.store.mirror_directory(self.mirror.name)
+        from hubsync.proof.ask import Asker  # noqa: PLC0415 - 50 ms, and what is unchanged asks nobody
+
         with Asker(self.mirror, self.config.endpoints[self.mirror.endpoint], self.tokens, self.stop, ours) as asker:
             heads = asker.read_heads()
             if ledger.proved(self.mirror.name) != self._describe(published, heads):
@@ -88,14 +101,18 @@ class ReceiptKeeper:
         """Return what tells whether an answer to all claims would be another one now than it was before."""
         shows = self.mirror.model_dump_json(), self.target.publish, self.target.units
         count = self.store.ledger.count_receipts(self.mirror.name)
-        return hashlib.sha256(repr((published, sorted(heads.items()), shows, count)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((sorted(heads.items()), shows, count)).encode()).hexdigest()
 
-    def _ask(self, asker: Asker, published: str, heads: Mapping[str, str], told: "_Told") -> None:
+        return f"{published} {digest}"
+
+    def _ask(self, asker: "Asker", published: str, heads: Mapping[str, str], told: "_Told") -> None:
         """Ask for all that lacks a receipt, a part at a time, and note what is *told*."""
         receipts = self.store.ledger.receipts(self.mirror.name)
         wanted = _choose(self._claims(published, receipts), receipts, heads)
         known = {receipt.oid: receipt.proven_at for receipt in receipts.values() if receipt.oid is not None}
         for start in range(0, len(wanted), _AT_ONCE):
+            if self.stop.is_set():
+                raise StoppedError("interrupted: hubsync is stopping")
             asked = asker.prove(wanted[start : start + _AT_ONCE], known, heads)
             holdings = [_dated(each, known) for each in asked]
             note_holdings(self.store.ledger, self.mirror.name, holdings)

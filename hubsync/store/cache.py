@@ -37,16 +37,26 @@ class _Leaving:
             is_waited_for = len(self._files) < _MOST_WAITING
             if is_waited_for:
                 self._files.append(fd)
-                if len(self._files) == 1:
-                    threading.Thread(target=self._run, name="hubsync-cache", daemon=True).start()
+                if len(self._files) == 1 and not self._start():
+                    self._files.clear()
+                    is_waited_for = False
         if not is_waited_for:  # of very many, the small ones
             _drop(fd)
+
+    def _start(self) -> bool:
+        try:
+            threading.Thread(target=self._run, name="hubsync-cache", daemon=True).start()
+        except RuntimeError:  # there are too many of them
+            return False
+
+        return True
 
     def _run(self) -> None:
         stand_back_further()
         while True:
-            if os.fstat(self._files[0]).st_nlink:  # else the pages go with the file
-                _write_out(self._files[0])
+            with contextlib.suppress(OSError):
+                if os.fstat(self._files[0]).st_nlink:  # else the pages go with the file
+                    _write_out(self._files[0])
             _drop(self._files[0])
             with self._lock:
                 self._files.popleft()
@@ -58,9 +68,11 @@ _leaving = _Leaving()
 
 
 def _drop(fd: int) -> None:
-    """Drop what is on the disk, and close *fd*."""
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
+    """Drop what is on the disk, and close *fd*; a disk that fails is said where its files are read."""
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def _write_out(fd: int) -> None:

@@ -113,7 +113,7 @@ class Git:
 
     def repack(self) -> None:
         """Put all that the refs reach into one pack once there are many; nobody else may write meanwhile."""
-        if len(list((self.git_dir / "objects" / "pack").glob("*.pack"))) > _MANY_PACKS:
+        if len(self._packs()) > _MANY_PACKS:
             self.run("repack", "-a", "-d", "-l", "--quiet")
 
     def run(
@@ -170,9 +170,15 @@ class Git:
 
     def is_whole(self) -> bool:
         """Tell whether all packs can be read, and all that the refs need is there."""
-        indexes = (str(pack.with_suffix(".idx")) for pack in (self.git_dir / "objects" / "pack").glob("*.pack"))
-        commands = [("verify-pack", index) for index in indexes] + [("rev-list", "--objects", "--quiet", "--all")]
-        return all(self.run(*command, check=False).returncode == 0 for command in commands)
+        packs = self._packs()
+        readings = [("verify-pack", str(pack.with_suffix(".idx"))) for pack in packs]
+        commands = [*readings, ("rev-list", "--objects", "--quiet", "--all")]
+        if all(self.run(*command, check=False).returncode == 0 for command in commands):
+            return True
+        return self._packs() != packs and self.is_whole()  # a repack took away what was to be read
+
+    def _packs(self) -> set[Path]:
+        return set((self.git_dir / "objects" / "pack").glob("*.pack"))
 
     def mark_damaged(self) -> None:
         """Have all of the repository read, and mended, when it is opened next."""
@@ -343,7 +349,7 @@ class Git:
     def _start(
         self, args: tuple[str, ...], config: Mapping[str, str], environment: Mapping[str, str], pass_fds: tuple[int, ...]
     ) -> Any:  # noqa: ANN401 - GitPython types its process loosely
-        runner = _git_python().Git(self.git_dir)
+        runner = load_git_python().Git(self.git_dir)
         process = runner.execute(
             [git_executable(), f"--git-dir={self.git_dir}", *args],
             istream=cast("Any", PIPE),
@@ -506,7 +512,7 @@ def git_executable() -> str:
 
 
 @functools.cache
-def _git_python() -> Any:  # noqa: ANN401 - a module
+def load_git_python() -> Any:  # noqa: ANN401 - a module
     """Import GitPython, which takes 250 ms, and what is unchanged needs no git."""
     try:
         import git  # noqa: PLC0415

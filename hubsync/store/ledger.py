@@ -5,6 +5,7 @@ It must never be the only place where something is known: the queue is git's, th
 
 import contextlib
 import json
+import os
 import sqlite3
 import sys
 import threading
@@ -72,7 +73,16 @@ class Ledger(ProofRows):
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self.was_rebuilt = False
-        self.is_damaged = False  # was found to be; it is begun anew when it is opened next
+        self._is_damaged = False
+        self._file: os.stat_result | None = None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it was found to be, or its file was taken away: it is begun anew when it is opened next."""
+        try:
+            return self._is_damaged or (self._file is not None and not os.path.samestat(self._path.stat(), self._file))
+        except OSError as exc:
+            return isinstance(exc, FileNotFoundError)
 
     def open(self, *, is_sealed: bool = False) -> None:
         """Open the ledger; one that is missing, damaged or of another version is begun anew.
@@ -326,7 +336,7 @@ class Ledger(ProofRows):
         except BaseException:
             db.close()
             raise
-        self.was_rebuilt = self.was_rebuilt or is_new
+        self.was_rebuilt, self._file = self.was_rebuilt or is_new, self._path.stat()
 
         return db
 
@@ -379,7 +389,7 @@ class Ledger(ProofRows):
         kind = getattr(exc, "sqlite_errorcode", 0) & _KIND
         if kind == sqlite3.SQLITE_FULL:
             return DiskFullError(f"ledger: {exc}", hint="free space on the file system of the state directory")
-        self.is_damaged = self.is_damaged or kind in _DAMAGE
+        self._is_damaged = self._is_damaged or kind in _DAMAGE
         hint = "look at the disk of the state directory" if kind in _OUTSIDE else DAMAGE_HINT
 
         return StateError(f"ledger: {exc}", hint=hint)

@@ -33,6 +33,7 @@ _FIXED = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_XET": "1",
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",  # else it looks through all that is installed for some
     "MALLOC_ARENA_MAX": "2",  # each arena of a thread keeps what it once held
 }
 

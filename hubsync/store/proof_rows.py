@@ -116,9 +116,10 @@ class ProofRows(ABC):
         self._many("INSERT OR REPLACE INTO damaged VALUES (?,?)", ((mirror, oid) for oid in damaged))
 
     def record_publication(self, made: Publication) -> None:
-        """Remember a publication."""
+        """Remember a publication; one that brought nothing to a commit that is known takes nothing from it."""
+        columns = "INTO publications VALUES (?,?,?,?,?,?,?,?,?)"
         self._do(
-            "INSERT OR REPLACE INTO publications VALUES (?,?,?,?,?,?,?,?,?)",
+            f"INSERT OR REPLACE {columns}" if made.units or made.files else f"INSERT OR IGNORE {columns}",
             made.mirror, made.at, made.commit, json.dumps(made.units), made.files, made.bytes, made.took_s, made.trigger,
             made.since,
         )  # fmt: skip
@@ -128,6 +129,11 @@ class ProofRows(ABC):
         columns = "mirror, at, commit_id, units, files, bytes, took_s, trigger, since"
         rows = self._all(f"SELECT {columns} FROM publications ORDER BY at")  # noqa: S608 - a constant
         return [Publication(row[0], row[1], row[2], tuple(json.loads(row[3])), *row[4:]) for row in rows]
+
+    def units_published(self, mirror: str) -> dict[str, float]:
+        """Return the units that were published to *mirror* → when that was last, in seconds since the epoch."""
+        rows = self._all("SELECT units, at FROM publications WHERE mirror = ? ORDER BY at", mirror)
+        return {unit: at for units, at in rows for unit in json.loads(units)}
 
     @abstractmethod
     def _one(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row

@@ -30,6 +30,24 @@ def test_a_damaged_store_is_mended_without_a_restart(config: Path, source: Path,
     assert digests(source) == download(hub, "acme/x", tmp_path / "back")
 
 
+def test_a_ledger_that_is_taken_away_is_made_again_without_a_restart(
+    config: Path, source: Path, hub: LocalHub, tmp_path: Path
+) -> None:
+    """What is known is not kept in a file that nobody can open any more; all goes on, and no unit is told twice."""
+    with Daemon(config) as daemon:
+        write_checkpoint(source / "checkpoint-1")
+        daemon.wait_for("unit.published")
+        for path in (tmp_path / "state/targets/run").glob("ledger.sqlite*"):
+            path.unlink()
+        daemon.wait_for("state.recovered", what="ledger")
+        write_checkpoint(source / "checkpoint-2")
+        daemon.wait_for("unit.published")
+        assert 0 == daemon.stop()
+
+    assert ["checkpoint-1", "checkpoint-2"] == [e["unit"] for e in daemon.take_events() if e["event"] == "unit.published"]
+    assert digests(source) == download(hub, "acme/x", tmp_path / "back")
+
+
 @pytest.mark.slow
 def test_a_store_that_cannot_be_mended_is_said_once_with_the_cure(config: Path, source: Path, tmp_path: Path) -> None:
     """All of it is gone: the target is halted, and goes on when a person has moved it away."""

@@ -101,6 +101,18 @@ def test_programs_are_started_by_the_batch(tmp_path: Path, source: Path, config:
     assert unchanged == 1
 
 
+def test_what_is_unchanged_asks_no_mirror(tmp_path: Path, source: Path, config: Path) -> None:
+    """Its receipts are those that the run before made."""
+    (source / "a.txt").write_text("a")
+
+    changed, unchanged = (
+        [call for call in _traced(tmp_path / f"trace-{turn}", "connect", config) if "AF_INET" in call] for turn in (1, 2)
+    )
+
+    assert changed
+    assert [] == unchanged
+
+
 def test_a_small_file_is_opened_once_and_an_unchanged_one_never(tmp_path: Path, source: Path, config: Path) -> None:
     """What is known is told by its status, and what is new is pinned, judged, searched and hashed in one go."""
     for number in range(40):

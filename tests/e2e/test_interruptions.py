@@ -167,6 +167,19 @@ def test_what_is_settled_gets_through_before_the_end(config: Path, source: Path,
     assert ([], True) == (stopped["unfinished"], stopped["clean"])
 
 
+def test_what_is_left_at_the_end_is_counted_as_what_it_is(config: Path, source: Path) -> None:
+    """A unit that is not complete is one thing, however many files it has; others are counted by themselves."""
+    config.write_text(config.read_text().replace('quiet = "300ms"', 'quiet = "1h"'))
+    write_checkpoint(source / UNIT)
+    (source / "notes.txt").write_text("notes")
+    with Daemon(config) as daemon:
+        daemon.wait_for("watch.started")
+        assert 0 == daemon.stop()
+        stopped = daemon.wait_for("daemon.stopped")
+
+    assert ["run: 1 unit, 1 other file not committed yet"] == stopped["unfinished"]
+
+
 def test_a_second_stop_ends_the_last_flush(plain_config: Path, source: Path, plain: PlainServer) -> None:
     """Whoever cannot wait says it twice."""
     write_safetensors(source / "model.safetensors", 100_000)

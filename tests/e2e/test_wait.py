@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outside import paths_at, repository
+from huggingface_hub import HfApi
+from outside import REPO, paths_at, repository
 from support.running import Daemon, endpoint, hubsync, write_checkpoint, write_config, write_safetensors
 
 from hubsync.localhub import LocalHub
@@ -147,3 +148,25 @@ def test_a_wait_outlives_a_reload_and_ends_with_the_daemon(
         waiting = begin(background, daemon, config, "--unit", "checkpoint-6")
         assert 0 == daemon.stop()
         assert 3 == waiting.result().returncode
+
+
+def test_a_wait_and_a_reload_make_no_repository_again(config: Path, source: Path, api: HfApi) -> None:
+    """Who waits at the end of a training does not wish what somebody deleted; `hubsync flush` does."""
+    (source / "a.txt").write_text("a")
+    with Daemon(config) as daemon:
+        daemon.wait_for("mirror.published")
+        api.delete_repo(REPO)
+        (source / "b.txt").write_text("b")
+        daemon.wait_for("mirror.parked")
+
+        assert 1 == hubsync(config, "wait", "run", "--timeout", "10s").returncode
+        assert 0 == hubsync(config, "reload").returncode
+        daemon.wait_for("daemon.reloaded")
+        daemon.wait_for("heartbeat")
+        assert not api.repo_exists(REPO)
+
+        assert 0 == hubsync(config, "flush").returncode
+        daemon.wait_for("mirror.created")
+        daemon.wait_for("mirror.published")
+
+    assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))

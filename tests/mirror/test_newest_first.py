@@ -57,6 +57,27 @@ def test_behind_the_newest_unit_goes_first(make_units: MakeRig, server: PlainSer
         assert ["1"] * 3 == [server.git(REPO, "rev-list", "--count", branch) for branch in order]
 
 
+def test_what_went_first_is_no_backlog_any_more(make_units: MakeRig, server: PlainServer) -> None:
+    """While others wait, a mirror lacks only what it lacks, whatever it was shown before that."""
+    rig = make_units()
+    for step in (1, 2, 3):
+        write_unit(rig, step)
+        rig.commit()
+    whole = rig.publisher().measure_backlog().files
+    pushes: list[Request] = []
+
+    def fail_third(request: Request) -> None:
+        pushes.extend([request] * request.is_push)
+        if len(pushes) > 2:
+            raise AnswerError(503)
+
+    server.before = fail_third
+    with pytest.raises(MirrorError):
+        rig.publish()
+
+    assert whole == 3 * rig.publisher().measure_backlog().files
+
+
 def date(rig: Rig, step: int, written_at: int) -> None:
     """Have a unit written at that time."""
     for file in (rig.source / f"checkpoint-{step}").iterdir():

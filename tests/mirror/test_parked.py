@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
-from support.rig import REPO, Rig
+from support.rig import REPO, Rig, safetensors
 
 from hubsync.config.model import TokenSource
 from hubsync.localhub import LocalHub
@@ -118,3 +118,31 @@ def test_looks_become_rare() -> None:
 
     assert [10, 20, 40, 300, 300] == waits
     assert next_look_s("quota", 0) is None
+
+
+@pytest.mark.parametrize("transport", ["git", "http"])
+def test_a_repository_that_is_deleted_while_it_is_empty_is_not_made_again(
+    make_rig: MakeRig, hub: LocalHub, api: HfApi, transport: str
+) -> None:
+    """It was there, and somebody took it away: the first failure says so, and only a flush makes it again."""
+    rig = make_rig(hub, mirror={"transport": transport}, units=("checkpoint-*",), complete_when=("DONE",))
+    rig.write("checkpoint-1/model.safetensors", safetensors(3000))
+    rig.settle()
+    worker = rig.work.workers[0]
+    worker.run()  # sends it early
+    assert api.repo_exists(REPO)
+    api.delete_repo(REPO)
+    rig.write("checkpoint-1/optimizer.bin", b"\0optimizer")
+    rig.settle()
+
+    for _ in range(2):
+        worker.ask_again(makes_again=False)  # as a reload and a `hubsync wait` do
+        worker.run()
+        assert worker.trouble is not None
+        assert "gone" in str(worker.trouble.error)
+    rig.restart()
+    rig.work.workers[0].run()
+    assert not api.repo_exists(REPO)
+
+    rig.work.workers[0].run(now=True)
+    assert api.repo_exists(REPO)

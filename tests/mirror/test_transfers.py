@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 from support.lfs_server import LfsServer
+from support.plain_server import AnswerError
 from support.rig import NO_LOGIN, REPO, Rig, safetensors
 from support.running import digests, download
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.config.rates import parse_rate
-from hubsync.errors import ToolMissingError
+from hubsync.errors import MirrorError, ToolMissingError
 from hubsync.localhub import LocalHub
 from hubsync.mirror.paced import PacedReader
 from hubsync.mirror.remote import Remote
@@ -239,3 +241,37 @@ def test_how_far_an_upload_is() -> None:
 
     assert gauge.seen is not None
     assert (2, 1000, 600) == (gauge.seen.files, gauge.seen.bytes, gauge.seen.sent_bytes)
+
+
+class Refusing(set[str]):
+    """What a storage has that answers 401 to the first *times* objects, when it has read them."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.times = times
+        self.tries = 0
+
+    def add(self, oid: str) -> None:
+        """Keep an object, or refuse it."""
+        self.tries += 1
+        if self.tries <= self.times:
+            raise AnswerError(401, Connection="close")
+        super().add(oid)
+
+
+def test_git_lfs_does_not_ask_a_storage_for_ever(make_remote: Callable[..., Remote]) -> None:
+    """Where storage answers 401 to signed addresses, git-lfs never ends by itself; it is ended, and the storage named."""
+    with LfsServer(objects=Refusing(float("inf"))) as server:
+        with pytest.raises(MirrorError, match=re.escape(server.storage_url.removeprefix("http://"))) as caught:
+            make_remote(server, transfer="git-lfs").upload_objects([OID])
+
+        assert ("server", True) == (caught.value.error_kind, caught.value.retryable)
+        assert "401" in str(caught.value)
+
+
+def test_what_git_lfs_tries_again_is_no_trouble(make_remote: Callable[..., Remote]) -> None:
+    """One refusal that passes is tried again by git-lfs, and the object arrives."""
+    with LfsServer(objects=Refusing(1)) as server:
+        make_remote(server, transfer="git-lfs").upload_objects([OID])
+
+        assert ({OID}, 2) == (server.objects, server.objects.tries)  # type: ignore[attr-defined]

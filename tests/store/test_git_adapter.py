@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -238,9 +239,36 @@ def test_git_python_is_imported_although_what_it_runs_was_killed(tmp_path: Path)
     command = tmp_path / "killed-once"
     command.write_text('#!/bin/sh\nchmod -x "$0"; kill -9 $$\n')
     command.chmod(0o755)
-    code = "from hubsync.store.git import _git_python; print(_git_python().Git.__name__)"
+    code = "from hubsync.store.git import load_git_python; print(load_git_python().Git.__name__)"
     environment = {**os.environ, "GIT_PYTHON_REFRESH": "quiet", "GIT_PYTHON_GIT_EXECUTABLE": str(command)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
     assert "Git\n" == done.stdout, done.stderr
     assert not os.access(command, os.X_OK)
+
+
+class Repacking(Git):
+    """A repository that somebody else repacks while it is being read."""
+
+    def __init__(self, git_dir: Path, times: int) -> None:
+        super().__init__(git_dir)
+        self._times = times
+
+    def run(self, *args: str, **options: Any) -> Finished:
+        """Repack just before a pack is read."""
+        if args[0] == "verify-pack" and self._times:
+            self._times -= 1
+            super().run("repack", "-a", "-d", "-f", "--quiet", config={"pack.compression": str(self._times)})
+        return super().run(*args, **options)
+
+
+def test_a_repack_meanwhile_is_no_damage(git: Git) -> None:
+    """The packs that are gone were replaced: they are looked at again; a pack that is broken is broken all the same."""
+    for number in range(3):
+        write(git, {"a.txt": b"%d" % number * 1000})
+
+    assert Repacking(git.git_dir, times=2).is_whole()
+    [pack] = (git.git_dir / "objects" / "pack").glob("*.pack")
+    pack.chmod(0o600)
+    pack.write_bytes(pack.read_bytes()[:-30] + bytes(30))
+    assert not git.is_whole()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.cached import cached_share
 
+from hubsync.store import cache
 from hubsync.store.cache import let_go
 
 _PATIENCE_S = 60.0
@@ -65,3 +67,41 @@ def _open_paths() -> Iterator[Path]:
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
             yield link.readlink()
+
+
+def wait_closed(fd: int) -> None:
+    """Wait until *fd* is closed; fail if that does not come."""
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/self/fd/{fd}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_file_that_fails_keeps_no_other_from_leaving(tmp_path: Path) -> None:
+    """A disk may fail on one; it is let go of, and so are those that wait behind it and that come later."""
+    leaving = cache._Leaving()
+    for _ in range(2):
+        good = os.open(tmp_path, os.O_RDONLY)
+        leaving.add(100_000)  # is not open
+        leaving.add(good)
+        wait_closed(good)
+        while leaving._files:
+            time.sleep(0.001)
+
+
+def test_without_a_thread_a_file_is_let_go_of_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a limit allows no more threads, nothing waits for one, and nothing fails for that."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    leaving = cache._Leaving()
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", fail)
+        first = os.open(tmp_path, os.O_RDONLY)
+        leaving.add(first)
+    assert not Path(f"/proc/self/fd/{first}").exists()
+
+    second = os.open(tmp_path, os.O_RDONLY)
+    leaving.add(second)
+    wait_closed(second)

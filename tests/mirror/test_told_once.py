@@ -1,0 +1,39 @@
+"""A unit is told as published once, however often all is compared anew."""
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+from structlog.testing import capture_logs
+from support.rig import Rig
+from support.units import write_unit
+
+MakeRig = Callable[..., Rig]
+
+
+def publish(rig: Rig) -> list[str]:
+    """Publish what is there; return the units that were told."""
+    rig.commit()
+    with capture_logs() as said:
+        rig.work.workers[0].run(now=True)
+    return [entry["unit"] for entry in said if entry["event"] == "unit.published"]
+
+
+@pytest.mark.parametrize("way", ["tree", "revisions"])
+def test_what_is_lost_of_a_mirror_here_makes_nothing_news(make_units: MakeRig, way: str) -> None:
+    """Its own repository is made again, and only what came since is told and remembered; saved again, a unit is news."""
+    rig = make_units(publish=way)
+    for step in (1, 2):
+        write_unit(rig, step)
+        assert [f"checkpoint-{step}"] == publish(rig)
+    known = rig.store.ledger.publications()
+    shutil.rmtree(rig.store.mirror_directory("m0"))
+    rig.restart()
+
+    assert [] == publish(rig)
+    assert known == rig.store.ledger.publications()[: len(known)]
+    shutil.rmtree(rig.store.mirror_directory("m0"))
+    rig.restart()
+    write_unit(rig, 3)
+    write_unit(rig, 1, weights=3000)
+    assert {"checkpoint-1", "checkpoint-3"} == {*publish(rig)}
