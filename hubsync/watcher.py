@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from hubsync.errors import DiskFullError, HubsyncError, read_os_error
+from hubsync.memory import give_back
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.streak import Streaks, is_said
@@ -139,6 +140,7 @@ class Watcher(threading.Thread):
                 self._stop_observer()
                 self._start_observer()
             self._work.pipeline.take_inventory()
+            give_back()
             self._on_news()
             return
         for tree in _topmost(trees):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from support.rig import Rig
 
 from hubsync.pipeline.comparison import Comparison
-from hubsync.watch.entry import Identity
+from hubsync.watch.entry import Entry, Identity
 
 FILES = 2000
 MOST_BYTES_PER_FILE = 200  # of 2,000, 100 are needed, and 600 were when the listing was held
@@ -16,44 +16,54 @@ def identity(number: int) -> Identity:
     return Identity(1, number, 10, 1000 + number, 2000 + number)
 
 
-def compare(there: list[str], rows: list[str], **what: set[str]) -> tuple[Comparison, list[str]]:
-    """Compare *there* with *rows* of the same identities; return the paths that are known, too."""
+def compare(there: list[str], rows: list[str], **what: set[str]) -> tuple[Comparison, dict[str, bool]]:
+    """Compare *there* with *rows* of the same identities; return what was told: path → whether it was captured."""
     numbers = {path: number for number, path in enumerate(sorted({*there, *rows}))}
+    told: dict[str, bool] = {}
     asked = {"uncommitted": set(), "pruned": set(), "missed": set(), **what}
-    comparison = Comparison(((path, *identity(numbers[path])) for path in rows), **asked)
-    known = [path for path in there if comparison.is_known(path, identity(numbers[path]))]
+    comparison = Comparison(
+        ((path, *identity(numbers[path])) for path in rows),
+        on_change=lambda entry, was_captured: told.update({entry.path: was_captured}),
+        **asked,
+    )
+    for path in there:
+        comparison.look_at(Entry(path, identity(numbers[path]), 0o100644))
     comparison.finish()
 
-    return comparison, known
+    return comparison, told
 
 
-def test_what_is_as_it_was_captured_is_known() -> None:
-    """New files, and rows of files that are gone, before, between and after it do not matter."""
-    comparison, known = compare(["a", "c", "d", "f"], ["0", "b", "c", "d", "e", "g", "h"])
+def test_only_what_is_not_as_it_was_captured_is_told() -> None:
+    """Rows of files that are gone, before, between and after those that are there, are in nobody's way."""
+    comparison, told = compare(["a", "c", "d", "f"], ["0", "b", "c", "d", "e", "g", "h"])
 
-    assert ["c", "d"] == known
+    assert {"a": False, "f": False} == told
     assert {"0", "b", "e", "g", "h"} == comparison.gone
-    assert (4, set()) == (comparison.files, comparison.differing)
+    assert 4 == comparison.files
 
 
-def test_another_identity_is_not_known_and_not_gone() -> None:
+def test_another_identity_is_a_change_and_not_gone() -> None:
     """It was captured, as something else."""
-    comparison = Comparison(iter([("a", *identity(1))]), set(), set(), set())
+    told: list[tuple[str, bool]] = []
+    comparison = Comparison(
+        iter([("a", *identity(1))]), set(), set(), set(), lambda entry, was: told.append((entry.path, was))
+    )
 
-    assert not comparison.is_known("a", identity(2))
+    comparison.look_at(Entry("a", identity(2), 0o100644))
     comparison.finish()
-    assert ({"a"}, set()) == (comparison.differing, comparison.gone)
+
+    assert ([("a", True)], set()) == (told, comparison.gone)
     assert (2002, 1002) == (comparison.first_ns, comparison.last_ns)
 
 
-def test_what_was_captured_and_not_committed_is_not_known() -> None:
+def test_what_was_captured_and_not_committed_is_told() -> None:
     """It waits for its commit."""
-    comparison, known = compare(["a", "b"], ["a", "b"], uncommitted={"b"})
+    _, told = compare(["a", "b"], ["a", "b"], uncommitted={"b"})
 
-    assert (["a"], {"b"}) == (known, comparison.differing)
+    assert {"b": True} == told
 
 
-def test_what_waits_and_is_there_is_not_gone() -> None:
+def test_what_is_missed_and_there_is_not_gone() -> None:
     """Of paths without a row, those are gone that nothing is at."""
     comparison, _ = compare(["a", "n.log"], ["a"], missed={"a", "n.log", "x"}, pruned={"n.log", "x"})
 

@@ -1,29 +1,30 @@
 """Compares a listing of a source with what was captured of it, file by file: both come in the order of their paths.
 
 So neither of them has to be held: of a million files that nothing happened to, none is remembered. Knows no ledger and no
-source, and decides nothing about what differs.
+source.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from hubsync.watch.entry import Identity
+from hubsync.watch.entry import Entry
 from hubsync.watch.logs import may_be_log
 
 _END: tuple[Any, ...] = ("\U0010ffff",)  # after every path
 
 
 class Comparison:
-    """One comparison: ``is_known`` is asked for each file that is there, ``finish`` ends it.
+    """One comparison: ``look_at`` is called for each file that is there, ``finish`` ends it.
 
     *rows* are what was captured, ``(path, *identity)``; *uncommitted* are the paths of those that are not in the newest
-    snapshot just so. *pruned* are paths that are not missed, *missed* those that are if they are not there.
+    snapshot just so. *pruned* are paths that are not missed, *missed* those that are if they are not there. *on_change* is
+    told of files that are not what was captured and committed, and whether they were captured as something else.
 
     Attributes:
         files: how many files are there.
-        differing: those that were captured otherwise, or are not committed.
-        gone: paths of *rows*, and *missed* ones, that are not there, or are not as they were captured.
+        sizes: those of what changed, as far as whoever is told of changes notes them.
+        gone: paths of *rows*, and *missed* ones, that are not there.
         back: those of *pruned* that are.
         logs: what may be a log.
         first_ns: the oldest ctime.
@@ -36,9 +37,10 @@ class Comparison:
         uncommitted: AbstractSet[str],
         pruned: AbstractSet[str],
         missed: set[str],
+        on_change: Callable[[Entry, bool], None],
     ) -> None:
         self.files = 0
-        self.differing: set[str] = set()
+        self.sizes: list[int] = []
         self.gone = missed
         self.back: list[str] = []
         self.logs: list[str] = []
@@ -47,9 +49,11 @@ class Comparison:
         self._row = next(rows, _END)
         self._uncommitted = uncommitted
         self._pruned = pruned
+        self._on_change = on_change
 
-    def is_known(self, path: str, identity: Identity) -> bool:
-        """Tell whether the file at *path* is what was captured and committed."""
+    def look_at(self, entry: Entry) -> None:
+        """Compare the file of *entry* with what was captured of it."""
+        path, identity = entry[:2]
         self.files += 1
         if identity[4] < self.first_ns:  # noqa: PLR1730 - a third of what min takes, for each file
             self.first_ns = identity[4]
@@ -67,13 +71,11 @@ class Comparison:
             row = next(self._rows, _END)
         if row[0] != path:
             self._row = row
-            return False
+            self._on_change(entry, False)
+            return
         self._row = next(self._rows, _END)
-        if row[1:] == identity and path not in self._uncommitted:
-            return True
-        self.differing.add(path)
-
-        return False
+        if row[1:] != identity or path in self._uncommitted:
+            self._on_change(entry, True)
 
     def finish(self) -> None:
         """Note what comes after the last file that is there."""

@@ -104,35 +104,40 @@ class Files:
         self.first_write = min(self.first_write or now, first_ns / 1e9)
         self.last_write = max(self.last_write, min(now, last_ns / 1e9))
 
-    def compare(self, rules: PathRules, under: str, on_directory: Callable[[], None]) -> tuple[Inventory, Comparison]:
-        """List what lies below *under*, and compare it with what was captured of it; raises as ``take_inventory`` does."""
+    def compare(
+        self, rules: PathRules, under: str, on_directory: Callable[[], None], on_change: Callable[[Entry], None]
+    ) -> tuple[Inventory, Comparison]:
+        """List what lies below *under*, and compare it with what was captured of it; raises as ``take_inventory`` does.
+
+        *on_change* is told of each file that is not what the newest snapshot has, while it goes on: a list of very many
+        would take much room.
+        """
+
+        def tell(entry: Entry, was_captured: bool) -> None:  # noqa: FBT001 - a callback
+            if not was_captured or not self.is_unchanged(entry):  # another thread may have captured it by now
+                comparison.sizes.append(entry.identity.size)
+                on_change(entry)
+
         prefix = f"{under}/" if under else ""
         missed = {*self.settled, *self.refused, *self.settler.waiting(float("-inf"))}
         if self._target.deletes == "propagate":  # what was committed and is gone since before a restart
             missed |= self._ledger.uncaptured_paths() - self._pruned.paths()
-        comparison = Comparison(
-            self._ledger.states(under),
-            self._ledger.uncommitted_paths(under),
-            self._pruned.paths(),
-            {path for path in missed if path.startswith(prefix)},
-        )
-        inventory = take_inventory(self._target.source, rules, under, on_directory, comparison.is_known)
+        missed = {path for path in missed if path.startswith(prefix)}
+        states, uncommitted = self._ledger.states(under), self._ledger.uncommitted_paths(under)
+        comparison = Comparison(states, uncommitted, self._pruned.paths(), missed, tell)
+        inventory = take_inventory(self._target.source, rules, under, on_directory, comparison.look_at)
         comparison.finish()
 
         return inventory, comparison
 
-    def take_changes(self, inventory: Inventory, comparison: Comparison) -> tuple[list[Entry], set[str]]:
-        """Return the entries that are not what was captured, and the paths that were known and are gone."""
-        entries = inventory.entries
+    def note_compared(self, inventory: Inventory, comparison: Comparison) -> list[str]:
+        """Take in what a comparison found of all files; return the paths that were known and are gone."""
         if comparison.files:
             self.note_writes(comparison.first_ns, comparison.last_ns)
         self._logs.update(filter(self.grows, comparison.logs))
         self._pruned.discard(comparison.back)
-        # Another thread may have captured one of them while the source was listed.
-        changed = [e for e in entries.values() if e.path not in comparison.differing or not self.is_unchanged(e)]
-        gone = comparison.gone - entries.keys()
 
-        return changed, {path for path in gone if not inventory.hides(path) and not self._provenance.is_own(path)}
+        return [path for path in comparison.gone if not inventory.hides(path) and not self._provenance.is_own(path)]
 
     def feed(self, entry: Entry, age_s: float | None = None, *, is_changed: bool = False) -> bool:
         """Let *entry* settle; tell whether it has to. With *is_changed* it is known not to be in the newest snapshot.

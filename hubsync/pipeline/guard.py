@@ -11,7 +11,6 @@ from hubsync.monitor.status import LastError
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
-from hubsync.watch.inventory import Inventory
 
 _ROOM_HINT = "free some space there, or see which mirror keeps the backlog; publishing goes on and frees what it has sent"
 _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
@@ -35,20 +34,20 @@ class Guard:
         self._min_free_bytes = min_free_bytes
         self._log = log
 
-    def check(self, inventory: Inventory, files: int, gone: Collection[str]) -> None:
+    def check(self, files: int, gone: Collection[str], *, is_all: bool) -> None:
         """Raise SourceError if a listing of that many *files* looks like an accident: an unmounted disk is empty.
 
-        *gone* are paths that are not in it.
+        *gone* are paths that are not in it; *is_all*: nothing was unreadable.
         """
         count = self._store.ledger.count_tree()
-        if count and not files and not inventory.unreadable:
+        if count and not files and is_all:
             raise SourceError(
                 f"{self._target.source} is empty, but {format_count(count, 'path')} of it were published",
                 hint="see whether its disk is mounted; nothing is deleted on the mirrors",
             )
         if self._target.deletes == "propagate" and self.halted is not None:
             in_tree, pruned = self._store.ledger.in_tree, self._store.pruned.paths()
-            lost = [p for p in gone if p not in inventory.entries and p not in pruned and in_tree(p) is not None]
+            lost = [path for path in gone if path not in pruned and in_tree(path) is not None]
             if len(lost) > _MOST_LOST * count:
                 raise self.halted
 

@@ -9,9 +9,10 @@ import heapq
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain
 
 from hubsync.config.model import Target
@@ -128,24 +129,22 @@ class Pipeline:
             return True
         with self.lock:
             started = time.monotonic()
-            if (listed := self._list(under)) is None:
-                return False
             self._looks += 1
+            if (listed := self._list(under, partial(self._feed, is_changed=True))) is None:
+                return False
             inventory, comparison = listed
-            changed, removed = self._files.take_changes(inventory, comparison)
+            removed = self._files.note_compared(inventory, comparison)
             if not under:
                 self._is_listed = True
-                self.reading.expect([entry.identity.size for entry in changed])
+                self.reading.expect(comparison.sizes)
                 self._held.tell_collisions(find_collisions(inventory.alike))
-            for entry in changed:
-                self._feed(entry, is_changed=True)
             for path in removed:
                 self._let_go(path)
             self._report_skipped(inventory, under)
             self._held.sum_up()
             self._units.judge_incomplete()
             self._log.debug(
-                "inventory.taken", files=comparison.files, changed=len(changed), removed=len(removed),
+                "inventory.taken", files=comparison.files, changed=len(comparison.sizes), removed=len(removed),
                 skipped=len(inventory.skipped), took_s=round(time.monotonic() - started, 3),
             )  # fmt: skip
             return True
@@ -153,13 +152,13 @@ class Pipeline:
     def check_source(self) -> bool:
         """List the source only to see whether that halts the target; return False if so."""
         with self.lock:
-            return self._list("") is not None
+            return self._list("", lambda _: None) is not None
 
-    def _list(self, under: str) -> tuple[Inventory, Comparison] | None:
+    def _list(self, under: str, feed: Callable[[Entry], None]) -> tuple[Inventory, Comparison] | None:
         try:
-            inventory, comparison = self._files.compare(self._rules, under, self.reading.note_directory)
+            inventory, comparison = self._files.compare(self._rules, under, self.reading.note_directory, feed)
             if not under:
-                self._guard.check(inventory, comparison.files, comparison.gone)
+                self._guard.check(comparison.files, comparison.gone, is_all=not inventory.unreadable)
         except SourceError as exc:
             self._guard.halt(exc)
             return None

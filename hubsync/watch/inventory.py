@@ -58,11 +58,11 @@ class Inventory:
     """A listing of a source, or of the part below one directory. All paths are relative to the source.
 
     Attributes:
-        entries: the files that the rules take, without those that whoever asked for it knows already.
+        entries: the files that the rules take; none if they were handed over one by one.
         skipped: what is not taken though no rule excludes it, and why.
         temporary: files and directories under a temporary name: a writer may still be at work there.
         unreadable: what could not be looked at. What was known of it, or below it, is not gone; see :meth:`hides`.
-        alike: the files, known ones too, that are called as another one is, or lie in such a directory, if case and Unicode
+        alike: the files that are called as another one is, or lie in such a directory, if case and Unicode
             are folded.
     """
 
@@ -82,18 +82,18 @@ def take_inventory(
     rules: PathRules,
     under: str = "",
     on_directory: Callable[[], None] = lambda: None,
-    is_known: Callable[[str, Identity], bool] | None = None,
+    on_file: Callable[[Entry], None] | None = None,
 ) -> Inventory:
     """List *source*, or what lies below its directory *under*; empty if *under* is no directory that is taken.
 
-    *on_directory* is called for each directory, so that who waits sees that it gets on. *is_known* is asked for each file
-    that is taken, in the order of their paths; what is known is not listed, so that very many take no memory.
+    *on_directory* is called for each directory, so that who waits sees that it gets on. *on_file* is handed each file that
+    is taken, in the order of their paths, instead of a listing of very many.
 
     Raises:
         SourceError: *source* is missing, is no directory, or cannot be listed.
     """
     inventory = Inventory()
-    walk = _Walk(source, rules, inventory, on_directory, is_known or _knows_none)
+    walk = _Walk(source, rules, inventory, on_directory, on_file)
     with opened_source(source) as root:
         if not under:
             walk.list_directory(root, "", ".")
@@ -149,13 +149,13 @@ class _Walk:
         rules: PathRules,
         inventory: Inventory,
         on_directory: Callable[[], None],
-        is_known: Callable[[str, Identity], bool],
+        on_file: Callable[[Entry], None] | None,
     ) -> None:
         self._source = source
         self._rules = rules
         self._inventory = inventory
         self._on_directory = on_directory
-        self._is_known = is_known
+        self._on_file = on_file
 
     def list_directory(self, parent: int, path: str, name: str, depth: int = 0, *, is_alike: bool = False) -> None:
         """List the directory *name* of the open directory *parent*, which is *path*, and all below it.
@@ -215,18 +215,20 @@ class _Walk:
     def _note_file(self, path: str, item: os.DirEntry[str], is_alike: bool) -> None:  # noqa: FBT001 - called for each file
         try:
             status = item.stat(follow_symlinks=False)
-            found = None if stat.S_ISREG(status.st_mode) else _judge_status(self._source, path, status)
+            is_regular = stat.S_ISREG(status.st_mode)
+            found = Entry.of(path, status) if is_regular else _judge_status(self._source, path, status)
         except OSError as exc:
             self.note_failure(path, exc)
             return
-        if isinstance(found, Skip):
+        if not isinstance(found, Entry):
             self._inventory.skipped[path] = found
             return
         if is_alike:
             self._inventory.alike.append(path)
-        identity = found.identity if found else Identity.of(status)
-        if not self._is_known(path, identity):
-            self._inventory.entries[path] = found or Entry(path, identity, status.st_mode)
+        if self._on_file is None:
+            self._inventory.entries[path] = found
+        else:
+            self._on_file(found)
 
     def _note_temporary(self, opened: int, path: str, item: os.DirEntry[str], *, is_dir: bool) -> None:
         """Note what only a temporary name keeps out; a directory by what was last written in it."""
@@ -263,10 +265,6 @@ def _find_alike(names: str) -> frozenset[str]:
         return frozenset()
     count = Counter(folded)
     return frozenset(name for name, one in zip(names.split("/"), folded, strict=True) if count[one] > 1)
-
-
-def _knows_none(_path: str, _identity: Identity) -> bool:
-    return False
 
 
 def _unreadable(exc: OSError) -> Skip:
