@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import chain
+from typing import cast
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.attributes import above, attributes_to_publish
@@ -215,17 +217,17 @@ class Branch:
         changed = [(step, dict(one.changes)) for step, one in zip(steps, grafts, strict=True) if one.changes]
         if not changed:
             return Grafted(head.commit, (), foreign)
-        routes = self._routes(changes for _, changes in changed)
+        routes = self._routes([changes for _, changes in changed])
         if any(route is None for route in routes.values()):
             # A path was a pointer in one snapshot and is none in another: no set of attributes suits both.
             changed = [(changed[-1][0], {path: entry for _, changes in changed for path, entry in changes.items()})]
-            routes = self._routes(changes for _, changes in changed)
+            routes = self._routes([changes for _, changes in changed])
         blobs = tuple(entry.blob for _, changes in changed for entry in changes.values() if entry is not None)
-        pointers = {path: bool(route) for path, route in routes.items()}
+        pointers = cast("dict[str, bool]", routes)  # by now
         if head.commit is not None and not self._is_agreed(head):
             pointers = self._standing(line.tree(steps[-1].snapshot.commit), head.commit, changed) | pointers
-        written = {path: entry for _, changes in changed for path, entry in changes.items()}
-        card = self._cards.write(line, steps[-1].snapshot.commit, written, head.commit, head.left)
+        card_changes = {p: step[p] for _, step in changed for p in (self._cards.path,) if p in step}
+        card = self._cards.write(line, steps[-1].snapshot.commit, card_changes, head.commit, head.left)
         pointers |= dict.fromkeys(card, False)
         attributes = attributes_to_publish(self._git, head.commit, pointers, self._patterns, self._texts)
         changed[0][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in attributes.items()})
@@ -243,14 +245,14 @@ class Branch:
 
         return tip
 
-    def _routes(self, steps: Iterable[Mapping[str, TreeEntry | None]]) -> dict[str, bool | None]:
+    def _routes(self, steps: Sequence[Mapping[str, TreeEntry | None]]) -> dict[str, bool | None]:
         """Return of each path that is written whether it is a pointer; ``None`` if that differs from step to step."""
-        entries = [(path, entry.blob) for step in steps for path, entry in step.items() if entry is not None]
-        pointers = self._store.pointers({blob for _, blob in entries})
+        pointers = self._store.pointers(entry.blob for step in steps for entry in step.values() if entry is not None)
         routes: dict[str, bool | None] = {}
-        for path, blob in entries:
-            is_pointer = blob in pointers
-            routes[path] = is_pointer if routes.get(path, is_pointer) == is_pointer else None
+        for path, entry in chain.from_iterable(step.items() for step in steps):
+            if entry is not None:
+                is_pointer = entry.blob in pointers
+                routes[path] = is_pointer if routes.get(path, is_pointer) == is_pointer else None
 
         return routes
 

@@ -258,20 +258,23 @@ class Cards:
     # --- what it is about
 
     def _subject(self, line: Line, commit: str) -> Subject:
-        whole = self._store.git.list_tree(commit)
-        listed = {path: entry for path, entry in whole.items() if not self._view.is_frozen(path)}
-        tree = {path: entry for path, entry in listed.items() if self._view.shows(path)}
-        shown = line.tree(commit)
+        listed, shown = self._view.list_whole(commit), line.tree(commit)  # of very many files, no copy is made in vain
+        if self._view.refused:
+            listed = {path: entry for path, entry in listed.items() if not self._view.is_frozen(path)}
+        tree = listed
+        if not self._view.is_whole:
+            tree = {path: entry for path, entry in listed.items() if self._view.shows(path)}
         by_age = dict.fromkeys(unit for done in self._store.completed(commit) for unit in done.units)
         home: str | None = None
         if self._target.publish == "tree":
-            tree = {path: entry for path, entry in tree.items() if shown.get(self._place(path)) == entry}
+            if shown is not tree:
+                tree = {path: entry for path, entry in tree.items() if shown.get(self._place(path)) == entry}
         else:
             home = line.unit or self._unit_at_top(tree, shown, reversed(by_age))
         if line.unit:
             tree = {path: entry for path, entry in tree.items() if path.startswith(f"{line.unit}/")}
         there = {unit_of(self._target, path) for path in tree} | ({None} if line.unit is None else set())
-        unseen = {path: entry for path, entry in listed.items() if not self._view.shows(path)}
+        unseen = {} if self._view.is_whole else {p: entry for p, entry in listed.items() if not self._view.shows(p)}
         hidden = {path: entry for path, entry in unseen.items() if unit_of(self._target, path) in there}
 
         return Subject(

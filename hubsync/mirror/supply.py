@@ -60,7 +60,8 @@ class Supply:
 
     def hold_back_lost(self, steps: Sequence[Step]) -> bool:
         """Hold back the files whose content cannot be had; tell whether there are such."""
-        lacked = self._lacked_blobs(steps)
+        if not (lacked := self._lacked_blobs(steps)):
+            return False
         newest = {change.path: change.after for step in steps for change in step.changes}
         lost = {path: lacked[entry.blob] for path, entry in newest.items() if entry is not None and entry.blob in lacked}
         held = [self._refusals.refuse([path], self._why_lost(path, oid)) for path, oid in lost.items()]
@@ -112,7 +113,7 @@ class Supply:
 
     def _objects(self, steps: Sequence[Step]) -> Objects:
         """Return the objects (by oid) that *steps* need, those that are wanted most first."""
-        blobs = {change.after.blob for step in steps for change in step.changes if change.after}
+        blobs = (change.after.blob for step in steps for change in step.changes if change.after)
         pointers = self._store.pointers(blobs)
         wanted = [pointers[blob] for step in newest_first(steps) for blob in _pointers_of(step, pointers)]
         return {pointer.oid: pointer for pointer in wanted}

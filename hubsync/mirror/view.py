@@ -100,6 +100,7 @@ class View:
     Attributes:
         refused: files that the mirror refuses as they are, or that are lost; they, and whole their units, stay as they are
             there.
+        is_whole: whether the mirror gets all files.
         lost: what is known to be lost.
         dropped: units that go from it, and when those that went had been written; saved again, a unit is another one.
     """
@@ -110,8 +111,9 @@ class View:
         self._store = store
         self._rules = mirror_rules(mirror)
         self._prefix = with_prefix(mirror.path_in_repo, "")
-        self._is_whole = mirror.include == ("**",) and not mirror.exclude
+        self.is_whole = mirror.include == ("**",) and not mirror.exclude
         self._listed = functools.lru_cache(3)(self._list_shown)
+        self.list_whole = functools.lru_cache(1)(store.list_tree)  # all files of a snapshot, until ``forget_listed``
         self.lost = Lost(target, store)
         self.refused: Mapping[str, Refusal] = self.refuse_lost()
         self.dropped: Mapping[str, int] = Dropped(store, mirror.name).written_at
@@ -136,7 +138,7 @@ class View:
 
     def shows(self, path: str) -> bool:
         """Tell whether the mirror gets *path* of the source."""
-        return self._is_whole or self._rules.verdict(path).taken
+        return self.is_whole or self._rules.verdict(path).taken
 
     def refuses_unit(self, unit: str) -> bool:
         """Tell whether the mirror refuses a file of *unit*."""
@@ -454,10 +456,11 @@ class View:
     def forget_listed(self) -> None:
         """Forget what was listed of snapshots: of 100,000 files each takes 30 MB."""
         self._listed.cache_clear()
+        self.list_whole.cache_clear()
 
     def _list_shown(self, commit: str) -> Tree:
-        listed = self._store.list_tree(commit)
-        return listed if self._is_whole else {path: entry for path, entry in listed.items() if self.shows(path)}
+        listed = self.list_whole(commit)
+        return listed if self.is_whole else {path: entry for path, entry in listed.items() if self.shows(path)}
 
     def _is_frozen_place(self, place: str) -> bool:
         return self.is_frozen(place.removeprefix(self._prefix))
