@@ -44,11 +44,12 @@ class Sizes:
     saves: int  # of checkpoints, while a training job runs
     pairs: int
     part: int  # of the sizes that growth is measured at
+    most_files: int  # that growth is measured up to
     idle_s: float
 
 
-_FULL = Sizes(4 * GIB, 20_000, 100_000, 60, 1000, 24, 3, 3, 1, 15)
-_QUICK = Sizes(GIB // 4, 1000, 5000, 8, 100, 5, 1, 1, 10, 5)
+_FULL = Sizes(4 * GIB, 20_000, 100_000, 60, 1000, 24, 3, 3, 1, 100_000, 15)
+_QUICK = Sizes(GIB // 4, 1000, 5000, 8, 100, 5, 1, 1, 10, 10_000, 5)
 
 
 @contextmanager
@@ -111,7 +112,7 @@ def compare_tools(sizes: Sizes, repeats: int, only: str) -> Iterator[Runs]:
 def measure_all_growth(sizes: Sizes, only: str) -> Iterator[dict[str, dict[int, State]]]:
     """Measure the service at rest, at two sizes of each measure; yield what is known so far after each."""
     found = {}
-    for growth in choose_growth(sizes.part):
+    for growth in choose_growth(sizes.part, sizes.most_files):
         if only in f"growth: {growth.name}":
             _say(f"growth: {growth.name}")
             with scratch() as base, serve_hub(base / "hub") as hub:
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, once")
     parser.add_argument("--unit-gib", type=float, help="size of the unit")
     parser.add_argument("--files", type=int, help="number of small files")
+    parser.add_argument("--most-files", type=int, help="how many growth is measured up to; 1000000 take an hour")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--only", default="", help="workloads with this in their name")
     parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
@@ -178,6 +180,7 @@ def main() -> None:
     chosen = asdict(_QUICK if asked.quick else _FULL)
     chosen |= {"unit_bytes": int(asked.unit_gib * GIB)} if asked.unit_gib else {}
     chosen |= {"files": asked.files} if asked.files else {}
+    chosen |= {"most_files": asked.most_files} if asked.most_files else {}
     result = Result(Sizes(**chosen), asked.repeats or (1 if asked.quick else 3))
     for runs in compare_tools(result.sizes, result.repeats, asked.only):
         result.runs = runs

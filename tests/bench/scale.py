@@ -39,9 +39,9 @@ class Growth:
     mirrors: bool = False
 
 
-def choose_growth(part: int) -> list[Growth]:
-    """Return what is measured; a larger *part* makes the sizes smaller."""
-    files, directories = 100_000 // part, 10_000 // part
+def choose_growth(part: int, files: int) -> list[Growth]:
+    """Return what is measured, up to so many *files*; a larger *part* makes all other sizes smaller."""
+    directories = 10_000 // part
     return [
         Growth("file", (files // 10, files), lambda data, n: make_small_files(data, n, 64)),
         Growth("directory", (directories // 10, directories), _make_directories),
