@@ -162,7 +162,7 @@ def summarize(status: Status) -> str:
         for target in status.targets
         if target.state in {"halted", "paused"} or _worst_of(target).error_kind
     ]
-
+    own += [f"{target.name} busy: {target.busy.reason}" for target in status.targets if target.busy is not None]
     sending = [
         f"{target.name}/{mirror.name} {mirror.transfer.sent_bytes / max(1, mirror.transfer.bytes):.0%} of "
         f"{format_bytes(mirror.transfer.bytes)}, {format_bytes(mirror.transfer.bytes_per_s)}/s"
