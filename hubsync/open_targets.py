@@ -12,10 +12,11 @@ from hubsync.config.model import Target
 from hubsync.errors import HubsyncError
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import TargetStatus
-from hubsync.report import describe_target, describe_unopened
+from hubsync.report import describe_busy, describe_target, describe_unopened
 from hubsync.target_run import TargetRun
 
 _POLL_S = 0.02
+_BUSY_S = 3.0  # a snapshot is written in less, mostly
 _MEND_S = 300.0  # a store that is damaged again and again must not fill the log
 
 log = get_logger()
@@ -34,6 +35,7 @@ class OpenTargets:
         self._failed: dict[str, tuple[HubsyncError, datetime]] = {}  # why, and since when
         self._opening = threading.Lock()
         self._closing = threading.RLock()
+        self._described: dict[str, TargetStatus] = {}  # as they were when they were looked at last
         self._mended: dict[str, float] = {}  # when a store was opened again for its damage, monotonic
 
     def runs(self) -> list[TargetRun]:
@@ -134,14 +136,24 @@ class OpenTargets:
 
     def describe(self, targets: Iterable[Target]) -> tuple[TargetStatus, ...]:
         """Return how those that run are, and those of *targets* that could not be opened."""
-        running = [
-            describe_target(run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble)
-            for run in self.runs()
-        ]
+        running = [self._describe(run) for run in self.runs()]
         failed = [
             describe_unopened(target, *why) for target in targets if (why := self._failed.get(target.name)) is not None
         ]
         return (*running, *failed)
+
+    def _describe(self, run: TargetRun) -> TargetStatus:
+        lock = run.work.pipeline.lock
+        if not lock.acquire(timeout=_BUSY_S):  # who asks how it is must not wait for a git that hangs
+            status = describe_busy(run.work, self._described.get(run.target.name))
+        else:
+            lock.release()
+            status = describe_target(
+                run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble
+            )
+        self._described[run.target.name] = status
+
+        return status
 
 
 def stop_all(runs: Collection[TargetRun]) -> None:

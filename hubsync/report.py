@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hubsync.config.model import Target
@@ -22,6 +23,7 @@ from hubsync.monitor.status import (
 from hubsync.monitor.text import format_bytes, format_duration
 from hubsync.proof.standing import read_failure
 from hubsync.service import TargetWork
+from hubsync.store.trouble import find_longest
 from hubsync.watch.layout_words import choose_newest
 
 _WELL = frozenset(("ok", "publishing", "waiting"))
@@ -43,6 +45,7 @@ def describe_target(
         _describe_mirror(work, worker, settled_s, proven.get(worker.mirror.name, {})) for worker in work.workers
     )
     held = pipeline.describe_held(_SHOWN)
+    disk_held, disk_own = pipeline.store.disk_held()
     required = [mirror for mirror in mirrors if mirror.required] or mirrors
     trouble = pipeline.trouble or watch_trouble
     state: TargetState = "ok"
@@ -64,10 +67,23 @@ def describe_target(
         behind_s=max((mirror.behind_s for mirror in required), default=0.0),
         at_risk_s=max((mirror.at_risk_s for mirror in required), default=0.0),
         newest_unit_local=pipeline.newest_unit,
-        disk_held_bytes=pipeline.store.disk_held()[0],
+        disk_held_bytes=disk_held,
+        disk_own_bytes=disk_own,
         last_error=trouble,
         mirrors=mirrors,
     )  # fmt: skip
+
+
+def describe_busy(work: TargetWork, before: TargetStatus | None) -> TargetStatus:
+    """Return the status of a target that cannot be looked at, since its store is at work: as it was *before*."""
+    known = before or TargetStatus(work.target.name, str(work.target.source))
+    longest = find_longest(work.pipeline.store.git.git_dir)
+    command, since = longest or ("", time.monotonic())
+    reason = f"git {command} is at work" if command else "files are being read"
+    began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - since)
+    was_busy = known.busy.since if known.busy is not None and known.busy.reason == reason else None
+
+    return replace(known, busy=Waiting("store", reason, was_busy or began))
 
 
 def describe_unopened(target: Target, error: HubsyncError, since: datetime) -> TargetStatus:
@@ -92,6 +108,7 @@ def log_heartbeat(status: Status) -> None:
             backlog_bytes=max((mirror.backlog_bytes for mirror in target.mirrors), default=0),
             oldest_unpublished_s=max((mirror.behind_s for mirror in target.mirrors), default=0.0),
             disk_held_bytes=target.disk_held_bytes, settled=target.settled, held=target.held,
+            busy=target.busy and target.busy.reason,
             waiting=[_describe_waiting(one, now) for one in target.waiting[:_LOGGED]],
             held_s=max((_age_s(one.since, now) for one in target.waiting if one.since), default=None),
             mirrors_ok=sum(mirror.state in _WELL for mirror in target.mirrors),
@@ -145,7 +162,7 @@ def summarize(status: Status) -> str:
         for target in status.targets
         if target.state in {"halted", "paused"} or _worst_of(target).error_kind
     ]
-
+    own += [f"{target.name} busy: {target.busy.reason}" for target in status.targets if target.busy is not None]
     sending = [
         f"{target.name}/{mirror.name} {mirror.transfer.sent_bytes / max(1, mirror.transfer.bytes):.0%} of "
         f"{format_bytes(mirror.transfer.bytes)}, {format_bytes(mirror.transfer.bytes_per_s)}/s"

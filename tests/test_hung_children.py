@@ -80,7 +80,7 @@ def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path
         write_checkpoint(source / "checkpoint-1")
         with Daemon(config, PATH=f"{stopped.parent}:{os.environ['PATH']}") as daemon:
             while not first.exists():
-                time.sleep(0.05)  # a heartbeat would wait for git as well, until that is ended
+                time.sleep(0.05)
             daemon.process.terminate()
             daemon.wait_for("daemon.stopping")
             if signals > 1:
@@ -92,6 +92,26 @@ def test_a_child_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path
         assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path / "state") in _read(path)]
         assert 0 == hubsync(config, "once").returncode
         assert digests(source) == download(hub, "acme/x", tmp_path / "back")
+
+
+def test_a_git_that_hangs_is_named_by_whoever_asks(tmp_path: Path) -> None:
+    """The heartbeat and the status do not wait for it: they say what the store has been at work on, and for how long."""
+    source = tmp_path / "run"
+    stopped, first = tmp_path / "bin" / "git", tmp_path / "first"
+    stopped.parent.mkdir()
+    stopped.write_text(
+        f'#!/bin/sh\ncase "$*" in *fast-import*) mkdir {first} && kill -STOP $$;; esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    stopped.chmod(0o755)
+    with LocalHub(tmp_path / "hub") as hub:
+        config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+        write_checkpoint(source / "checkpoint-1")
+        with Daemon(config, PATH=f"{stopped.parent}:{os.environ['PATH']}") as daemon:
+            daemon.wait_for("heartbeat", target="run", busy="git fast-import is at work")
+            assert "git fast-import is at work" in hubsync(config, "status").stdout
+            daemon.process.terminate()
+            daemon.process.terminate()
+            assert 0 == daemon.process.wait(15)
 
 
 @pytest.mark.parametrize("was_killed", [True, False], ids=["at the start", "while it runs"])

@@ -47,9 +47,12 @@ def test_what_failures_look_like_is_compiled_with_the_first_one() -> None:
     assert "False True" == done.stdout.strip()
 
 
-def test_a_library_that_logging_was_kept_from_is_found_later() -> None:
-    """What stands in for asyncio while structlog is imported is gone then."""
-    assert _loaded("import hubsync.monitor.logger; import asyncio; asyncio.get_running_loop", "asyncio") == "asyncio"
+def test_a_training_awaits_its_own_structlog_beside_a_callback() -> None:
+    """What stands in for asyncio while structlog is imported is asyncio as soon as it is used."""
+    code = "import hubsync.integrations.reporter, asyncio, structlog;asyncio.run(structlog.get_logger().ainfo('awaited'))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+
+    assert "awaited" in done.stdout
 
 
 def test_what_shows_on_a_terminal_finds_rich() -> None:

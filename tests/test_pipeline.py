@@ -649,10 +649,13 @@ def test_a_vanished_source_halts_and_deletes_nothing(server: PlainServer, make_r
         rig.write(f"{number}.txt", b"x")
     rig.update()
     away = rig.source.with_name("away")
+    rig.write("late.txt", b"x")
+    rig.pipeline.note("late.txt")
 
     rig.source.rename(away)
     assert [] == rig.commit()
     assert rig.pipeline.halted is not None
+    assert rig.pipeline.next_due() is None  # what was not quiet yet
     rig.source.mkdir()
     assert [] == rig.commit()
     assert "empty" in str(rig.pipeline.halted)
@@ -662,7 +665,7 @@ def test_a_vanished_source_halts_and_deletes_nothing(server: PlainServer, make_r
     rig.update()
 
     assert rig.pipeline.halted is None
-    assert {*(f"{number}.txt" for number in range(4)), "new.txt"} == set(server.read_all(REPO))
+    assert {*(f"{number}.txt" for number in range(4)), "late.txt", "new.txt"} == set(server.read_all(REPO))
 
 
 def test_an_emptied_source_is_not_a_wish_either(server: PlainServer, make_rig: MakeRig) -> None:

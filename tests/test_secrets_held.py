@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_a_file_without_the_token_any_more_is_published(rig: Rig, server: PlainS
 @pytest.mark.parametrize("is_told", [True, False], ids=["by an event", "by the inventory"])
 @pytest.mark.parametrize("name", ["training_args.bin", ".env", "args.json"])
 def test_a_unit_with_a_token_waits_whole(server: PlainServer, make_rig: MakeRig, name: str, *, is_told: bool) -> None:
-    """A unit is published whole or not at all; it goes as soon as the file is gone, with all else that is in it."""
+    """A unit is published whole or not at all; once the file is gone, and quiet, it goes with all else that is in it."""
     rig = make_rig(server, units=("checkpoint-*",))
     write_unit(rig, "checkpoint-1")
     write_unit(rig, "checkpoint-2")
@@ -115,6 +116,7 @@ def test_a_unit_with_a_token_waits_whole(server: PlainServer, make_rig: MakeRig,
     (rig.source / "checkpoint-1" / name).unlink()
     if is_told:
         rig.pipeline.note(f"checkpoint-1/{name}")
+        time.sleep(max(0.0, (rig.pipeline.next_due() or 0.0) - time.monotonic()))
         assert rig.pipeline.settle().units
         rig.pipeline.commit(units_only=True)
         rig.publish()

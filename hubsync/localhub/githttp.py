@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 from asyncio import StreamReader
 from asyncio.subprocess import Process
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -18,7 +20,7 @@ from hubsync.localhub.access import User
 from hubsync.localhub.calls import Call
 from hubsync.localhub.git import end_process, start_http_backend
 from hubsync.localhub.refusals import RefusedError
-from hubsync.localhub.repos import Repo
+from hubsync.localhub.repos import Repo, drop_half_pushed
 
 _SERVICES = frozenset({"git-upload-pack", "git-receive-pack"})
 _PROBE_LENGTH = "4"  # git asks whether it may, before it sends a large pack
@@ -30,6 +32,7 @@ class GitHttp:
 
     def __init__(self, hooks: Mapping[str, str]) -> None:
         self._hooks = hooks
+        self._running: Counter[Path] = Counter()  # backends, by what they work on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -40,11 +43,16 @@ class GitHttp:
             response = PlainTextResponse(f"{refused}\n", refused.status, refused.headers)
             await response(scope, receive, send)
             return
+        place = Path(environment["PATH_TRANSLATED"])
         process = await start_http_backend({**environment, **self._hooks})
+        self._running[place] += 1
         try:
             await _relay(process, receive, send)
         finally:
             await end_process(process)
+            self._running -= Counter([place])
+            if place.name == "git-receive-pack" and place not in self._running:  # a client may have left in the middle
+                drop_half_pushed(place.parent)
 
     def _admit(self, request: Request) -> dict[str, str]:
         """Return the CGI variables of a request that may pass; raises RefusedError."""

@@ -95,6 +95,12 @@ def read_repo_name(folder: str, namespace: str, name: str) -> RepoName:
     return RepoName(TYPES[folder], f"{namespace}/{name}")
 
 
+def drop_half_pushed(git_dir: Path) -> None:
+    """Clear away what a git that was killed in the middle of a push left in the repository at *git_dir*."""
+    for half in git_dir.glob("objects/tmp_objdir-*"):
+        shutil.rmtree(half, ignore_errors=True)  # that git may still be about to clean up itself
+
+
 class Repos:
     """All repositories below *directory*."""
 
@@ -108,9 +114,9 @@ class Repos:
         self._incoming.mkdir(parents=True)
         for folder in TYPES:
             (self.directory / folder).mkdir(exist_ok=True)
-        for pattern in ("lfs/incoming", "objects/tmp_objdir-*"):  # the second: a push whose git was killed
-            for half in self.directory.glob(f"*/*/*.git/{pattern}"):
-                shutil.rmtree(half, ignore_errors=True)  # that git may still be about to clean up itself
+        for git_dir in self.directory.glob("*/*/*.git"):
+            shutil.rmtree(git_dir / "lfs/incoming", ignore_errors=True)
+            drop_half_pushed(git_dir)
         for pattern in ("*.lock", "refs/**/*.lock"):  # of a git that was killed; nobody could push any more
             for lock in self.directory.glob(f"*/*/*.git/{pattern}"):
                 lock.unlink()

@@ -10,6 +10,7 @@ import contextlib
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import httpcore2
@@ -22,6 +23,7 @@ _USUAL_S = 30.0
 _ASKED_AGAIN = frozenset({429, 500, 502, 503, 504})
 _API = ("/api/", "/info/lfs/")  # all else is files, which go to disk, from wherever they are kept
 _BOUNDED = "hubsync.bounded"
+_TOKENS = 8  # of one place: of several endpoints there, and those before them that a request may still have on it
 
 
 class UnreachableError(httpx2.TransportError):
@@ -37,18 +39,20 @@ class Patience:
 
     def __init__(self) -> None:
         self._by_place: dict[tuple[str, int], float] = {}
-        self._by_token: dict[str, set[tuple[str, int]]] = {}
+        self._tokens: dict[tuple[str, int], tuple[str, ...]] = {}  # those in use, the newest first
 
     def set(self, url: str, timeout_s: float, token: str | None) -> None:
         """Wait *timeout_s* for what is at *url*'s host and port, and tell it *token*."""
         place = _place(httpx2.URL(url))
         self._by_place[place] = timeout_s
         if token:
-            self._by_token.setdefault(token, set()).add(place)
+            others = (other for other in self._tokens.get(place, ()) if other != token)
+            self._tokens[place] = (token, *islice(others, _TOKENS - 1))
 
     def may_tell(self, token: str, host: str, port: int) -> bool:
         """Tell whether one place may know *token*; what is no token of ours is not ours to keep."""
-        return (host, port) in self._by_token.get(token, {(host, port)})
+        places = [place for place, tokens in list(self._tokens.items()) if token in tokens]
+        return not places or (host, port) in places
 
     def of(self, host: str, port: int) -> float:
         """Return the patience with one place; others, such as storage, get that with the most patient Hub."""

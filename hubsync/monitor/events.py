@@ -624,6 +624,7 @@ _EVENTS = (
             "backlog_bytes",
             "oldest_unpublished_s",
             "disk_held_bytes",
+            "busy",
             "settled",
             "held",
             "held_s",

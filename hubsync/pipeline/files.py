@@ -4,9 +4,10 @@ All times are monotonic seconds unless they are named otherwise.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 
 from hubsync.config.model import Target
+from hubsync.pipeline.comparison import Comparison
 from hubsync.pipeline.oldest import Oldest
 from hubsync.pipeline.provenance import Provenance
 from hubsync.store.capture import has_same_content
@@ -15,8 +16,9 @@ from hubsync.store.snapshot import Store
 from hubsync.units import age_s as age_of
 from hubsync.units import unit_of
 from hubsync.watch.entry import Entry, Identity
-from hubsync.watch.inventory import Inventory, look
+from hubsync.watch.inventory import Inventory, look, take_inventory
 from hubsync.watch.logs import is_event_log, is_text_log, may_be_log
+from hubsync.watch.rules import PathRules
 from hubsync.watch.settle import Settler
 
 
@@ -96,41 +98,41 @@ class Files:
 
     # --- what happens to them
 
-    def note_writes(self, entries: Collection[Entry]) -> None:
+    def note_writes(self, first_ns: int, last_ns: int) -> None:
         """Follow when the first file came (its ctime: a copy may keep an old mtime) and when the newest was written."""
-        if not entries:
-            return
         now = time.time()  # a clock that is ahead of ours is not believed
-        self.first_write = min(self.first_write or now, min(entry.identity.ctime_ns for entry in entries) / 1e9)
-        self.last_write = max(self.last_write, min(now, max(entry.identity.mtime_ns for entry in entries) / 1e9))
+        self.first_write = min(self.first_write or now, first_ns / 1e9)
+        self.last_write = max(self.last_write, min(now, last_ns / 1e9))
 
-    def compare(self, inventory: Inventory, under: str) -> tuple[list[Entry], set[str]]:
-        """Return the entries that are not what was captured, and the paths below *under* that were known and are gone."""
+    def compare(self, rules: PathRules, under: str, on_directory: Callable[[], None]) -> tuple[Inventory, Comparison]:
+        """List what lies below *under*, and compare it with what was captured of it; raises as ``take_inventory`` does."""
+        prefix = f"{under}/" if under else ""
+        missed = {*self.settled, *self.refused, *self.settler.waiting(float("-inf"))}
+        if self._target.deletes == "propagate":  # what was committed and is gone since before a restart
+            missed |= self._ledger.uncaptured_paths() - self._pruned.paths()
+        comparison = Comparison(
+            self._ledger.states(under),
+            self._ledger.uncommitted_paths(under),
+            self._pruned.paths(),
+            {path for path in missed if path.startswith(prefix)},
+        )
+        inventory = take_inventory(self._target.source, rules, under, on_directory, comparison.is_known)
+        comparison.finish()
+
+        return inventory, comparison
+
+    def take_changes(self, inventory: Inventory, comparison: Comparison) -> tuple[list[Entry], set[str]]:
+        """Return the entries that are not what was captured, and the paths that were known and are gone."""
         entries = inventory.entries
-        self._logs.update(path for path in entries if may_be_log(path) and self.grows(path))
-        self._pruned.discard(entries.keys())
-        same: set[str] = set()
-        gone: list[str] = []
-        for row in self._ledger.states(under):
-            entry = entries.get(row[0])
-            if entry is None:
-                gone.append(row[0])
-            elif row[-1] and entry.identity == row[1:-1]:
-                same.add(row[0])
-        changed = [entry for path, entry in entries.items() if path not in same] if len(same) < len(entries) else []
-        gone += [path for path in self._others(under) if path not in entries]
+        if comparison.files:
+            self.note_writes(comparison.first_ns, comparison.last_ns)
+        self._logs.update(filter(self.grows, comparison.logs))
+        self._pruned.discard(comparison.back)
+        # Another thread may have captured one of them while the source was listed.
+        changed = [e for e in entries.values() if e.path not in comparison.differing or not self.is_unchanged(e)]
+        gone = comparison.gone - entries.keys()
 
         return changed, {path for path in gone if not inventory.hides(path) and not self._provenance.is_own(path)}
-
-    def _others(self, under: str) -> list[str]:
-        """Return paths below *under* that no captured file has: on their way, or committed and gone before a restart."""
-        prefix = f"{under}/" if under else ""
-        pending = [*self.settled, *self.refused, *self.settler.waiting(float("-inf"))]
-        committed: set[str] = set()
-        if self._target.deletes == "propagate":
-            committed = self._ledger.uncaptured_paths() - self._pruned.paths()
-
-        return [path for path in (*pending, *committed) if path.startswith(prefix)]
 
     def feed(self, entry: Entry, age_s: float | None = None, *, is_changed: bool = False) -> bool:
         """Let *entry* settle; tell whether it has to. With *is_changed* it is known not to be in the newest snapshot.

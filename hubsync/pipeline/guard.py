@@ -35,17 +35,21 @@ class Guard:
         self._min_free_bytes = min_free_bytes
         self._log = log
 
-    def check(self, inventory: Inventory) -> None:
-        """Raise SourceError if the listing looks like an accident: an unmounted disk is an empty directory."""
+    def check(self, inventory: Inventory, files: int, gone: Collection[str]) -> None:
+        """Raise SourceError if a listing of that many *files* looks like an accident: an unmounted disk is empty.
+
+        *gone* are paths that are not in it.
+        """
         count = self._store.ledger.count_tree()
-        if count and not inventory.entries and not inventory.unreadable:
+        if count and not files and not inventory.unreadable:
             raise SourceError(
                 f"{self._target.source} is empty, but {format_count(count, 'path')} of it were published",
                 hint="see whether its disk is mounted; nothing is deleted on the mirrors",
             )
         if self._target.deletes == "propagate" and self.halted is not None:
-            gone = len(self._store.ledger.tree_paths() - inventory.entries.keys() - self._store.pruned.paths())
-            if gone > _MOST_LOST * count:
+            in_tree, pruned = self._store.ledger.in_tree, self._store.pruned.paths()
+            lost = [p for p in gone if p not in inventory.entries and p not in pruned and in_tree(p) is not None]
+            if len(lost) > _MOST_LOST * count:
                 raise self.halted
 
     def check_removal(self, gone: Collection[str]) -> bool:

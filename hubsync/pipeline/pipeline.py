@@ -19,6 +19,7 @@ from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, 
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import LastError, Waiting
 from hubsync.pipeline.capturing import Capturing
+from hubsync.pipeline.comparison import Comparison
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
 from hubsync.pipeline.held import Held, since_change
@@ -34,6 +35,7 @@ from hubsync.store.snapshot import Store
 from hubsync.units import target_rules
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory, why_unseen
+from hubsync.watch.layout_words import step_of
 from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
@@ -127,16 +129,15 @@ class Pipeline:
             return True
         with self.lock:
             started = time.monotonic()
-            inventory = self._list(under)
-            if inventory is None:
+            if (listed := self._list(under)) is None:
                 return False
             self._looks += 1
-            self._files.note_writes(inventory.entries.values())
-            changed, removed = self._files.compare(inventory, under)
+            inventory, comparison = listed
+            changed, removed = self._files.take_changes(inventory, comparison)
             if not under:
                 self._is_listed = True
                 self.reading.expect([entry.identity.size for entry in changed])
-                self._held.tell_collisions(find_collisions(inventory.entries))
+                self._held.tell_collisions(find_collisions(inventory.alike))
             for entry in changed:
                 self._feed(entry, is_changed=True)
             for path in removed:
@@ -145,7 +146,7 @@ class Pipeline:
             self._held.sum_up()
             self._units.judge_incomplete()
             self._log.debug(
-                "inventory.taken", files=len(inventory.entries), changed=len(changed), removed=len(removed),
+                "inventory.taken", files=comparison.files, changed=len(changed), removed=len(removed),
                 skipped=len(inventory.skipped), took_s=round(time.monotonic() - started, 3),
             )  # fmt: skip
             return True
@@ -155,17 +156,17 @@ class Pipeline:
         with self.lock:
             return self._list("") is not None
 
-    def _list(self, under: str) -> Inventory | None:
+    def _list(self, under: str) -> tuple[Inventory, Comparison] | None:
         try:
-            inventory = take_inventory(self.target.source, self._rules, under, self.reading.note_directory)
+            inventory, comparison = self._files.compare(self._rules, under, self.reading.note_directory)
             if not under:
-                self._guard.check(inventory)
+                self._guard.check(inventory, comparison.files, comparison.gone)
         except SourceError as exc:
             self._guard.halt(exc)
             return None
         self._guard.resume()
 
-        return inventory
+        return inventory, comparison
 
     def note(self, path: str) -> None:
         """Look at *path*, of which an event said that it changed."""
@@ -190,7 +191,7 @@ class Pipeline:
                 self._units.judge_beside(path)
                 return
             self._looks += 1
-            self._files.note_writes([entry])
+            self._files.note_writes(entry.identity.ctime_ns, entry.identity.mtime_ns)
             self._feed(entry, age_s=0.0)
             if not self._files.grows(path):  # a log is no signal, and changes all the time
                 self._units.judge_beside(path)
@@ -258,7 +259,12 @@ class Pipeline:
     def next_due(self) -> float | None:
         """Return when ``settle`` has something to do if nothing changes meanwhile."""
         with self.lock:
-            return time.monotonic() if self.has_early() else self._files.settler.next_due()
+            if self.halted is not None:
+                return None
+            if self.has_early():
+                return time.monotonic()
+            dues = (self._files.settler.next_due(), self._units.next_due())
+            return min((due for due in dues if due is not None), default=None)
 
     def has_early(self) -> bool:
         """Tell whether there are more files that ``settle`` would capture now."""
@@ -340,11 +346,12 @@ class Pipeline:
             return held
 
     def describe_held(self, most: int) -> list[Waiting]:
-        """Return the first *most* of what is held back, with reasons: what needs a person, then units, then files."""
+        """Return the first *most* of what is held back, and why: what needs a person, then units by step, then files."""
         with self.lock:
             needy = {f"{name}/" for name in self._units.abandoned()} | self._held.needy
-            order = heapq.nsmallest(most, self.held().items(), key=lambda one: (one[0] not in needy, one[0][-1] != "/"))
-            return [self._describe_held(path, reason, needs_attention=path in needy) for path, reason in order]
+            held = self.held()
+            first = heapq.nsmallest(most, held, lambda p: (p not in needy, p[-1] != "/", step_of(p.rstrip("/")), p))
+            return [self._describe_held(path, held[path], needs_attention=path in needy) for path in first]
 
     def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
         hint, unit = self._held.hints.get(path, ""), self._units.by_name.get(path.removesuffix("/"))
@@ -447,6 +454,10 @@ class Pipeline:
             return []
         started = time.monotonic()
         inventory = take_inventory(self.target.source, self._rules, unit)
+        if lost := self._units.lost(unit, inventory.entries):
+            for path in lost:
+                self._forget(path)
+            return []
         entries = [entry for entry in inventory.entries.values() if not self._files.is_unchanged(entry)]
         if fresh := [entry for entry in entries if not is_event_log(entry.path) and not self._files.is_settled(entry)]:
             for entry in fresh:  # it came or changed after the unit was judged, and no event has told

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -25,11 +25,18 @@ _NEXT = "it is complete, and is committed next"
 
 @dataclass(slots=True)
 class Unit:
-    """One unit; *since* is when its first change was seen. Paths are those of the source."""
+    """One unit; *since* is when its first change was seen. Paths are those of the source.
+
+    Attributes:
+        judged: its files as they were at the last judgment.
+        lost_at: when one of its files was found to be gone, monotonic seconds; ``None`` if that is long ago.
+    """
 
     since: float
     completion: Completion = field(default_factory=lambda: Completion(False, "not judged yet", ""))
     abandoned: bool = False
+    judged: AbstractSet[str] = frozenset()
+    lost_at: float | None = None
     _seen: dict[str, tuple[Identity, int, int]] = field(default_factory=dict)
 
     def note(self, path: str, identity: Identity, number: int) -> None:
@@ -112,10 +119,34 @@ class Units:
             self.by_name[unit] = Unit(now)
 
     def note_gone(self, path: str) -> None:
-        """Forget the units that went with *path*."""
+        """Forget the units that went with *path*. One that lost a file may be on its way out: it has to be quiet anew."""
         for unit in (path, self.unit_of(path)):
-            if unit in self.by_name and not (self._target.source / unit).is_dir():
+            if unit is None or (state := self.by_name.get(unit)) is None:
+                continue
+            if not (self._target.source / unit).is_dir():
                 del self.by_name[unit]
+            elif not is_event_log(path):
+                state.lost_at = time.monotonic()
+                self._hold_lossy(unit, state)
+
+    def lost(self, unit: str, there: Container[str]) -> list[str]:
+        """Return which files *unit* was judged complete with, and are not *there* now."""
+        return [path for path in self.by_name[unit].judged if path not in there]
+
+    def next_due(self) -> float | None:
+        """Return when a unit that lost a file has been quiet, monotonic; ``None`` if there is none."""
+        lost = [state.lost_at for state in self.by_name.values() if state.lost_at is not None]
+        return min(lost) + self._target.quiet_s if lost else None
+
+    def _hold_lossy(self, unit: str, state: Unit) -> bool:
+        """Hold *unit* while files may still go from it; tell whether that is so."""
+        if state.lost_at is not None and time.monotonic() < state.lost_at + self._target.quiet_s:
+            state.hold("a file of it was just deleted")
+            self._left.add(unit)
+            return True
+        state.lost_at = None
+
+        return False
 
     def note_not_taken(self, path: str) -> None:
         """Judge again the units that wait for a callback's mark that came, or (soon) for a temporary file that went."""
@@ -164,6 +195,8 @@ class Units:
             self.by_name.pop(unit, None)  # with a directory above it, or no event has told
             return
         state = self.by_name.setdefault(unit, Unit(time.monotonic()))
+        if self._hold_lossy(unit, state):
+            return
         waiting = (path for path in self._files.waiting() if not is_event_log(path))
         held = dict.fromkeys(waiting, "still being written")
         held |= {path: self._held.reasons.get(path, "refused") for path in self._files.refused}
@@ -171,6 +204,7 @@ class Units:
         for name, hint in facts.unreadable.items():
             self._held.hold_unreadable(f"{unit}/{name}", facts.held[name], hint)
         state.completion = judge(facts)
+        state.judged = {f"{unit}/{name}" for name in facts.files}
 
     def read(self, unit: str, held: Mapping[str, str]) -> UnitFacts:
         """Return what is known of *unit*, also against what was published of it; *held*: paths that wait, and why."""

@@ -1,4 +1,4 @@
-"""Unpacks what lies in an archive, to be looked through: zip and tar files, what gzip, bzip2 or xz packed, also nested.
+"""Unpacks what lies in an archive, to be looked through: zip, tar, and what gzip, bzip2, xz or lzma packed, also nested.
 
 What is hostile costs little: at most ``WHOLE_BYTES`` are unpacked in all, from no more than that, to a depth of ``_DEPTH``.
 What cannot be unpacked holds nothing that anybody could read. It must never know what is looked for.
@@ -70,6 +70,7 @@ _STREAMS: tuple[tuple[bytes, Callable[[], "_Gzip | bz2.BZ2Decompressor | lzma.LZ
     (b"\x1f\x8b\x08", _Gzip),  # RFC 1952
     (b"BZh", bz2.BZ2Decompressor),
     (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY)),
+    (b"\x5d\0\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, _XZ_MEMORY)),  # has no magic: how it mostly begins
 )
 _LONGEST_MAGIC = max(len(magic) for magic, _ in _STREAMS)
 

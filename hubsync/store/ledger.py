@@ -25,6 +25,7 @@ from hubsync.store.trouble import DAMAGE_HINT
 from hubsync.watch.entry import Identity
 
 _ROWS_AT_ONCE = 4096
+_FETCHED_AT_ONCE = 256
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -144,18 +145,22 @@ class Ledger(ProofRows):
 
     def all_known(self, under: str = "") -> Iterator[tuple[str, Identity]]:
         """Yield the committed paths (below *under*) with the identity that their content was captured at."""
-        return ((row[0], Identity(*row[1:-1])) for row in self.states(under) if row[-1])
+        uncommitted = self.uncommitted_paths(under)
+        return ((row[0], Identity(*row[1:])) for row in self.states(under) if row[0] not in uncommitted)
 
     def states(self, under: str = "") -> Iterator[tuple[Any, ...]]:
-        """Yield all captured paths (below *under*), the identity of what was captured, and whether just that is committed.
+        """Yield all captured paths (below *under*), in the order of their bytes, and the identity of what was captured.
 
-        They are flat rows, ``(path, *identity, is_committed)``: most of 100,000 are only compared.
+        They are flat rows, ``(path, *identity)``: most of 100,000 are only compared.
         """
-        span = " WHERE f.path > ? AND f.path < ?" if under else ""
-        values = (f"{under}/", f"{under}0") if under else ()  # "0" follows "/" in ASCII
-        query = f"""SELECT f.path, f.dev, f.ino, f.size, f.mtime_ns, f.ctime_ns, t.path IS NOT NULL FROM files f
-            LEFT JOIN tree t ON t.path = f.path AND t.blob = f.blob AND t.mode = f.mode{span}"""  # noqa: S608 - constants
-        return self._each(query, *values)
+        query = "SELECT f.path, dev, ino, size, mtime_ns, ctime_ns FROM files f WHERE true"
+        return self._each(*_below(under, query, " ORDER BY f.path"))
+
+    def uncommitted_paths(self, under: str = "") -> set[str]:
+        """Return the captured paths (below *under*) that the newest snapshot does not have as they were captured."""
+        same = "t.path = f.path AND t.blob = f.blob AND t.mode = f.mode"
+        query = f"SELECT f.path FROM files f LEFT JOIN tree t ON {same} WHERE t.path IS NULL"  # noqa: S608 - a constant
+        return {row[0] for row in self._all(*_below(under, query))}
 
     def record_files(self, captured: Collection[Captured]) -> None:
         """Remember captured files and whether they are pointers."""
@@ -233,8 +238,7 @@ class Ledger(ProofRows):
 
     def tree_below(self, directory: str) -> dict[str, TreeEntry]:
         """Return what the newest snapshot holds below *directory*."""
-        span = (f"{directory}/", f"{directory}0")  # "0" follows "/" in ASCII
-        rows = self._all("SELECT path, mode, blob FROM tree WHERE path > ? AND path < ?", *span)
+        rows = self._all(*_below(directory, "SELECT f.path, mode, blob FROM tree f WHERE true"))
         return {row[0]: TreeEntry(row[1], row[2]) for row in rows}
 
     def tree(self, commit: str) -> dict[str, TreeEntry] | None:
@@ -363,7 +367,7 @@ class Ledger(ProofRows):
 
     def _fetch(self, cursor: sqlite3.Cursor) -> list[Any]:
         with self._lock:
-            return cursor.fetchmany(_ROWS_AT_ONCE)
+            return cursor.fetchmany(_FETCHED_AT_ONCE)
 
     def _do(self, query: str, *values: object) -> None:
         with self._lock, self._known_errors():
@@ -436,6 +440,13 @@ def _parents(paths: Iterable[str]) -> set[str]:
             parent = parent.rpartition("/")[0]
 
     return found
+
+
+def _below(directory: str, query: str, order: str = "") -> tuple[str, ...]:
+    """Return *query*, for what lies below *directory* (an empty one has all), and its values; "0" follows "/" in ASCII."""
+    if not directory:
+        return (query + order,)
+    return f"{query} AND f.path > ? AND f.path < ?{order}", f"{directory}/", f"{directory}0"
 
 
 def _known(row: tuple[Any, ...]) -> Known:

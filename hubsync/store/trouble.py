@@ -7,6 +7,7 @@ never know what a command is for.
 import contextlib
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ _DAMAGED = re.compile(
 )
 
 _at_work: Counter[Path] = Counter()  # commands that may hold a lock now, by repository
+_commands: dict[object, tuple[Path, str, float]] = {}  # all that run: of which repository, which, since when
 _counting = threading.Lock()
 
 log = get_logger()
@@ -38,14 +40,24 @@ log = get_logger()
 @contextlib.contextmanager
 def at_work(git_dir: Path, args: tuple[str, ...]) -> Iterator[None]:
     """Note for so long that the command *args* may hold locks of the repository at *git_dir*."""
-    weight = int(_READERS.isdisjoint(args[:2]))
+    weight, key = int(_READERS.isdisjoint(args[:2])), object()
     with _counting:
         _at_work[git_dir] += weight
+        _commands[key] = git_dir, args[0], time.monotonic()
     try:
         yield
     finally:
         with _counting:
             _at_work[git_dir] -= weight
+            del _commands[key]
+
+
+def find_longest(git_dir: Path) -> tuple[str, float] | None:
+    """Return the command that has run for the longest time on the repository at *git_dir*, and since when (monotonic)."""
+    with _counting:
+        running = [(since, command) for place, command, since in _commands.values() if place == git_dir]
+    since, command = min(running, default=(0.0, ""))
+    return (command, since) if command else None
 
 
 def clear_lock(git_dir: Path, said: str) -> Path | None:

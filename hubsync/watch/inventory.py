@@ -7,6 +7,7 @@ An inventory is the truth that events only hint at, so whatever it could not loo
 import contextlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,7 +30,7 @@ from hubsync.watch.beneath import (
 )
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.mounts import network_file_system
-from hubsync.watch.names import Kind, Skip, is_plain, judge_length, judge_name, judge_names
+from hubsync.watch.names import Kind, Skip, are_plain, fold, is_plain, judge_length, judge_name, judge_names
 from hubsync.watch.rules import DEEPEST, PathRules, temporary_reason
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
 
 _LOOKED_AT = 1000  # files of a temporary directory, to see when it was last written
 _COPY_HINT = "put what it leads to in its place, or exclude it"
+_TOO_DEEP = Skip(f"deeper than {DEEPEST} directories", Kind.REJECTED, "move it up, or exclude it")
 _LINKED_DIRECTORY = Skip("symlink to a directory is not followed", Kind.REJECTED, _COPY_HINT)
 
 
@@ -56,16 +58,19 @@ class Inventory:
     """A listing of a source, or of the part below one directory. All paths are relative to the source.
 
     Attributes:
-        entries: the files that the rules take.
+        entries: the files that the rules take, without those that whoever asked for it knows already.
         skipped: what is not taken though no rule excludes it, and why.
         temporary: files and directories under a temporary name: a writer may still be at work there.
         unreadable: what could not be looked at. What was known of it, or below it, is not gone; see :meth:`hides`.
+        alike: the files, known ones too, that are called as another one is, or lie in such a directory, if case and Unicode
+            are folded.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     skipped: dict[str, Skip] = field(default_factory=dict)
     temporary: dict[str, Identity] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
+    alike: list[str] = field(default_factory=list)
 
     def hides(self, path: str) -> bool:
         """Return whether *path* may still exist although no entry says so: it, or a parent, could not be read."""
@@ -73,17 +78,22 @@ class Inventory:
 
 
 def take_inventory(
-    source: Path, rules: PathRules, under: str = "", on_directory: Callable[[], None] = lambda: None
+    source: Path,
+    rules: PathRules,
+    under: str = "",
+    on_directory: Callable[[], None] = lambda: None,
+    is_known: Callable[[str, Identity], bool] | None = None,
 ) -> Inventory:
     """List *source*, or what lies below its directory *under*; empty if *under* is no directory that is taken.
 
-    *on_directory* is called for each directory, so that who waits sees that it gets on.
+    *on_directory* is called for each directory, so that who waits sees that it gets on. *is_known* is asked for each file
+    that is taken, in the order of their paths; what is known is not listed, so that very many take no memory.
 
     Raises:
         SourceError: *source* is missing, is no directory, or cannot be listed.
     """
     inventory = Inventory()
-    walk = _Walk(source, rules, inventory, on_directory)
+    walk = _Walk(source, rules, inventory, on_directory, is_known or _knows_none)
     with opened_source(source) as root:
         if not under:
             walk.list_directory(root, "", ".")
@@ -133,14 +143,25 @@ def why_unseen(source: Path, path: str) -> Skip | None:
 class _Walk:
     """One listing in progress; *inventory* is filled as it goes."""
 
-    def __init__(self, source: Path, rules: PathRules, inventory: Inventory, on_directory: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        source: Path,
+        rules: PathRules,
+        inventory: Inventory,
+        on_directory: Callable[[], None],
+        is_known: Callable[[str, Identity], bool],
+    ) -> None:
         self._source = source
         self._rules = rules
         self._inventory = inventory
         self._on_directory = on_directory
+        self._is_known = is_known
 
-    def list_directory(self, parent: int, path: str, name: str, depth: int = 0) -> None:
-        """List the directory *name* of the open directory *parent*, which is *path*, and all below it."""
+    def list_directory(self, parent: int, path: str, name: str, depth: int = 0, *, is_alike: bool = False) -> None:
+        """List the directory *name* of the open directory *parent*, which is *path*, and all below it.
+
+        *is_alike*: it, or one above it, is called as another one is.
+        """
         self._on_directory()
         try:
             opened = open_directory(parent, name)
@@ -148,13 +169,7 @@ class _Walk:
             self.note_failure(path, exc)
             return
         try:
-            for below, below_name in self._list_files(opened, path + "/" if path else ""):
-                if depth < DEEPEST:
-                    self.list_directory(opened, below, below_name, depth + 1)
-                else:
-                    self._inventory.skipped[below] = Skip(
-                        f"deeper than {DEEPEST} directories", Kind.REJECTED, "move it up, or exclude it"
-                    )
+            self._list_items(opened, path + "/" if path else "", depth, is_alike=is_alike)
         except OSError as exc:
             self.note_failure(path, exc)
         finally:
@@ -173,41 +188,45 @@ class _Walk:
         self._inventory.skipped[path] = _unreadable(exc)
         self._inventory.unreadable.add(path)
 
-    def _list_files(self, opened: int, prefix: str) -> list[tuple[str, str]]:
-        """Note the files of an open directory; return the directories in it that are to be entered."""
-        directories = []
+    def _list_items(self, opened: int, prefix: str, depth: int, *, is_alike: bool) -> None:
+        """Note all that is in an open directory, and below it, in the order of its paths."""
         with os.scandir(opened) as found:
-            for item in found:
-                name = item.name
-                path = prefix + name
-                is_dir = item.is_dir(follow_symlinks=False)
-                if not is_dir and is_plain(path, name) and self._rules.is_ordinary(path, name):
-                    self._note_file(path, item)
-                elif not self._rules.verdict_below_taken(path, name, is_dir=is_dir).taken:
-                    self._note_temporary(opened, path, item, is_dir=is_dir)
-                elif skip := judge_name(name, is_dir=is_dir) or judge_length(path):
-                    self._inventory.skipped[path] = skip
-                elif is_dir:
-                    directories.append((path, name))
-                else:
-                    self._note_file(path, item)
+            items = sorted(found, key=_place)
+        names = "/".join([item.name for item in items])  # asked of all at once: nearly always nothing is the matter
+        alike = _find_alike(names)
+        are_usual = are_plain(prefix, names) and self._rules.are_ordinary(names)
+        for item in items:
+            name = item.name
+            path = prefix + name
+            is_dir = item.is_dir(follow_symlinks=False)
+            if not is_dir and (are_usual or (is_plain(path, name) and self._rules.is_ordinary(path, name))):
+                self._note_file(path, item, is_alike or name in alike)
+            elif not self._rules.verdict_below_taken(path, name, is_dir=is_dir).taken:
+                self._note_temporary(opened, path, item, is_dir=is_dir)
+            elif skip := judge_name(name, is_dir=is_dir) or judge_length(path):
+                self._inventory.skipped[path] = skip
+            elif not is_dir:
+                self._note_file(path, item, is_alike or name in alike)
+            elif depth < DEEPEST:
+                self.list_directory(opened, path, name, depth + 1, is_alike=is_alike or name in alike)
+            else:
+                self._inventory.skipped[path] = _TOO_DEEP
 
-        return directories
-
-    def _note_file(self, path: str, item: os.DirEntry[str]) -> None:
+    def _note_file(self, path: str, item: os.DirEntry[str], is_alike: bool) -> None:  # noqa: FBT001 - called for each file
         try:
             status = item.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode):
-                self._inventory.entries[path] = Entry.of(path, status)
-                return
-            found = _judge_status(self._source, path, status)
+            found = None if stat.S_ISREG(status.st_mode) else _judge_status(self._source, path, status)
         except OSError as exc:
             self.note_failure(path, exc)
             return
-        if isinstance(found, Entry):
-            self._inventory.entries[path] = found
-        else:
+        if isinstance(found, Skip):
             self._inventory.skipped[path] = found
+            return
+        if is_alike:
+            self._inventory.alike.append(path)
+        identity = found.identity if found else Identity.of(status)
+        if not self._is_known(path, identity):
+            self._inventory.entries[path] = found or Entry(path, identity, status.st_mode)
 
     def _note_temporary(self, opened: int, path: str, item: os.DirEntry[str], *, is_dir: bool) -> None:
         """Note what only a temporary name keeps out; a directory by what was last written in it."""
@@ -230,6 +249,24 @@ def _states_below(parent: int, name: str) -> Iterator[os.stat_result]:
         for file in files:
             with contextlib.suppress(OSError):
                 yield os.stat(file, dir_fd=directory, follow_symlinks=False)
+
+
+def _place(item: os.DirEntry[str]) -> str:
+    """Return what puts the items of a directory into the order of the paths below it, which is that of their bytes."""
+    return item.name + "/" if item.is_dir(follow_symlinks=False) else item.name
+
+
+def _find_alike(names: str) -> frozenset[str]:
+    """Return those of *names*, which a slash divides, that are another one of them if case and Unicode are folded."""
+    folded = fold(names).split("/")
+    if len(set(folded)) == len(folded):
+        return frozenset()
+    count = Counter(folded)
+    return frozenset(name for name, one in zip(names.split("/"), folded, strict=True) if count[one] > 1)
+
+
+def _knows_none(_path: str, _identity: Identity) -> bool:
+    return False
 
 
 def _unreadable(exc: OSError) -> Skip:

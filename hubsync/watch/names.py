@@ -15,6 +15,7 @@ from enum import Enum
 
 _SUSPECT = ".gGlL"  # what a name begins with that some file system takes for a reserved one
 _UNUSUAL = re.compile(r"[\\:]")
+_SUSPECTS = re.compile(f"/[{re.escape(_SUSPECT)}]")
 _HFS_IGNORABLE = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 _SHORT_NAMES = {  # NTFS keeps an 8.3 alias, whose number is 1 to 4; the second form has a hash of the name
     ".git": re.compile(r"git~1"),
@@ -65,6 +66,13 @@ def is_plain(path: str, name: str) -> bool:
     )
 
 
+def are_plain(prefix: str, names: str) -> bool:
+    """Tell whether :func:`is_plain` says so of all *names*, which a slash divides, of the directory *prefix*."""
+    return (
+        len(prefix) + len(names) <= LONGEST_BYTES or len(prefix) + max(map(len, names.split("/"))) <= LONGEST_BYTES
+    ) and (names.isascii() and _UNUSUAL.search(names) is None and _SUSPECTS.search(f"/{names}") is None)
+
+
 def judge_name(name: str, *, is_dir: bool = False) -> Skip | None:
     """Return why no path may have *name* as a part (of a directory if *is_dir*); ``None`` if it may."""
     if name.isascii() and name and name[0] not in _SUSPECT and not _UNUSUAL.search(name) and len(name) <= LONGEST_BYTES:
@@ -91,16 +99,17 @@ def judge_length(path: str) -> Skip | None:
     return Skip(f"the path is longer than {LONGEST_PATH_BYTES} bytes, and nobody could download it", Kind.REJECTED, _RENAME)
 
 
+def fold(path: str) -> str:
+    """Return what a file system that folds case and Unicode takes *path* for."""
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()
+
+
 def find_collisions(paths: Iterable[str]) -> dict[str, str]:
     """Return each of *paths* that a file system which folds case and Unicode takes for one before it → that one."""
-    paths = list(paths)
-    if all(map(str.isascii, paths)) and len(set(map(str.lower, paths))) == len(paths):
-        return {}  # nearly always
     first: dict[str, str] = {}
     found = {}
     for path in sorted(paths):
-        folded = path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()
-        if (other := first.setdefault(folded, path)) is not path:
+        if (other := first.setdefault(fold(path), path)) is not path:
             found[path] = other
 
     return found

@@ -1,5 +1,6 @@
 """The Hub as a process, and as a context."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -155,6 +156,29 @@ def test_half_made_things_are_cleared_at_the_start(tmp_path: Path) -> None:
     assert not half.exists()
     assert not pushed.parent.exists()
     assert [] == list((tmp_path / "hub" / "incoming").iterdir())
+
+
+def test_a_push_whose_client_leaves_in_the_middle_leaves_nothing(hub: LocalHub, tmp_path: Path, repo_id: str) -> None:
+    """What git had received of it is cleared away by the running Hub, and the next push arrives."""
+    work = tmp_path / "work"
+    address = hub.url.replace("://", f"://user:{hub.token}@")
+    subprocess.run(["git", "clone", "-q", f"{address}/{repo_id}", work], check=True)
+    for number in range(60):
+        (work / f"{number}.txt").write_text(os.urandom(100_000).hex())
+    commands = "git add -A && git -c user.name=a -c user.email=a@b commit -qm 1"
+    subprocess.run(commands, shell=True, cwd=work, check=True)
+    objects = hub.directory / "models" / f"{repo_id}.git" / "objects"
+    push = ("git", "push", "-q", "origin", "main")
+    with subprocess.Popen(push, cwd=work, stderr=subprocess.DEVNULL, start_new_session=True) as client:
+        while not list(objects.glob("tmp_objdir-*")):
+            assert client.poll() is None
+        os.killpg(client.pid, signal.SIGKILL)
+
+    deadline = time.monotonic() + 20
+    while list(objects.glob("tmp_objdir-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    subprocess.run(push, cwd=work, check=True)
 
 
 def test_a_lock_that_a_killed_git_left_stops_no_push(tmp_path: Path) -> None:

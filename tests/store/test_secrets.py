@@ -244,6 +244,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
     "xz": lambda content: lzma.compress(content, preset=0),
+    "lzma": lambda content: lzma.compress(content, lzma.FORMAT_ALONE, preset=0),
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from hubsync.errors import FileChangedError, SourceError
 from hubsync.watch.inventory import Identity, Kind, look, open_beneath, open_entry, take_inventory
+from hubsync.watch.names import find_collisions
 from hubsync.watch.rules import PathRules
 
 RULES = PathRules()
@@ -390,6 +391,34 @@ def test_the_mode_is_the_files_own(source: Path) -> None:
     write(source / "run.sh").chmod(0o755)
 
     assert stat.S_IXUSR & look(source, "run.sh").mode
+
+
+def test_files_are_asked_about_in_the_order_of_their_paths(source: Path) -> None:
+    """So that they can be compared with a sorted list as they come; what is known is not listed."""
+    paths = ["a-b", "a.txt", "a/b", "a/c/d", "a/c.d", "a0", "b", "é", "ö/x", "\U0001f600"]
+    for path in paths:
+        write(source / path)
+    asked: list[str] = []
+
+    def is_known(path: str, _: Identity) -> bool:
+        asked.append(path)
+        return path != "a/b"
+
+    inventory = take_inventory(source, RULES, is_known=is_known)
+
+    assert sorted(paths, key=str.encode) == asked
+    assert ["a/b"] == list(inventory.entries)
+
+
+def test_names_that_are_one_elsewhere_are_told_known_or_not(source: Path) -> None:
+    """Case and Unicode are folded, in the names of the files and in those of the directories above them."""
+    for path in ("A/x", "a/X", "a/y", "b/Model", "b/model", "c/e\u0301", "c/\xe9", "d/x", "e"):
+        write(source / path)
+
+    inventory = take_inventory(source, RULES, is_known=lambda *_: True)
+
+    assert {"a/X": "A/x", "b/model": "b/Model", "c/\xe9": "c/e\u0301"} == find_collisions(inventory.alike)
+    assert "d/x" not in inventory.alike
 
 
 def _count(directory: Path | str) -> int:

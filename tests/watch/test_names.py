@@ -5,7 +5,7 @@ from huggingface_hub._local_folder import get_local_download_paths
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubsync.watch.names import Kind, is_plain, judge_length, judge_name, judge_names
+from hubsync.watch.names import Kind, are_plain, is_plain, judge_length, judge_name, judge_names
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,11 @@ def test_a_plain_name_is_taken(name: str, length: int) -> None:
 
     assert not is_plain(path, name) or (judge_name(name), judge_length(path)) == (None, None)
     assert is_plain("a/f1.txt", "f1.txt")
+
+
+@given(st.lists(st.text(st.sampled_from("ab.:\\gGé"), min_size=1), min_size=1), st.integers(0, 250))
+def test_names_that_are_plain_together_are_so_one_by_one(names: list[str], length: int) -> None:
+    """One question for a whole directory is answered as all of its files would answer it."""
+    prefix = f"{'d' * length}/"
+
+    assert are_plain(prefix, "/".join(names)) == all(is_plain(prefix + name, name) for name in names)

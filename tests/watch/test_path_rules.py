@@ -145,3 +145,17 @@ def test_a_hundred_thousand_paths_take_less_than_a_second() -> None:
         times.append(time.process_time() - started)
 
     assert min(times) < 1
+
+
+@given(
+    st.lists(
+        st.sampled_from([*TEMPORARY, *FINAL, "keep.log", "x.log", "a"]).filter(lambda name: "/" not in name), min_size=1
+    ),
+    st.lists(st.sampled_from(PATTERNS), max_size=5),
+)
+def test_names_that_are_ordinary_together_are_so_one_by_one(names: list[str], patterns: list[str]) -> None:
+    """One question for a whole directory is answered as all of its files would answer it."""
+    rules = PathRules(exclude=patterns)
+
+    assert not rules.are_ordinary("/".join(names)) or all(rules.is_ordinary(f"a/{name}", name) for name in names)
+    assert PathRules(exclude=["*.tmp", ".git/"]).are_ordinary("model.safetensors/config.json")
