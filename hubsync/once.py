@@ -1,14 +1,18 @@
 """Runs targets through once: capture, commit and publish what is there now, then say what did not get through."""
 
+import contextlib
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
 
+from hubsync import __version__
 from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.hub import load_client
@@ -21,6 +25,9 @@ from hubsync.service import TargetWork, hold_state, open_limits, open_target, te
 from hubsync.store.git import load_git_python
 from hubsync.store.hashing import declare_costs
 from hubsync.store.process import StoppedError
+
+if TYPE_CHECKING:
+    from hubsync.monitor.status import TargetStatus
 
 _TRIES = 5
 _PAUSE_S = 0.2
@@ -72,10 +79,37 @@ def run_once(  # noqa: PLR0913 - three of them say how
         outcomes = list(pool.map(lambda work: _run(work, stop, deadline, confirm_deletes=confirm_deletes), works))
         for work in works:
             _free_storage(work, means)
+        if (state_dir / "status.json").exists() or not all(outcome.is_done for outcome in outcomes):
+            _leave_status(config, works)
     if stop.is_set() and not all(outcome.is_done for outcome in outcomes):
         raise StoppedError("interrupted", hint="the next run goes on from here")
 
     return outcomes
+
+
+def _leave_status(config: Config, works: Sequence[TargetWork]) -> None:
+    """Let `hubsync status` tell how these targets were left; of the others, what it told before."""
+    from hubsync.monitor.status import DaemonStatus, Status, read_status, write_status  # noqa: PLC0415 - mostly not needed
+    from hubsync.report import describe_target  # noqa: PLC0415
+
+    path, now = config.service.state_dir / "status.json", datetime.now(UTC)
+    known: dict[str, TargetStatus] = {}
+    with contextlib.suppress(HubsyncError):
+        known = {target.name: target for target in read_status(path).targets}
+    with contextlib.suppress(HubsyncError):  # a full disk was said where it mattered
+        known |= {work.target.name: _at_rest(describe_target(work, mode="once", is_paused=False)) for work in works}
+        targets = tuple(known[target.name] for target in config.targets if target.name in known)
+        daemon = DaemonStatus(os.getpid(), __version__, now, now, "stopped", config_mark=config.mark)
+        write_status(path, Status(daemon, targets, sum(target.disk_held_bytes for target in targets)))
+
+
+def _at_rest(target: "TargetStatus") -> "TargetStatus":
+    """Return *target* as it is when nothing is tried again by itself."""
+    mirrors = tuple(
+        replace(mirror, last_error=mirror.last_error and replace(mirror.last_error, next_try_at=None))
+        for mirror in target.mirrors
+    )
+    return replace(target, mirrors=mirrors)
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
@@ -92,6 +126,8 @@ def _look(work: TargetWork) -> Iterator[Amount]:
     """Yield how far one target is: what is read of its source, then what goes up to each mirror."""
     name, reading = work.target.name, work.pipeline.reading
     busy = [worker for worker in work.workers if worker.is_running]
+    if not busy and (waiting := len(work.pipeline.waiting())):
+        yield Amount(name, doing=f"waits until {format_count(waiting, 'file')} was quiet for {work.target.quiet_s:g} s")
     if not busy and reading.files < reading.all_files:
         yield Amount(name, reading.files, reading.all_files, reading.bytes, reading.all_bytes, "reading")
     for worker in busy:

@@ -45,6 +45,7 @@ def describe_target(
         _describe_mirror(work, worker, settled_s, proven.get(worker.mirror.name, {})) for worker in work.workers
     )
     held = pipeline.describe_held(_SHOWN)
+    disk_held, disk_own = pipeline.store.disk_held()
     required = [mirror for mirror in mirrors if mirror.required] or mirrors
     trouble = pipeline.trouble or watch_trouble
     state: TargetState = "ok"
@@ -66,7 +67,8 @@ def describe_target(
         behind_s=max((mirror.behind_s for mirror in required), default=0.0),
         at_risk_s=max((mirror.at_risk_s for mirror in required), default=0.0),
         newest_unit_local=pipeline.newest_unit,
-        disk_held_bytes=pipeline.store.disk_held()[0],
+        disk_held_bytes=disk_held,
+        disk_own_bytes=disk_own,
         last_error=trouble,
         mirrors=mirrors,
     )  # fmt: skip
@@ -160,7 +162,7 @@ def summarize(status: Status) -> str:
         for target in status.targets
         if target.state in {"halted", "paused"} or _worst_of(target).error_kind
     ]
-
+    own += [f"{target.name} busy: {target.busy.reason}" for target in status.targets if target.busy is not None]
     sending = [
         f"{target.name}/{mirror.name} {mirror.transfer.sent_bytes / max(1, mirror.transfer.bytes):.0%} of "
         f"{format_bytes(mirror.transfer.bytes)}, {format_bytes(mirror.transfer.bytes_per_s)}/s"

@@ -68,8 +68,7 @@ class Watcher(threading.Thread):
 
     def take_left(self) -> None:
         """Look, after ``stop``, at what events have told of and the watch has not come to."""
-        self.look_again()  # nothing is waited for
-        self._guarded(self._take_events)
+        self._guarded(self._look_at_left)
 
     def run(self) -> None:
         """Watch until stopped."""
@@ -131,6 +130,13 @@ class Watcher(threading.Thread):
         except (HubsyncError, OSError):
             self.ask_inventory()  # what was not looked at now
             raise
+
+    def _look_at_left(self) -> None:
+        batch: dict[tuple[str, str], None] = {}
+        while not self._events.empty():
+            batch[self._events.get_nowait()] = None
+        batch.pop(("tree", ""), None)  # there may be no time for all of the source
+        self._look_at(batch)
 
     def _look_at(self, batch: Collection[tuple[str, str]]) -> None:
         """Look at all that events told of."""

@@ -60,8 +60,10 @@ def test_what_the_watch_had_not_come_to_is_seen_at_the_end(rig: Rig) -> None:
     """Events that came while it read a large file are looked at, so that what they tell of is said to be left."""
     watcher = Watcher(rig.work, lambda: None)
     rig.write("notes.txt")
-    watcher.ask_inventory()
+    rig.write("more/deep.txt")
+    for event in (("path", "notes.txt"), ("tree", "more"), ("tree", "")):
+        watcher._events.put(event)
 
     watcher.take_left()
 
-    assert ["notes.txt"] == list(rig.pipeline.pending())
+    assert ["more/deep.txt", "notes.txt"] == sorted(rig.pipeline.pending())

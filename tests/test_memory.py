@@ -54,3 +54,16 @@ def test_what_hangs_in_a_circle_is_given_back_too() -> None:
         assert ring() is None
     finally:
         gc.enable()
+
+
+def test_what_is_old_when_it_becomes_a_circle_is_given_back_too() -> None:
+    """What lived through two collections is looked at no more by the next ones but a whole one."""
+    give_back()
+    ring = Ring()
+    gc.collect()
+    gone = weakref.ref(ring)
+
+    del ring
+    give_back()
+
+    assert gone() is None

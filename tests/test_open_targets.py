@@ -4,20 +4,26 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from support.rig import NO_LOGIN, declare
 
+from hubsync import open_targets
 from hubsync.config.model import Target
 from hubsync.jobs import Jobs
 from hubsync.mirror.publish import Means
 from hubsync.mirror.token import Tokens
+from hubsync.monitor.status import DaemonStatus, Status
 from hubsync.open_targets import OpenTargets
 from hubsync.pauses import Pauses
 from hubsync.proof.prove import Means as ProofMeans
 from hubsync.prune.job import PruneJob
+from hubsync.report import summarize
 from hubsync.service import open_limits, open_target
+from hubsync.store.trouble import at_work
 from hubsync.target_run import TargetRun
 
 
@@ -113,3 +119,32 @@ def test_no_store_is_closed_under_a_job(targets: OpenTargets, opener: Opener, jo
 
     assert [None] == found
     assert targets.runs() == []
+
+
+def test_a_store_that_is_at_work_is_told_as_it_was(
+    targets: OpenTargets, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks does not wait for a snapshot: what was known stands, with what the store is at work on, since when."""
+    monkeypatch.setattr(open_targets, "_BUSY_S", 0.01)
+    (run,) = targets.runs()
+    (known,) = targets.describe([opener.target])
+    began, go = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with run.work.pipeline.lock, at_work(run.work.pipeline.store.git.git_dir, ("fast-import",)):
+            began.set()
+            go.wait(20)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    assert began.wait(20)
+    (first,), (second,) = targets.describe([opener.target]), targets.describe([opener.target])
+    go.set()
+    writing.join()
+
+    assert first.busy is not None
+    assert ("git fast-import is at work", known) == (first.busy.reason, replace(first, busy=None))
+    assert first == second
+    now = datetime.now(UTC)
+    assert "busy: git fast-import" in summarize(Status(DaemonStatus(1, "", now, now), (first,)))
+    assert targets.describe([opener.target])[0].busy is None

@@ -51,7 +51,8 @@ def run(session: Session) -> None:
 def once(session: Session, targets: tuple[str, ...], timeout: float, *, confirm_deletes: bool, as_json: bool) -> None:
     """Capture, commit and publish what is there now, then exit.
 
-    Exits with 1, and the list, if something was held back or failed.
+    A file is taken when it was unchanged for `quiet` (30s by default), which is waited for. Exits with 1, and the list, if
+    something was held back or failed; `hubsync status` then tells it too.
     """
     from hubsync.mirror.token import Tokens
     from hubsync.once import exit_code, run_once

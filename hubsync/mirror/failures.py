@@ -16,16 +16,20 @@ _SAID_CHARS = 600  # of a tool's words in a message; a captive portal's page is 
 
 @dataclass(frozen=True, slots=True)
 class FailureRow:
-    """One row: a pattern in what was said, and what it means."""
+    """A row: a pattern in what was said, and what it means. It is compiled with the first failure; most runs have none."""
 
-    pattern: re.Pattern[str]
+    pattern: str
     error_kind: str
     retryable: bool
     hint: str = ""
 
+    def is_in(self, said: str) -> bool:
+        """Tell whether *said* has the pattern."""
+        return re.search(self.pattern, said, re.IGNORECASE) is not None
+
 
 def _row(pattern: str, error_kind: str, hint: str = "", *, retryable: bool = False) -> FailureRow:
-    return FailureRow(re.compile(pattern, re.IGNORECASE), error_kind, retryable, hint)
+    return FailureRow(pattern, error_kind, retryable, hint)
 
 
 _SPLIT_HINT = "lower lfs.threshold so that the file goes through git-lfs"
@@ -41,11 +45,11 @@ _RACE_HINT = "others publish at the same time; hubsync tries again by itself"
 _PULL_HINT = "set pull_request = true on this mirror, or allow the token to push to this branch"
 
 # What git says of a repository of ours, never of what a server sent it ("bad object at offset").
-_DAMAGED = re.compile(
-    r"^(?:error|fatal): (?!.*bad object at offset)"
+_DAMAGED = (
+    r"(?m-i:^(?:error|fatal): (?!.*bad object at offset)"
     r"(?:inflate: |object file .* is empty|loose object .* is corrupt|packfile .*|bad (?:shallow line|object|tree object) "
     r"|(?:unable to|could not) (?:read|parse|unpack) (?:tree |commit |object )?[0-9a-f]{40}|.*\.lock': File exists"
-    r"|not a git repository|missing blob )", re.MULTILINE,
+    r"|not a git repository|missing blob ))"
 )  # fmt: skip
 _LACKS_OBJECT = "LFS pointer pointed to a file that does not exist"
 
@@ -162,7 +166,7 @@ def read_failure(doing: str, said: str) -> MirrorError:
     )
     failure.retry_at = asked.until
     failure.said = said
-    failure.lacks_object = row.pattern.pattern == _LACKS_OBJECT
+    failure.lacks_object = row.pattern == _LACKS_OBJECT
 
     return failure
 
@@ -170,7 +174,7 @@ def read_failure(doing: str, said: str) -> MirrorError:
 def is_of_damage(failure: GitError | StateError | MirrorError) -> bool:
     """Tell whether a repository of ours may be what failed: git on it alone, or as git says when it talks to a server."""
     if isinstance(failure, MirrorError):
-        return _DAMAGED.search(failure.said) is not None
+        return re.search(_DAMAGED, failure.said) is not None
     return not isinstance(failure, DiskFullError)
 
 
@@ -203,17 +207,17 @@ def read_retry_after(value: str) -> AskedWait:
 def _first_reason(said: str) -> str:
     """Return the first of several reasons that a Hub gives for one refusal; else all that was *said*."""
     reasons = _BETWEEN_REASONS.split(said)
-    return next((reason for reason in reasons if any(row.pattern.search(reason) for row in WORDS)), said)
+    return next((reason for reason in reasons if any(row.is_in(reason) for row in WORDS)), said)
 
 
 def _find_row(said: str) -> FailureRow:
     telling = _SAYS_NOTHING.sub("", said)
-    if row := next((row for row in WORDS if row.pattern.search(telling)), None):
+    if row := next((row for row in WORDS if row.is_in(telling)), None):
         return row
     if status := _STATUS.search(telling):
         return STATUSES.get(int(status[1]), _UNKNOWN)
 
-    return next((row for row in OTHER_WORDS if row.pattern.search(telling)), _UNKNOWN)
+    return next((row for row in OTHER_WORDS if row.is_in(telling)), _UNKNOWN)
 
 
 def _read_paths(said: str) -> tuple[str, ...]:

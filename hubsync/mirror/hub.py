@@ -15,7 +15,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hubsync import __version__
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.failures import AskedWait, read_failure, read_retry_after
@@ -401,6 +400,8 @@ def _patience() -> "Patience":
 def _api(url: str, token: str | Literal[False]) -> "HfApi":
     import huggingface_hub  # noqa: PLC0415 - 200 ms
     from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - 200 ms
+
+    from hubsync import __version__  # noqa: PLC0415 - it is looked up among all that is installed
 
     disable_progress_bars()
     return huggingface_hub.HfApi(endpoint=url, token=token, library_name="hubsync", library_version=__version__)

@@ -3,6 +3,7 @@
 What the mirror refuses, and what is nowhere any more, is held back. It must never know branches and commits.
 """
 
+import functools
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,6 @@ from hubsync.store.git import blob_id
 from hubsync.store.snapshot import Store
 from hubsync.watch.inventory import examine
 from hubsync.watch.rules import PathRules
-
-_LOADS_A_MODEL = PathRules(expand_include(("weights",)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +131,11 @@ def newest_first(steps: Sequence[Step]) -> list[Step]:
 def _pointers_of(step: Step, pointers: Container[str]) -> list[str]:
     """Return the *pointers* that *step* writes: what loads the model before what resumes the run."""
     written = [(c.path, c.after.blob) for c in step.changes if c.after and c.after.blob in pointers]
-    return [blob for _, blob in sorted(written, key=lambda one: not _LOADS_A_MODEL.verdict(one[0]).taken)]
+    rules = _model_rules()
+    return [blob for _, blob in sorted(written, key=lambda one: not rules.verdict(one[0]).taken)]
+
+
+@functools.cache
+def _model_rules() -> PathRules:
+    """Return what takes the files that load a model."""
+    return PathRules(expand_include(("weights",)))

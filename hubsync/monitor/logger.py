@@ -1,14 +1,23 @@
 """Gives out loggers: imports structlog, and keeps it from importing what takes longer than all the rest of it.
 
 structlog uses rich for tracebacks that show local variables; ours show none, since a variable may hold a token. And it
-uses asyncio in methods that are to be awaited, which nobody here does.
+uses asyncio in methods that are to be awaited, which nobody here does; a training that imports a callback of ours may.
 """
 
+import importlib
 import sys
 from types import ModuleType
 
-# In place of a library: nothing, so that its import fails, which structlog is prepared for, or a module without content.
-_KEPT_OUT = {"rich": None, "asyncio": ModuleType("asyncio")}
+
+class _Later(ModuleType):
+    """Stands for a module that is imported when something of it is used."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+# In place of a library: nothing, so that its import fails, which structlog is prepared for, or one that comes later.
+_KEPT_OUT = {"rich": None, "asyncio": _Later("asyncio")}
 
 _absent = {name: instead for name, instead in _KEPT_OUT.items() if name not in sys.modules}
 sys.modules.update(_absent)  # type: ignore[arg-type]

@@ -78,12 +78,19 @@ def _headline(status: Status, now: datetime, *, running: bool, width: int, paint
         f"hubsync {daemon.version}",
         f"{daemon.state}, pid {daemon.pid}" if running else f"not running (was {daemon.state}, pid {daemon.pid})",
         f"up {format_duration((now - daemon.started_at).total_seconds())}" if running else "",
-        f"{format_bytes(status.disk_held_bytes)} held on disk",
+        f"{format_bytes(status.disk_held_bytes)} held on disk{_own_room(status)}",
         f"as of {format_duration(age_s)} ago" if age_s >= _FRESH_S else "",
     ]
     is_well = running and age_s <= STALE_AFTER_S
     for line in _fold("; ".join(fact for fact in facts if fact), width):
         yield paint(line, _BOLD if is_well else f"{_BOLD};{_RED}")
+
+
+def _own_room(status: Status) -> str:
+    """Return how much of what is held costs anything: a hard link takes no room until the source deletes its file."""
+    if not status.disk_held_bytes:
+        return ""
+    return f", {format_bytes(sum(target.disk_own_bytes for target in status.targets))} of it beside the source"
 
 
 def _table(status: Status, now: datetime, width: int, paint: Paint) -> Iterator[str]:

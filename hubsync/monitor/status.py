@@ -115,6 +115,7 @@ class TargetStatus:
     Attributes:
         state: "degraded" says that a required mirror fails, or that something is held until a person acts.
         waiting: the first of what is ``held``, those that need a person before others.
+        disk_own_bytes: how much of what is held on disk takes room beside the source: what that has no more, and copies.
         busy: what its store has been at work on for long; all else is as it was before that.
     """
 
@@ -129,6 +130,7 @@ class TargetStatus:
     at_risk_s: float = 0.0
     newest_unit_local: str | None = None
     disk_held_bytes: int = 0
+    disk_own_bytes: int = 0
     last_error: LastError | None = None
     busy: Waiting | None = None
     mirrors: tuple[MirrorStatus, ...] = ()

@@ -36,6 +36,7 @@ from hubsync.store.snapshot import Store
 from hubsync.units import target_rules
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory, why_unseen
+from hubsync.watch.layout_words import step_of
 from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
@@ -344,11 +345,12 @@ class Pipeline:
             return held
 
     def describe_held(self, most: int) -> list[Waiting]:
-        """Return the first *most* of what is held back, with reasons: what needs a person, then units, then files."""
+        """Return the first *most* of what is held back, and why: what needs a person, then units by step, then files."""
         with self.lock:
             needy = {f"{name}/" for name in self._units.abandoned()} | self._held.needy
-            order = heapq.nsmallest(most, self.held().items(), key=lambda one: (one[0] not in needy, one[0][-1] != "/"))
-            return [self._describe_held(path, reason, needs_attention=path in needy) for path, reason in order]
+            held = self.held()
+            first = heapq.nsmallest(most, held, lambda p: (p not in needy, p[-1] != "/", step_of(p.rstrip("/")), p))
+            return [self._describe_held(path, held[path], needs_attention=path in needy) for path in first]
 
     def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
         hint, unit = self._held.hints.get(path, ""), self._units.by_name.get(path.removesuffix("/"))

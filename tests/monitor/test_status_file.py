@@ -195,7 +195,7 @@ def test_the_table_fits_a_terminal() -> None:
     lines = text.splitlines()
 
     assert max(map(len, lines)) <= 80
-    assert "hubsync 0.1.0; running, pid 4711; up 1d6h; 26.9 GB held on disk" in lines[0]
+    assert "hubsync 0.1.0; running, pid 4711; up 1d6h; 26.9 GB held on disk," in lines[0]
     assert [] == [
         word
         for word in ("llama-sft", "acme/llama-sft", "parked", "26.9 GB", "2h2m", "checkpoint-1000", "2 more held")
