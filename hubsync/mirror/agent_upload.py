@@ -308,7 +308,12 @@ def _insist(send: Callable[[], _T], tries: int) -> _T:
             asked = exc.retry_after
             wait_s = float(asked) if asked.isdecimal() else min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**done) * random.random()  # noqa: S311 - jitter
             if not exc.retryable or done == tries or wait_s > _LONGEST_WAIT_S or (asked and not asked.isdecimal()):
-                raise
+                if not exc.status:
+                    raise
+                # The same answer means another thing if the Batch API gives it.
+                raise TransferError(
+                    f"storage: {exc}", status=exc.status, retry_after=asked, is_general=exc.is_general
+                ) from exc
             time.sleep(wait_s)
 
     raise AssertionError("tries is positive")

@@ -39,6 +39,7 @@ _WRITE_HINT = "give the token write access to this repository, or ask its owner"
 _NAME_HINT = "check the repository's name, and that the token may see it"
 _MOVED_HINT = "the repository or the Hub moved; change its address in the config"
 _STORAGE_HINT = "free storage on the Hub or raise its limit"
+ADDRESS_HINT = "the Hub's storage refused an address that the Hub gave; hubsync asks for a new one by itself"
 _TROUBLE_HINT = "the Hub is in trouble or not yet ready; hubsync tries again by itself"
 _PATIENCE_HINT = "hubsync waits as long as the Hub asks, and tries again by itself"
 _RACE_HINT = "others publish at the same time; hubsync tries again by itself"
@@ -70,6 +71,9 @@ WORDS: tuple[FailureRow, ...] = (
     _row(_LACKS_OBJECT, "rejected", "the Hub lost an object; hubsync sends it again", retryable=True),
     _row(r"pack exceeds maximum|\bGH001\b|file size limit|enable upload of files > ?5 ?GB", "too_large",
          "the server refuses a file of this size"),
+    # Whatever a storage has against an address of the Hub's, it is not the content.
+    _row(r"\bstorage: HTTP (?:401|402|403|404|410|451)\b", "server", ADDRESS_HINT, retryable=True),
+    _row(r"\bstorage: HTTP 50[79]\b", "quota", _STORAGE_HINT, retryable=True),
     _row(r"exceeded the rate limit for repository commits", "commit_quota",
          "hubsync waits by itself; a lower max_commits_per_hour on the mirror keeps clear of the limit", retryable=True),
     _row(r"storage (limit|quota)|(?<!disk )quota exceeded|insufficient server storage|bandwidth limit", "quota",
@@ -120,6 +124,7 @@ OTHER_WORDS: tuple[FailureRow, ...] = (
          r"|SSL|TLS", "network", _REACH_HINT, retryable=True),
 )  # fmt: skip
 
+_OF_CONTENT = frozenset({"rejected", "too_large", "forbidden"})  # the last if a file is named: some scanners answer 403
 _UNKNOWN = _row("", "server", _TROUBLE_HINT, retryable=True)
 
 # As git ("The requested URL returned error: 403", "RPC failed; HTTP 500"), git-lfs ("from HTTP 413") and hubsync say it.
@@ -169,6 +174,16 @@ def read_failure(doing: str, said: str) -> MirrorError:
     failure.lacks_object = row.pattern == _LACKS_OBJECT
 
     return failure
+
+
+def is_of_content(failure: MirrorError) -> bool:
+    """Tell whether *failure* may be about single files, and not about the mirror."""
+    return failure.error_kind in _OF_CONTENT
+
+
+def is_refusal(failure: MirrorError) -> bool:
+    """Tell whether *failure*, which is that of one object, refuses its content for good."""
+    return is_of_content(failure) and not failure.retryable
 
 
 def is_of_damage(failure: GitError | StateError | MirrorError) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
-from hubsync.mirror.failures import AskedWait, read_failure, read_retry_after
+from hubsync.mirror.failures import ADDRESS_HINT, AskedWait, read_failure, read_retry_after
 from hubsync.mirror.hub_facts import HubCommit, HubFile, Pull, RepoState, Visibility
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.xet import hf_xet
@@ -38,7 +38,6 @@ _UPLOAD_THREADS = 2
 _NO_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 _API_PATH = re.compile(r"/api/|/info/lfs/objects/batch$|/resolve/")
 _STALE = frozenset({400, 401, 403, 404, 410})
-_STALE_HINT = "the Hub's storage refused an address that the Hub gave; hubsync asks for a new one by itself"
 _LOOKED_UP = 200  # paths in one request
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
@@ -347,7 +346,7 @@ def _translated(doing: str, exc: Exception) -> MirrorError:
     failure = read_failure(doing, f"HTTP {response.status_code} {said}")
     if response.status_code in _STALE and not _API_PATH.search(response.request.url.path):
         # An address that the Hub gave for an upload: with the next try comes a new one.
-        failure.retryable, failure.error_kind, failure.hint = True, "server", _STALE_HINT
+        failure.retryable, failure.error_kind, failure.hint = True, "server", ADDRESS_HINT
     if failure.retry_after_s is None and failure.retry_at is None:
         _note_asked_wait(failure, response.headers)
 

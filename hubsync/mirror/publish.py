@@ -17,7 +17,7 @@ from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted, MadeAnewError
 from hubsync.mirror.budget import Budget
 from hubsync.mirror.cards import Cards
-from hubsync.mirror.failures import is_of_damage
+from hubsync.mirror.failures import is_of_content, is_of_damage
 from hubsync.mirror.hub import Hub
 from hubsync.mirror.hub_facts import Pull
 from hubsync.mirror.limits import Limits
@@ -278,7 +278,7 @@ class Publisher:
 
     def _hold_back(self, exc: MirrorError) -> bool:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
-        if not self.refusals.is_of_content(exc):
+        if not is_of_content(exc):
             return False
         base = None if self._record.is_new_view() else self.published()
         steps = self._lacking(base, self.backlog(), Ahead())

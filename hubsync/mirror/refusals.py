@@ -12,8 +12,6 @@ from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 
-_REFUSALS = {"rejected", "too_large", "forbidden"}  # the last if a file is named: some scanners answer 403
-
 log = get_logger()
 
 
@@ -63,11 +61,6 @@ class Refusals:
             if refusal.error_kind != LOST and (entry := in_tree(path)) is not None and entry.blob == refusal.blob
         }
         self._view.refused = kept | self._view.refuse_lost()
-
-    @staticmethod
-    def is_of_content(exc: MirrorError) -> bool:
-        """Tell whether *exc* may be about single files."""
-        return exc.error_kind in _REFUSALS
 
     def name_files(self, exc: MirrorError, steps: Sequence[Step]) -> bool:
         """Have *exc* say which files of *steps* it is about; tell whether there are such."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
+from hubsync.mirror.failures import is_refusal
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.uploads import UploadError
 from hubsync.monitor.logger import get_logger
@@ -58,7 +59,7 @@ class Uploader:
             )
         except UploadError as exc:
             self._note_sent([oid for oid in missing if oid in exc.uploaded], objects, started)
-            refused = {oid: failure for oid, failure in exc.refused.items() if not failure.retryable}
+            refused = {oid: failure for oid, failure in exc.refused.items() if is_refusal(failure)}
             spoiled = {oid for oid, failure in exc.refused.items() if failure.error_kind == "spoiled"}
             if exc.is_general or exc.refused.keys() - refused.keys() - spoiled:
                 raise

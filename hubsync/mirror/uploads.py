@@ -15,7 +15,7 @@ from hubsync.config.model import Endpoint
 from hubsync.config.rates import Rate
 from hubsync.errors import MirrorError
 from hubsync.mirror.agent_handover import VARIABLE, Order, Report, Thing, write_things
-from hubsync.mirror.failures import read_failure
+from hubsync.mirror.failures import is_refusal, read_failure
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
 from hubsync.store.hashing import shared
@@ -29,7 +29,7 @@ log = get_logger()
 
 
 class UploadError(MirrorError):
-    """Not all objects were uploaded; the kind is that of the failure that is no matter of one object, else of the first.
+    """Not all objects were uploaded; the kind is that of the failure that tells most: the mirror's own, else a file's.
 
     Attributes:
         uploaded: the oids that the mirror has now.
@@ -185,9 +185,15 @@ class Upload:
         refused = {oid: (why, read_failure(doing, why.said)) for oid, why in self._report.refused.items()}
         own = {oid: failure for oid, (why, failure) in refused.items() if not why.is_general}
         general = (failure for why, failure in refused.values() if why.is_general)
-        telling = next(general, None) or next(iter(own.values()), None) or read_failure(doing, said)
+        # What is wrong with the mirror tells more than what is wrong with a file.
+        telling = next(general, None) or min(own.values(), key=_tells, default=None) or read_failure(doing, said)
 
         return UploadError(telling, frozenset(self._report.done), own)
+
+
+def _tells(failure: MirrorError) -> bool:
+    """Order the failures of single objects: first those that are the mirror's."""
+    return is_refusal(failure) or failure.error_kind == "spoiled"
 
 
 def agent_config() -> dict[str, str]:

@@ -288,6 +288,44 @@ def test_one_refused_object_does_not_stop_the_others(server: LfsServer, store: S
     assert "not this one" in str(failure)
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [*((status, "server") for status in (401, 402, 403, 404, 410, 451)), (507, "quota"), (509, "quota")],
+)
+@pytest.mark.parametrize("where", ["/whole", "/verify"])
+def test_a_storage_that_refuses_its_address_has_nothing_against_the_object(
+    server: LfsServer, store: Store, status: int, kind: str, where: str
+) -> None:
+    """Whatever it answers to a new address too is tried again later, and the others arrive."""
+    oids = [store.pin(os.urandom(1000)) for _ in range(3)]
+    answer = AnswerError(status, b"Insufficient storage: Forbidden")
+    server.before = at(where, refuse(*[answer] * 99))
+
+    failure = store.fail(*oids)
+
+    assert (kind, True) == (failure.error_kind, failure.retryable)
+    assert "storage" in failure.hint
+    assert len(server.puts()) <= 3 * 2
+
+
+def test_a_full_storage_tells_more_than_a_refused_object(server: LfsServer, store: Store) -> None:
+    """One object is too large, the next ones are not taken for now: the mirror is tried again."""
+    oids = [store.pin(os.urandom(1000)) for _ in range(3)]
+    status = dict(zip(oids, (413, 401, 200), strict=True))
+
+    def answer(request: LfsRequest) -> None:
+        for oid in oids[:2]:
+            if request.method == "PUT" and oid in request.path:
+                raise AnswerError(status[oid])
+
+    server.before = answer
+
+    failure = store.fail(*oids)
+
+    assert ("server", True) == (failure.error_kind, failure.retryable)
+    assert {oids[2]} == failure.uploaded
+
+
 def test_an_object_that_the_batch_refuses_is_told_apart_too(server: LfsServer, store: Store) -> None:
     """An error inside the Batch API's answer is that object's own."""
     oids = [store.pin(os.urandom(1000)) for _ in range(3)]

@@ -223,7 +223,7 @@ ANSWERS = [
     (upload, BATCH, 429, "rate_limited"),
     (upload, BATCH, 503, "server"),
     (upload, BATCH, 507, "quota"),
-    (upload, PUT, 403, "forbidden"),
+    (upload, PUT, 403, "server"),
     (upload, PUT, 413, "too_large"),
     (push, PUSH, 403, "forbidden"),
     (push, PUSH, 413, "too_large"),

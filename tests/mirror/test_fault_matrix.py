@@ -111,16 +111,16 @@ BODIES = {
 FAULTS |= {name: Fault(act, (SERVER,)) for name, act in BODIES.items()}
 FAULTS["chatter"] = Fault(faults.chatter, (STALLED,))  # a server that talks beside its answer to git
 
+_STORAGE = ("put", "part", "complete", "verify", "http-put", "http-verify")
 # Where the general rule does not hold, and why.
 OTHERWISE: dict[tuple[str, str], tuple[Outcome, ...]] = {
     ("info", "404"): (None,),  # a server without the Hub's API is no error: git tells
     ("create", "404"): (NOT_FOUND,),
     **{("info", name): (None,) for name in BODIES if name not in {"bomb", "endless"}},
-    **{("verify", code): (None, (kind, False)) for code, kind in {"401": "auth", "404": "not_found"}.items()},
     # git reads an answer without end to its end, and is ended for making no progress.
     **{(route, "endless-error"): (STALLED,) for route in ("refs", "refs-push", "upload-pack", "receive-pack")},
     # The address that the Hub gave is refused: a new one comes with the next try.
-    **{(route, code): (SERVER,) for route in ("http-put", "http-verify") for code in ("401", "403", "404", "ansi")},
+    **{(route, code): (SERVER,) for route in _STORAGE for code in ("401", "403", "404", "ansi")},
 }
 
 
@@ -142,6 +142,8 @@ SHORT = [
     ("batch", "deep-list"),
     ("put", "reset-late"),
     ("part", "422"),
+    ("put", "401"),
+    ("complete", "404"),
     ("info", "drip"),
     ("create", "bomb"),
     ("http-batch", "retry-date"),

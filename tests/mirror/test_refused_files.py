@@ -1,6 +1,8 @@
 """A mirror that refuses one file: that file waits, alone or with its unit, and everything else goes up."""
 
 import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,3 +202,56 @@ def test_one_refused_object_holds_back_itself_only(rig: Rig, server: PlainServer
     server.before = lambda _: None
     rig.work.workers[0].run(now=True)
     assert safetensors(5000, b"\7") == server.read(REPO, "bad.safetensors")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 507])
+def test_what_a_storage_in_trouble_did_not_take_is_kept(make_rig: MakeRig, server: PlainServer, status: int) -> None:
+    """The unit is not refused: it waits with its pins, and arrives after the trainer has deleted it."""
+    rig = make_rig(server, units=("checkpoint-*",), complete_when=("DONE",))
+    rig.write("checkpoint-1/model.safetensors", safetensors(2000))
+    rig.write("checkpoint-1/DONE", b"")
+    rig.commit()
+
+    def refuse(request: Request) -> None:
+        if request.method == "PUT":
+            raise AnswerError(status)
+
+    server.before = refuse
+    worker = rig.work.workers[0]
+    with capture_logs() as entries:
+        worker.run()
+    rig.work.release()
+    shutil.rmtree(rig.source / "checkpoint-1")
+    rig.commit()
+    worker.run(now=True)
+    rig.work.release()
+
+    [told] = [entry for entry in entries if entry["event"] == "mirror.failed"]
+    assert "storage" in told["hint"]
+    assert not [entry for entry in entries if entry["event"] == "file.rejected"]
+    server.before = lambda _: None
+    worker.run(now=True)
+    assert safetensors(2000) == server.read(REPO, "checkpoint-1/model.safetensors")
+    assert worker.trouble is None
+
+
+@pytest.mark.parametrize(("code", "is_refused"), [(403, True), (422, True), (401, False), (404, False), (507, False)])
+def test_the_batch_says_of_an_object_what_is_wrong(rig: Rig, server: PlainServer, code: int, is_refused: bool) -> None:  # noqa: FBT001
+    """An error beside one object refuses its content if it is about content; else nothing is left out."""
+    rig.write("bad.safetensors", safetensors(5000))
+    rig.commit()
+    error = {"code": code, "message": "not this one"}
+
+    def refuse(request: Request) -> None:
+        if request.path.endswith("/objects/batch"):
+            oid = hashlib.sha256(safetensors(5000)).hexdigest()
+            raise AnswerError(200, json.dumps({"objects": [{"oid": oid, "error": error}]}).encode())
+
+    server.before = refuse
+    worker = rig.work.workers[0]
+    worker.run()
+    rig.work.release()
+
+    assert is_refused == bool(rig.publisher().refusals.reasons())
+    assert is_refused == (worker.trouble is None)
+    assert rig.held_objects() or is_refused
