@@ -61,6 +61,7 @@ class DiskFullError(StateError):
     retryable = True
 
 
+FULL_HINT = "free space, or inodes (`df -i`), on the file system of the state directory"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -74,7 +75,7 @@ def read_os_error(exc: OSError) -> StateError:
     """Return what the system says of a disk, or of a limit, as an error with a cure; it may pass."""
     error: StateError
     if exc.errno in NO_ROOM:
-        error = DiskFullError(str(exc), hint="free space on the file system of the state directory")
+        error = DiskFullError(str(exc), hint=FULL_HINT)
     elif is_limit(exc):
         error = StateError(str(exc), hint="raise the limit of open files (LimitNOFILE= in the unit, ulimit -n)")
     else:

@@ -14,6 +14,8 @@ from hubsync.store.snapshot import Store
 from hubsync.units import age_s
 from hubsync.watch.inventory import look
 
+_REPLACED = "gone, and its unit was saved anew: a unit is published as one version"
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -99,7 +101,7 @@ def _make_steps(target: Target, rehearsal: Rehearsal) -> Iterator[Step]:
     held, hints = pipeline.held(), pipeline.hints()
     for path, entry in changes.items():
         yield (
-            Step("remove", path, reason='gone, and deletes = "propagate"')
+            Step("remove", path, reason=_REPLACED if target.deletes == "keep" else 'gone, and deletes = "propagate"')
             if entry is None
             else _capture(target, rehearsal, path)
         )
@@ -109,7 +111,7 @@ def _make_steps(target: Target, rehearsal: Rehearsal) -> Iterator[Step]:
     for path, reason in held.items():
         yield Step("hold", path, reason=reason, unit=pipeline.unit_of(path), hint=hints.get(path, ""))
     if target.deletes == "keep":
-        for path in rehearsal.gone:
+        for path in [path for path in rehearsal.gone if path not in changes]:
             yield Step("leave", path, reason='gone here, kept on the mirrors: deletes = "keep"')
 
 

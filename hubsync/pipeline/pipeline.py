@@ -28,6 +28,7 @@ from hubsync.pipeline.intake import Intake
 from hubsync.pipeline.opening import make_capturer
 from hubsync.pipeline.provenance import Provenance
 from hubsync.pipeline.reading import Reading
+from hubsync.pipeline.removals import Removals
 from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
 from hubsync.pipeline.unit import Units, unit_hint
 from hubsync.store.batch import BatchLimits, split_batches
@@ -84,6 +85,7 @@ class Pipeline:
         self._files = Files(target, store, self._provenance)
         self._held = Held(self._log, self.unit_of)
         self._units = Units(target, self._rules, self._files, self._held, store.ledger, self._log)
+        self._removals = Removals(target, store, self._rules, self._files, self._units, self._provenance)
         self._guard = Guard(target, store, min_free_bytes, self._log)
         capturer = capturer or make_capturer(target, store)
         self._capturing = Capturing(capturer, self._files, store, target.quiet_s, stop, self._log)
@@ -429,10 +431,12 @@ class Pipeline:
             self._let_go(path)
 
     def _let_go(self, path: str) -> None:
+        is_news = path not in self._files.removed
         self._files.forget(path)
         self._capturing.forget(path)
         self._held.forget(path)
-        self._units.note_gone(path)
+        if is_news:
+            self._units.note_gone(path)
 
     def _report_skipped(self, inventory: Inventory, under: str) -> None:
         for path, skip in inventory.skipped.items():
@@ -476,10 +480,11 @@ class Pipeline:
         own = [entry for entry in inventory.entries.values() if not is_event_log(entry.path)]
         written_ns = max((entry.identity.mtime_ns for entry in own), default=0)
         subject = unit_subject(unit, inventory.entries.values())
+        replaced = self._removals.replaced(unit, inventory)
         with self.store.write() as writer:
             written = write_snapshot(
                 writer, captured, subject=subject, units=(unit,), written_ns=written_ns,
-                describe=self._provenance.describer(unit, state.completion.layout),
+                describe=self._provenance.describer(unit, state.completion.layout, replaced),
             )  # fmt: skip
         commits = tell_written(written, self._log)
         del self._units.by_name[unit]  # not before: a commit that failed is tried again
@@ -539,16 +544,8 @@ class Pipeline:
         return written
 
     def _commit_removed(self, *, confirmed: bool) -> list[str]:
-        """Commit the removal of paths that are gone, if deletions are propagated."""
-        in_tree = self.store.ledger.in_tree  # a directory may have taken its place; that is not removed
-        source = self.target.source
-        gone = [
-            path
-            for path in self._files.removed
-            if in_tree(path) is not None and look(source, path) is None and not why_unseen(source, path)
-        ]
-        self._files.removed.clear()
-        if self.target.deletes != "propagate" or not gone:
+        """Commit the removal of paths that are gone, if deletions are propagated; those of a unit all at once."""
+        if not (gone := self._removals.take()):
             return []
         if not confirmed and not self._guard.check_removal(gone):
             self._files.removed.update(gone)

@@ -1,6 +1,5 @@
 """Describes units as they enter a snapshot, for those targets that publish where each unit comes from."""
 
-import functools
 import hashlib
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from hubsync.store.provenance import NAMES, RECORD, Described, Origin, decode_or
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.units import unit_of
 
-Describe = Callable[[SnapshotWriter, Sequence[Captured]], Mapping[str, TreeEntry]]
+Describe = Callable[[SnapshotWriter, Sequence[Captured]], Mapping[str, TreeEntry | None]]
 
 
 def is_own(target: Target, ledger: Ledger, path: str) -> bool:
@@ -36,11 +35,18 @@ class Provenance:
         """Tell whether *path* was never in the source: it was published beside what was."""
         return is_own(self._target, self._store.ledger, path)
 
-    def describer(self, unit: str, layout: str) -> Describe | None:
-        """Return what writes what a snapshot of captured files is to say of *unit*, and returns what that changes."""
-        if not self._target.provenance:
-            return None
-        return functools.partial(self._write, Origin(self._target.name, unit, socket.gethostname(), layout), frozenset())
+    def describer(self, unit: str, layout: str, replaced: frozenset[str]) -> Describe:
+        """Return what writes what a snapshot of captured files is to say of *unit*, and returns what that changes.
+
+        The paths *replaced* are removed.
+        """
+        origin = Origin(self._target.name, unit, socket.gethostname(), layout)
+
+        def describe(writer: SnapshotWriter, captured: Sequence[Captured]) -> dict[str, TreeEntry | None]:
+            written = self._write(origin, replaced, writer, captured) if self._target.provenance else {}
+            return {**dict.fromkeys(replaced), **written}  # first: a file may take the place of a directory
+
+        return describe
 
     def describe_again(self, writer: SnapshotWriter, captured: Sequence[Captured]) -> dict[str, TreeEntry]:
         """Follow what changes in units that are published: their logs. Return what changes with that."""

@@ -30,7 +30,7 @@ def write_snapshot(
 ) -> list[Written]:  # fmt: skip
     """Write one snapshot of *captured* and return it; none if nothing differs from the newest one.
 
-    *describe* adds what is published beside it.
+    *describe* adds what is published beside it, and what goes with it; that alone makes no snapshot.
     """
     changes = {c.path: entry for c in captured if (entry := writer.add(c)) is not None}
     if not changes:
@@ -43,7 +43,7 @@ def write_snapshot(
     if written_ns is None:
         written_ns = max(c.identity.mtime_ns for c in captured)
     commit = writer.commit(
-        {**changes, **described}, subject, units=units, written_at=written_ns // 1_000_000_000, now=int(time.time())
+        {**described, **changes}, subject, units=units, written_at=written_ns // 1_000_000_000, now=int(time.time())
     )
     lfs_files = sum(1 for c in captured if c.pointer is not None and c.path in changes)
 

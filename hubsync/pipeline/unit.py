@@ -120,7 +120,11 @@ class Units:
 
     def note_gone(self, path: str) -> None:
         """Forget the units that went with *path*. One that lost a file may be on its way out: it has to be quiet anew."""
-        for unit in (path, self.unit_of(path)):
+        own = self.unit_of(path)
+        if own and path in self._files.removed and self._target.deletes == "propagate":  # it is judged without it
+            self.by_name.setdefault(own, Unit(time.monotonic())).lost_at = time.monotonic()
+            self._left.add(own)
+        for unit in (path, own):
             if unit is None or (state := self.by_name.get(unit)) is None:
                 continue
             if not (self._target.source / unit).is_dir():
@@ -128,6 +132,11 @@ class Units:
             elif not is_event_log(path):
                 state.lost_at = time.monotonic()
                 self._hold_lossy(unit, state)
+
+    def forget(self, unit: str) -> None:
+        """Forget *unit*, of which nothing is left."""
+        self.by_name.pop(unit, None)
+        self._held.forget(f"{unit}/")
 
     def lost(self, unit: str, there: Container[str]) -> list[str]:
         """Return which files *unit* was judged complete with, and are not *there* now."""

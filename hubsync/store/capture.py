@@ -320,8 +320,8 @@ class Capturer:
 
     def _expect_room(self, pin: Pin, entry: Entry) -> None:
         """Expect that the copy that *pin* will be fits; a file that does not waits alone."""
-        if pin.kind is PinKind.COPY and entry.identity.size > (free := self._objects.free_bytes()):
-            needed = f"a copy of it takes {format_bytes(entry.identity.size)}, and {format_bytes(free)} are free"
+        if pin.kind is PinKind.COPY and entry.identity.size > self._objects.free_bytes():  # which is no news each time
+            needed = f"a copy of it takes {format_bytes(entry.identity.size)}, more than the store's disk has free"
             raise FileHeldError(entry.path, needed, hint=_NO_ROOM_HINT)
 
 

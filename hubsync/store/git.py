@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from hubsync.errors import DiskFullError, GitError, GitKilledError, HubsyncError, StateError, ToolMissingError
+from hubsync.errors import FULL_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError, ToolMissingError
 from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
 from hubsync.store.trouble import DAMAGE_HINT, MARK, at_work, clear_lock, tells_damage
@@ -486,7 +486,7 @@ def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFu
     """Turn what git said into an error; its own words are kept."""
     said = finished.stderr.strip() or f"exit status {finished.returncode}"
     if "No space left on device" in said or "Disk quota exceeded" in said:
-        return DiskFullError(f"git {args[0]}: {said}", hint="free space on the file system of the state directory")
+        return DiskFullError(f"git {args[0]}: {said}", hint=FULL_HINT)
     if _was_killed(finished):
         return GitKilledError(f"git {args[0]}: killed by signal {-finished.returncode}", hint=_AGAIN_HINT)
     return GitError(f"git {args[0]}: {said}", hint=_AGAIN_HINT)

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hubsync.errors import DiskFullError, StateError
+from hubsync.errors import FULL_HINT, DiskFullError, StateError
 from hubsync.store.capture import Captured
 from hubsync.store.git import TreeEntry
 from hubsync.store.objects import PinKind
@@ -388,7 +388,7 @@ class Ledger(ProofRows):
     def _read_error(self, exc: sqlite3.Error) -> DiskFullError | StateError:
         kind = getattr(exc, "sqlite_errorcode", 0) & _KIND
         if kind == sqlite3.SQLITE_FULL:
-            return DiskFullError(f"ledger: {exc}", hint="free space on the file system of the state directory")
+            return DiskFullError(f"ledger: {exc}", hint=FULL_HINT)
         self._is_damaged = self._is_damaged or kind in _DAMAGE
         hint = "look at the disk of the state directory" if kind in _OUTSIDE else DAMAGE_HINT
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from hubsync.errors import NO_ROOM, DiskFullError, FileUnreadableError, StateError
+from hubsync.errors import FULL_HINT, NO_ROOM, DiskFullError, FileUnreadableError, StateError
 from hubsync.store.cache import let_go
 from hubsync.store.git import sync_directory
 
@@ -178,7 +178,7 @@ def state_errors() -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in NO_ROOM:
-            raise DiskFullError(str(exc), hint="free space on the file system of the state directory") from exc
+            raise DiskFullError(str(exc), hint=FULL_HINT) from exc
         if exc.errno == errno.EIO:
             raise FileUnreadableError("", str(exc), hint="the disk reports an error; look at the kernel's log") from exc
         raise StateError(str(exc)) from exc
