@@ -26,6 +26,7 @@ from hubsync.watch.entry import Identity
 
 _ROWS_AT_ONCE = 4096
 _FETCHED_AT_ONCE = 256
+_CACHE_KIB = 512  # of its pages in the process: the file only grows, and the system keeps what is used of it
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -325,6 +326,7 @@ class Ledger(ProofRows):
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")  # a lost last transaction costs one read of a file, no more
+            db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if is_new:
                 db.executescript(_SCHEMA)
                 db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")

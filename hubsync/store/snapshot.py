@@ -50,7 +50,7 @@ AUTHOR = "hubsync <hubsync@localhost>"
 _GIT, _LEDGER = "store.git", "ledger.sqlite"
 _FULL_BYTES = 1 << 20
 _REMEMBERED = 256  # snapshots, which never change
-_FEW_SNAPSHOTS = 16
+_FEW_SNAPSHOTS = 8
 _UNIT_TRAILER = "Hubsync-Unit: "
 
 log = get_logger()
