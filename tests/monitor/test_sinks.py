@@ -2,7 +2,6 @@ import json
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +67,10 @@ def test_a_full_pipe_blocks_nobody(pipe: tuple[int, int]) -> None:
 
 
 def test_a_reader_that_pauses_costs_its_patience_once(pipe: tuple[int, int]) -> None:
-    """After the first lost line nothing waits any more; when lines go again, the loss is counted and said."""
+    """After the first lost line nothing waits any more; when lines go again, the loss is counted and said.
+
+    To wait for each would outlast the test's time by far.
+    """
     reader, writer = pipe
     sink = StreamSink(writer)
     sink.setFormatter(logging.Formatter("%(message)s"))
@@ -79,12 +81,10 @@ def test_a_reader_that_pauses_costs_its_patience_once(pipe: tuple[int, int]) -> 
     except BlockingIOError:
         os.set_blocking(writer, True)
 
-    began = time.monotonic()
-    for _ in range(50):
+    for _ in range(500):
         sink.emit(record())
 
-    assert time.monotonic() - began < 4
-    assert 50 == sink._lost
+    assert 500 == sink._lost
 
     drain(reader)
     sink.emit(record("again"))
@@ -178,10 +178,9 @@ def test_the_longest_line_fits_in_a_datagram(journal: socket.socket) -> None:
 
 
 def test_a_journal_that_is_gone_or_full_blocks_nobody(tmp_path: Path, journal: socket.socket) -> None:
-    """Lines are counted as lost."""
+    """Lines are counted as lost; to wait for each would outlast the test's time by far."""
     gone = JournalSink(str(tmp_path / "none"))
     full = JournalSink(journal.getsockname())
-    began = time.monotonic()
     for sink in (gone, full):
         sink.setFormatter(make_formatter(encode_json))
         for _ in range(2000):
@@ -190,4 +189,3 @@ def test_a_journal_that_is_gone_or_full_blocks_nobody(tmp_path: Path, journal: s
 
     assert 2000 == gone._lost
     assert 0 < full._lost < 2000
-    assert time.monotonic() - began < 8
