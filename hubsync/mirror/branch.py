@@ -4,7 +4,7 @@ It must never talk to a server: what the branch shows there was fetched before, 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
@@ -225,7 +225,7 @@ class Branch:
         blobs = tuple(entry.blob for _, changes in changed for entry in changes.values() if entry is not None)
         pointers = cast("dict[str, bool]", routes)  # by now
         if head.commit is not None and not self._is_agreed(head):
-            pointers = self._standing(line.tree(steps[-1].snapshot.commit), head.commit, changed) | pointers
+            pointers |= self._standing(line, head, pointers)
         card_changes = {p: step[p] for _, step in changed for p in (self._cards.path,) if p in step}
         card = self._cards.write(line, steps[-1].snapshot.commit, card_changes, head.commit, head.left)
         pointers |= dict.fromkeys(card, False)
@@ -256,17 +256,18 @@ class Branch:
 
         return routes
 
-    def _standing(
-        self, ours: Mapping[str, TreeEntry], head: str, changed: Sequence[tuple[Step, Changes]]
-    ) -> dict[str, bool]:
-        """Return of each path of ours that will stand on *head* whether it is a pointer.
+    def _standing(self, line: Line, head: Head, written: Container[str]) -> dict[str, bool]:
+        """Return of each path of ours that will stand on *head*, but those *written*, whether it is a pointer.
 
         Others may have changed the attributes, and the operator the patterns, since it was published.
         """
-        there: Changes = dict(self._git.list_tree(head))
-        for _, changes in changed:
-            there |= changes
-        blobs = {path: entry.blob for path, entry in ours.items() if there.get(path) == entry}
+        theirs = self._git.list_tree(head.commit or "")
+        there = {path: entry for path, entry in theirs.items() if path not in written}
+        if line.base is None and head.left is None:  # what nothing was published before is all there is, as in _plan
+            ours: Tree = {c.path: c.after for step in line.steps for c in step.changes if c.after and c.path in there}
+        else:
+            ours = line.tree(line.steps[-1].snapshot.commit)
+        blobs = {path: entry.blob for path, entry in there.items() if ours.get(path) == entry}
         pointers = self._store.pointers(set(blobs.values()))
 
         return {path: blob in pointers for path, blob in blobs.items()}
