@@ -214,7 +214,7 @@ class Branch:
 
     def _commit(self, line: Line, steps: Sequence[Step], grafts: Sequence[Graft], head: Head) -> Grafted:
         foreign = tuple(edit for one in grafts for edit in one.foreign)
-        changed = [(step, dict(one.changes)) for step, one in zip(steps, grafts, strict=True) if one.changes]
+        changed = [(step, one.changes) for step, one in zip(steps, grafts, strict=True) if one.changes]
         if not changed:
             return Grafted(head.commit, (), foreign)
         routes = self._routes([changes for _, changes in changed])
@@ -230,13 +230,16 @@ class Branch:
         card = self._cards.write(line, steps[-1].snapshot.commit, card_changes, head.commit, head.left)
         pointers |= dict.fromkeys(card, False)
         attributes = attributes_to_publish(self._git, head.commit, pointers, self._patterns, self._texts)
-        changed[0][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in attributes.items()})
-        changed[-1][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in card.items()})
+        for at, contents in ((0, attributes), (-1, card)):
+            step, changes = changed[at]
+            changed[at] = step, {**changes, **{p: TreeEntry(REGULAR, blob_id(text)) for p, text in contents.items()}}
         tip = self._write(head.commit, changed, [*attributes.values(), *card.values()])
 
         return Grafted(tip, blobs, foreign, len(changed))
 
-    def _write(self, tip: str | None, changed: Iterable[tuple[Step, Changes]], contents: Iterable[bytes]) -> str | None:
+    def _write(
+        self, tip: str | None, changed: Iterable[tuple[Step, Mapping[str, TreeEntry | None]]], contents: Iterable[bytes]
+    ) -> str | None:
         with FastImport(self._git) as writer:
             for content in contents:
                 writer.blob(content)
