@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 
-from hubsync.config.model import Target
-from hubsync.errors import HubsyncError
+from hubsync.config.model import Config, Target
+from hubsync.config.rates import Rate
+from hubsync.errors import ConfigError, HubsyncError
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import TargetStatus
 from hubsync.report import describe_busy, describe_target, describe_unopened
@@ -167,3 +168,16 @@ def stop_all(runs: Collection[TargetRun]) -> None:
 def _tell_halted(target: Target, exc: HubsyncError) -> None:
     log.error("target.halted", target=target.name, source=str(target.source), error=str(exc), error_kind=exc.error_kind,
               hint=exc.hint)  # fmt: skip
+
+
+def expect_same_state(old: Config, new: Config) -> None:
+    """Raise ConfigError if *new* has another state directory: what runs cannot move."""
+    if new.service.state_dir != old.service.state_dir:
+        raise ConfigError("service.state_dir cannot change while hubsync runs", hint="restart hubsync instead")
+
+
+def relevant_to(target: Target, config: Config) -> tuple[object, ...]:
+    """Return what a target's work depends on: if that changes, it starts anew; new rates are followed anyway."""
+    endpoints = (config.endpoints[mirror.endpoint] for mirror in target.mirrors)
+    service = config.service.model_copy(update={"hash_threads": 0, "read_rate": Rate(), "pressure": None})
+    return (target, service, *(endpoint.model_copy(update={"upload_rate": Rate()}) for endpoint in endpoints))

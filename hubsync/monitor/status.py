@@ -177,10 +177,12 @@ class StatusFile:
         self._clock = clock
         self._written_at: float | None = None
         self._written: tuple[Status, os.stat_result] | None = None
+        self._newest: Status | None = None
         self._lock = threading.Lock()  # a heartbeat and a change may come at once
 
     def write(self, status: Status, *, force: bool = False) -> bool:
         """Write *status* and return whether it was; one that comes too early is left out unless *force*."""
+        self._newest = status
         with self._lock:
             now = self._clock()
             if not force and self._written_at is not None and now - self._written_at < _WRITE_EVERY_S:
@@ -197,6 +199,10 @@ class StatusFile:
                 self._written = timeless, self._path.stat()
             self._written_at = now
             return True
+
+    def newest(self) -> str:
+        """Return the document that was to be written last, also if it could not be; nothing if there was none."""
+        return encode_status(self._newest) if self._newest is not None else ""
 
     def _touch(self, timeless: Status, updated_at: datetime) -> bool:
         """Say that the document still holds, if it does and is as it was written; nothing is written to a disk for that."""
@@ -265,7 +271,7 @@ def read_status(path: Path) -> Status:
     """
     try:
         with path.open("rb") as file:
-            status = decode(Status, json.loads(file.read()))
+            status = decode_status(file.read())
             held_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime_ns / 1e9, UTC)
         is_outdated = held_at == datetime.fromtimestamp(0, UTC)  # see _mark_outdated
         daemon = replace(status.daemon, updated_at=max(status.daemon.updated_at, held_at), is_outdated=is_outdated)
@@ -279,6 +285,11 @@ def read_status(path: Path) -> Status:
     except (ValueError, RecursionError) as error:
         hint = "a running daemon of this version writes it anew at its next heartbeat"
         raise StateError(f"cannot read {path}: it is damaged, or of another version", hint=hint) from error
+
+
+def decode_status(document: str | bytes) -> Status:
+    """Return what a *document* of ``encode_status`` says. Raises ValueError or RecursionError if it is none."""
+    return decode(Status, json.loads(document))
 
 
 def encode_status(status: Status) -> str:
