@@ -6,6 +6,7 @@ hubsync decides by it.
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import threading
@@ -251,7 +252,9 @@ def replace_file(path: Path, text: str, mode: int, at: datetime | None = None) -
     """Replace the file at *path* as a whole by *text*, written *at* some time (else now). Raises StateError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.unlink(missing_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by one that was killed, or by us
+            if left == beside or not Path("/proc", left.name.split(".")[-2]).exists():
+                left.unlink(missing_ok=True)
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, for its mode
             os.fchmod(descriptor, mode)  # whatever the umask is
