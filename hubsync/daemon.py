@@ -39,7 +39,7 @@ from hubsync.signals import Bell
 from hubsync.store.hashing import declare_costs
 from hubsync.store.objects import state_errors
 from hubsync.target_run import LOOK_S, TargetRun
-from hubsync.wait import Answer, News, Wish
+from hubsync.wait import News, Wish
 
 _STATUS_DELAY_S = 1.0
 _PROGRESS_S = 2.0  # how often the status follows an upload
@@ -262,7 +262,6 @@ class Daemon:
         """Return the config on disk. Raises ConfigError if it cannot be taken over."""
         new = load_config(self._config.path, self._environment)
         expect_same_state(self._config, new)
-
         return new
 
     def _reject(self, exc: HubsyncError) -> None:
@@ -328,7 +327,6 @@ class Daemon:
             self._reject(exc)
             raise
         self._bell.ring(signal.SIGHUP)
-
         return {"targets": [], "done": "the config is valid and is being taken over"}
 
     def _await(self, request: Request, is_gone: Callable[[], bool]) -> dict[str, object]:
@@ -341,10 +339,12 @@ class Daemon:
             seen = self._news.count()
             self._config.target(wish.target)  # a reload may have dropped it
             run = self._targets.find(wish.target)
-            if run is not None and run is not owner:
-                wait, owner = run.begin_wait(wish), run
-            looked = run.look(wait) if run is not None and wait is not None else None
-            answer, holds_s = looked or (Answer(False, f"{wish.target} is not open; the log says why"), LOOK_S)
+            looked = None
+            if run is not None and run.is_free(min(LOOK_S, deadline - time.monotonic())):
+                if run is not owner:
+                    wait, owner = run.begin_wait(wish), run
+                looked = run.look(wait) if wait is not None else None
+            answer, holds_s = looked or (self._targets.why_closed(wish.target), LOOK_S)
             left_s = deadline - time.monotonic()
             if answer.final or left_s <= 0:
                 return asdict(answer)

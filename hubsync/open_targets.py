@@ -15,6 +15,7 @@ from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import TargetStatus
 from hubsync.report import describe_busy, describe_target, describe_unopened
 from hubsync.target_run import TargetRun
+from hubsync.wait import Answer
 
 _POLL_S = 0.02
 _BUSY_S = 3.0  # a snapshot is written in less, mostly
@@ -135,6 +136,15 @@ class OpenTargets:
 
         return ""
 
+    def why_closed(self, name: str) -> Answer:
+        """Return what is to be said of the target called *name*, which cannot be looked into."""
+        if (failed := self._failed.get(name)) is not None:
+            return Answer(False, f"{name} could not be opened: {failed[0]}", failed[0].hint)
+        busy = "its store is at work" if name in self._runs else "it is being opened"
+        return Answer(
+            False, f"{name} cannot be looked into: {busy}", f"`hubsync status {name}` says on what, and since when"
+        )
+
     def describe(self, targets: Iterable[Target]) -> tuple[TargetStatus, ...]:
         """Return how those that run are, and those of *targets* that could not be opened."""
         running = [self._describe(run) for run in self.runs()]
@@ -144,11 +154,9 @@ class OpenTargets:
         return (*running, *failed)
 
     def _describe(self, run: TargetRun) -> TargetStatus:
-        lock = run.work.pipeline.lock
-        if not lock.acquire(timeout=_BUSY_S):  # who asks how it is must not wait for a git that hangs
+        if not run.is_free(_BUSY_S):  # who asks how it is must not wait for a git that hangs
             status = describe_busy(run.work, self._described.get(run.target.name))
         else:
-            lock.release()
             status = describe_target(
                 run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble
             )
