@@ -230,7 +230,7 @@ def _measure_risk(work: TargetWork, publisher: Publisher) -> float:
     """
     pipeline, published = work.pipeline, publisher.published()
     safe = list(publisher.unit_times().values())
-    if published is not None and not work.target.units:
+    if publisher.head() is not None and published is not None and not work.target.units:
         safe = [snapshot.written_at for snapshot in pipeline.store.read_snapshots([published])]
     since = max(safe, default=pipeline.first_write)
     return max(0.0, pipeline.last_write - since) if since else 0.0
