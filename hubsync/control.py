@@ -16,6 +16,7 @@ from hubsync.monitor.logger import get_logger
 from hubsync.presence import ONCE_HINT, describe_once, find_owner
 
 _MOST_BYTES = 65536
+_MOST_ANSWERED_BYTES = 16 << 20  # a status of many targets
 _TIMEOUT_S = 5.0
 _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _REFUSALS = {error.error_kind: error for error in (ConfigError, NotRunningError, StateError, UsageError)}
@@ -63,7 +64,8 @@ class ControlServer:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a state that may not be read any more; one that is left is replaced
+            self._path.unlink()
 
     def _serve(self) -> None:
         assert self._socket is not None  # noqa: S101 - started
@@ -85,7 +87,8 @@ class ControlServer:
         except HubsyncError as exc:
             _reply(connection, _refusal(exc))
             return
-        log.info("control.received", command=request.command, targets=list(request.targets), uid=uid, pid=pid)
+        if request.command != "status":  # which changes nothing, and may be asked for each second
+            log.info("control.received", command=request.command, targets=list(request.targets), uid=uid, pid=pid)
         if request.command == "wait" and self._await is not None:
             held = connection.dup()  # the caller closes its own
             held.setblocking(False)  # an answer fits into the socket's buffer
@@ -118,7 +121,7 @@ def send_command(
                 connection.connect(name)
             connection.sendall(json.dumps({"command": command, "targets": targets, "options": options}).encode() + b"\n")
             connection.settimeout(timeout_s)
-            answer: dict[str, Any] = json.loads(_read_line(connection))
+            answer: dict[str, Any] = json.loads(_read_line(connection, _MOST_ANSWERED_BYTES))
     except TimeoutError:
         raise
     except (OSError, ValueError) as exc:
@@ -180,10 +183,10 @@ def _parse(line: bytes) -> Request:
         raise UsageError("not a command") from exc
 
 
-def _read_line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket, most: int = _MOST_BYTES) -> bytes:
     line = b""
-    while not line.endswith(b"\n") and len(line) < _MOST_BYTES:
-        piece = connection.recv(4096)
+    while not line.endswith(b"\n") and len(line) < most:
+        piece = connection.recv(65536)
         if not piece:
             break
         line += piece

@@ -15,7 +15,6 @@ from hubsync import __version__
 from hubsync.children import Children
 from hubsync.config.load import load_config
 from hubsync.config.model import Config, Target
-from hubsync.config.rates import Rate
 from hubsync.control import ControlServer, Request
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
 from hubsync.health import Health, Part, WallClock
@@ -28,10 +27,10 @@ from hubsync.monitor.log import configure_logging
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected
 from hubsync.monitor.systemd import Notifier
-from hubsync.open_targets import OpenTargets, stop_all
+from hubsync.open_targets import OpenTargets, expect_same_state, relevant_to, stop_all
 from hubsync.outputs import Outputs
 from hubsync.pauses import Pauses
-from hubsync.presence import is_same_file
+from hubsync.presence import why_another
 from hubsync.proof.prove import Means as ProofMeans
 from hubsync.prune.job import PruneJob, ended_by
 from hubsync.report import log_heartbeat, summarize
@@ -40,7 +39,7 @@ from hubsync.signals import Bell
 from hubsync.store.hashing import declare_costs
 from hubsync.store.objects import state_errors
 from hubsync.target_run import LOOK_S, TargetRun
-from hubsync.wait import Answer, News, Wish
+from hubsync.wait import News, Wish
 
 _STATUS_DELAY_S = 1.0
 _PROGRESS_S = 2.0  # how often the status follows an upload
@@ -53,6 +52,7 @@ _LOOK_S = 10.0  # how often the parts are looked at if no service manager says i
 _IDLE_S = 300.0  # what a child may do nothing for, where a part has stalled for longer
 _SCHEDULER_S = 60.0  # its patience then
 _OPEN_S = 300.0  # that systemd allows for one store, which may have to be mended first
+_LOST_HINT = "give the state directory back to the user that hubsync runs as; it goes on with it at the next start"
 _MOST_THREADS = 1000  # made when they are needed; each mirror has one while it uploads, also those of a later config
 
 log = get_logger()
@@ -144,8 +144,8 @@ class Daemon:
 
     def _look_at_state(self) -> None:
         """Try again to open what could not be opened, or was damaged since; end if the state is not ours any more."""
-        if not is_same_file(self._config.service.state_dir / "lock", os.fstat(self._lock_fd)):
-            self._is_lost, self._reason = True, f"{self._config.service.state_dir} is gone"
+        if why := why_another(self._config.service.state_dir / "lock", os.fstat(self._lock_fd)):
+            self._is_lost, self._reason = True, f"{self._config.service.state_dir} {why}"
             self._bell.ring(signal.SIGTERM)
             return
         targets = self._config.targets
@@ -196,26 +196,30 @@ class Daemon:
         began = time.monotonic()
         self._state = "stopping"
         self._notifier.stopping()
-        log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s)
+        log.info("daemon.stopping", reason=self._reason, grace_s=self._config.service.shutdown_grace_s,
+                 hint=_LOST_HINT if self._is_lost else None)  # fmt: skip
+        refused = (HubsyncError, OSError) if self._is_lost else ()  # of a lost state, anything may be
         runs = self._targets.last_runs()
-        self._finish(runs, began + self._config.service.shutdown_grace_s)
-        if not all(run.is_finished() for run in runs):  # one that hangs may hold what is asked for next
+        with contextlib.suppress(*refused):
+            self._finish(runs, began + self._config.service.shutdown_grace_s)
+        if self._is_lost or not all(run.is_finished() for run in runs):  # one that hangs may hold what is asked for next
             for run in runs:
                 run.interrupted.set()
             self._children.end_all()
         # From here on what is started only tells how it ended; nobody waits for one that hangs.
         self._children.end_all_until(is_over := threading.Event())
         unfinished: list[str] = []
-        with contextlib.suppress(HubsyncError):
+        with contextlib.suppress(HubsyncError, *refused):
             unfinished += [left for run in runs for left in run.unfinished()]
         self._news.tell()
         stop_all(runs)
         clean = self._jobs.stop(_STOP_S)
         self._state = "stopped"
-        with contextlib.suppress(HubsyncError):  # a full disk is no reason to end otherwise than well, and was said
+        with contextlib.suppress(HubsyncError, *refused):  # a full disk is no reason to end unwell, and was said
             self._write_status(force=True)
         for run in runs:
-            run.close()
+            with contextlib.suppress(*refused):
+                run.close()
         is_over.set()  # who is told of the end by a command may take longer
         log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
                  clean=clean, unfinished=unfinished, took_s=round(time.monotonic() - began, 3))  # fmt: skip
@@ -257,8 +261,7 @@ class Daemon:
     def _read_config(self) -> Config:
         """Return the config on disk. Raises ConfigError if it cannot be taken over."""
         new = load_config(self._config.path, self._environment)
-        _expect_same_state(self._config, new)
-
+        expect_same_state(self._config, new)
         return new
 
     def _reject(self, exc: HubsyncError) -> None:
@@ -273,8 +276,8 @@ class Daemon:
         declare_costs(new.service)
         for endpoint in new.endpoints.values():
             declare_limit(endpoint)
-        before = {target.name: _relevant(target, old) for target in old.targets}
-        after = {target.name: _relevant(target, new) for target in new.targets}
+        before = {target.name: relevant_to(target, old) for target in old.targets}
+        after = {target.name: relevant_to(target, new) for target in new.targets}
         removed = sorted(before.keys() - after.keys())
         added = sorted(after.keys() - before.keys())
         changed = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
@@ -302,6 +305,8 @@ class Daemon:
         """Carry out what came over the control socket."""
         if command == "reload":
             return self._obey_reload()
+        if command == "status":
+            return {"status": self._status_file.newest()}
         act = _COMMANDS.get(command)
         if act is None:
             raise UsageError(f"unknown command {command!r}")
@@ -322,7 +327,6 @@ class Daemon:
             self._reject(exc)
             raise
         self._bell.ring(signal.SIGHUP)
-
         return {"targets": [], "done": "the config is valid and is being taken over"}
 
     def _await(self, request: Request, is_gone: Callable[[], bool]) -> dict[str, object]:
@@ -335,10 +339,12 @@ class Daemon:
             seen = self._news.count()
             self._config.target(wish.target)  # a reload may have dropped it
             run = self._targets.find(wish.target)
-            if run is not None and run is not owner:
-                wait, owner = run.begin_wait(wish), run
-            looked = run.look(wait) if run is not None and wait is not None else None
-            answer, holds_s = looked or (Answer(False, f"{wish.target} is not open; the log says why"), LOOK_S)
+            looked = None
+            if run is not None and run.is_free(min(LOOK_S, deadline - time.monotonic())):
+                if run is not owner:
+                    wait, owner = run.begin_wait(wish), run
+                looked = run.look(wait) if wait is not None else None
+            answer, holds_s = looked or (self._targets.why_closed(wish.target), LOOK_S)
             left_s = deadline - time.monotonic()
             if answer.final or left_s <= 0:
                 return asdict(answer)
@@ -391,15 +397,3 @@ _COMMANDS: Mapping[str, Callable[[TargetRun], None]] = {
     "resume": TargetRun.resume,
     "verified": TargetRun.note_verified,
 }
-
-
-def _expect_same_state(old: Config, new: Config) -> None:
-    if new.service.state_dir != old.service.state_dir:
-        raise ConfigError("service.state_dir cannot change while hubsync runs", hint="restart hubsync instead")
-
-
-def _relevant(target: Target, config: Config) -> tuple[object, ...]:
-    """Return what a target's work depends on: if that changes, it starts anew; new rates are followed anyway."""
-    endpoints = (config.endpoints[mirror.endpoint] for mirror in target.mirrors)
-    service = config.service.model_copy(update={"hash_threads": 0, "read_rate": Rate(), "pressure": None})
-    return (target, service, *(endpoint.model_copy(update={"upload_rate": Rate()}) for endpoint in endpoints))

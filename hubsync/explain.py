@@ -12,12 +12,13 @@ from pathlib import Path
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError, UsageError
-from hubsync.mirror.record import LEFT, read_published
+from hubsync.mirror.record import LEFT, is_gone, read_published
 from hubsync.mirror.view import WHY_LOST, View, revision_of
-from hubsync.monitor.status import MirrorStatus, Status, read_status
+from hubsync.monitor.status import MirrorStatus, Status
 from hubsync.monitor.text import format_bytes, format_count, format_duration
-from hubsync.presence import is_locked
+from hubsync.presence import find_owner, is_locked
 from hubsync.rehearsal import Rehearsal, rehearse
+from hubsync.status_view import read_newest
 from hubsync.store.git import Git, TreeEntry
 from hubsync.store.recovery import SNAPSHOTS
 from hubsync.store.route import RouteRules, choose_route
@@ -91,7 +92,7 @@ def explain(config: Config, path: str, cwd: Path) -> list[Explanation]:
         UsageError: it lies in no source.
     """
     target, relative = _locate(config, path, cwd)
-    status = _read_status(config)
+    status = _read_status(config.service.state_dir)
     with rehearse(config, target) as rehearsal:
         explainer = _Explainer(target, rehearsal, status, relative, is_running=is_locked(config.service.state_dir))
         return [explainer.explain(each) for each in explainer.paths]
@@ -133,9 +134,9 @@ def _locate(config: Config, path: str, cwd: Path) -> tuple[Target, str]:
     raise UsageError(f"{path} lies in no source", hint=f"the sources are: {sources}")
 
 
-def _read_status(config: Config) -> Status | None:
+def _read_status(state_dir: Path) -> Status | None:
     try:
-        return read_status(config.service.state_dir / "status.json")
+        return read_newest(state_dir, find_owner(state_dir))
     except HubsyncError:
         return None
 
@@ -162,6 +163,10 @@ class _Explainer:
         self._rules = target_rules(target)
         described = next((one for one in status.targets if one.name == target.name), None) if status else None
         self._mirrors: dict[str, MirrorStatus] = {one.name: one for one in described.mirrors} if described else {}
+        self._trouble = described.last_error if described and is_running else None
+        self._needy = (
+            {one.what: one for one in described.waiting if one.needs_attention} if described and is_running else {}
+        )
         self.paths = _files_below(target, self._store, path)
         self._known = {each: self._store.ledger.known(each) for each in self.paths}
         self._trees = {each: self._store.ledger.in_tree(each) for each in self.paths}
@@ -227,12 +232,16 @@ class _Explainer:
             return _State(lately, False, round(left_s, 3), hint=hint)
         if reason:
             return _State(f"held back: {reason}", False, hint=hint)
+        state = "settled and whole, not captured in this version yet"
         if path in self._pipeline.settled():
-            unit = self._pipeline.unit_of(path)
             early = ", and its object is captured" if self._known_oid(path, found) else ""
-            return _State(f"settled and whole{early}; waits for {unit}, which is published whole", True)
+            state = f"settled and whole{early}; waits for {self._pipeline.unit_of(path)}, which is published whole"
+        if self._trouble is not None:
+            state, hint = f"{state}; {self._trouble.error}", self._trouble.hint
+        elif (needy := self._needy.get(path) or self._needy.get(f"{self._pipeline.unit_of(path)}/")) is not None:
+            state, hint = f"{state}; {needy.reason}", needy.hint
 
-        return _State("settled and whole, not captured in this version yet", True)
+        return _State(state, True, hint=hint)
 
     def _is_committed(self, path: str, entry: Entry) -> bool:
         """Tell whether *entry* is what the newest snapshot has, also if it was only touched."""
@@ -310,14 +319,14 @@ class _Explainer:
         store = self._store
         known = self._known[path]
         oid = self._oid(blob) or (known.oid if known else None)
-        uploaded = None if oid is None else bool(store.ledger.uploaded(mirror.name, [oid]))
+        uploaded = None if oid is None else not is_gone(store, mirror) and bool(store.ledger.uploaded(mirror.name, [oid]))
         if blob is None:
             return fact("no snapshot has it yet" + (", its object is there" if uploaded else ""))
         view = View(self._target, mirror, store)
         if not view.shows(path):
             return fact("this mirror leaves it out, by its own include and exclude")
         git = Git(store.mirror_directory(mirror.name))
-        shown = self._shown_at(git, mirror, path, blob)
+        shown = None if is_gone(store, mirror) else self._shown_at(git, mirror, path, blob)
         if shown is not None and not state.is_current and not self._halted:
             return fact(f"an earlier version of it is in commit {shown}", commit=shown)
         if shown is not None:

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 
-from hubsync.config.model import Target
-from hubsync.errors import HubsyncError
+from hubsync.config.model import Config, Target
+from hubsync.config.rates import Rate
+from hubsync.errors import ConfigError, HubsyncError
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import TargetStatus
 from hubsync.report import describe_busy, describe_target, describe_unopened
 from hubsync.target_run import TargetRun
+from hubsync.wait import Answer
 
 _POLL_S = 0.02
 _BUSY_S = 3.0  # a snapshot is written in less, mostly
@@ -134,6 +136,15 @@ class OpenTargets:
 
         return ""
 
+    def why_closed(self, name: str) -> Answer:
+        """Return what is to be said of the target called *name*, which cannot be looked into."""
+        if (failed := self._failed.get(name)) is not None:
+            return Answer(False, f"{name} could not be opened: {failed[0]}", failed[0].hint)
+        busy = "its store is at work" if name in self._runs else "it is being opened"
+        return Answer(
+            False, f"{name} cannot be looked into: {busy}", f"`hubsync status {name}` says on what, and since when"
+        )
+
     def describe(self, targets: Iterable[Target]) -> tuple[TargetStatus, ...]:
         """Return how those that run are, and those of *targets* that could not be opened."""
         running = [self._describe(run) for run in self.runs()]
@@ -143,11 +154,9 @@ class OpenTargets:
         return (*running, *failed)
 
     def _describe(self, run: TargetRun) -> TargetStatus:
-        lock = run.work.pipeline.lock
-        if not lock.acquire(timeout=_BUSY_S):  # who asks how it is must not wait for a git that hangs
+        if not run.is_free(_BUSY_S):  # who asks how it is must not wait for a git that hangs
             status = describe_busy(run.work, self._described.get(run.target.name))
         else:
-            lock.release()
             status = describe_target(
                 run.work, mode=run.watcher.mode, is_paused=run.is_paused, watch_trouble=run.watcher.trouble
             )
@@ -167,3 +176,16 @@ def stop_all(runs: Collection[TargetRun]) -> None:
 def _tell_halted(target: Target, exc: HubsyncError) -> None:
     log.error("target.halted", target=target.name, source=str(target.source), error=str(exc), error_kind=exc.error_kind,
               hint=exc.hint)  # fmt: skip
+
+
+def expect_same_state(old: Config, new: Config) -> None:
+    """Raise ConfigError if *new* has another state directory: what runs cannot move."""
+    if new.service.state_dir != old.service.state_dir:
+        raise ConfigError("service.state_dir cannot change while hubsync runs", hint="restart hubsync instead")
+
+
+def relevant_to(target: Target, config: Config) -> tuple[object, ...]:
+    """Return what a target's work depends on: if that changes, it starts anew; new rates are followed anyway."""
+    endpoints = (config.endpoints[mirror.endpoint] for mirror in target.mirrors)
+    service = config.service.model_copy(update={"hash_threads": 0, "read_rate": Rate(), "pressure": None})
+    return (target, service, *(endpoint.model_copy(update={"upload_rate": Rate()}) for endpoint in endpoints))

@@ -1,6 +1,5 @@
 """Tells whether a hubsync is there, by its lock; imports nothing that takes long."""
 
-import contextlib
 import os
 import re
 from pathlib import Path
@@ -58,9 +57,16 @@ def _has_open(pid: int, file: os.stat_result) -> bool:
     return any(is_same_file(path, file) for path in opened)
 
 
+def why_another(path: Path, file: os.stat_result) -> str:
+    """Return why what is at *path* now is not *file*; nothing if it is."""
+    try:
+        return "" if os.path.samestat(path.stat(), file) else "is gone: another one is in its place"
+    except FileNotFoundError:
+        return "is gone"
+    except OSError as exc:
+        return f"cannot be read any more: {exc.strerror}"
+
+
 def is_same_file(path: Path, file: os.stat_result) -> bool:
     """Tell whether what is at *path* now is *file*."""
-    with contextlib.suppress(OSError):
-        return os.path.samestat(path.stat(), file)
-
-    return False
+    return not why_another(path, file)

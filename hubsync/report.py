@@ -44,7 +44,8 @@ def describe_target(
     mirrors = tuple(
         _describe_mirror(work, worker, settled_s, proven.get(worker.mirror.name, {})) for worker in work.workers
     )
-    held = pipeline.describe_held(_SHOWN)
+    refused = _describe_refused(work)
+    held = [*refused, *pipeline.describe_held(_SHOWN)][:_SHOWN]
     disk_held, disk_own = pipeline.store.disk_held()
     required = [mirror for mirror in mirrors if mirror.required] or mirrors
     trouble = pipeline.trouble or watch_trouble
@@ -62,7 +63,7 @@ def describe_target(
         state=state,
         watch_mode=mode,
         settled=pipeline.count_settled(),
-        held=len(pipeline.held()),
+        held=len(pipeline.held()) + len(refused),
         waiting=tuple(held),
         behind_s=max((mirror.behind_s for mirror in required), default=0.0),
         at_risk_s=max((mirror.at_risk_s for mirror in required), default=0.0),
@@ -176,6 +177,16 @@ def summarize(status: Status) -> str:
     return "; ".join([f"{well}/{len(status.targets)} targets ok", *rejected, *own, *troubles, *sending])
 
 
+def _describe_refused(work: TargetWork) -> list[Waiting]:
+    """Return what a mirror refuses and a person has to see to, by path."""
+    hint = "mend it, or leave it out with exclude; `hubsync flush` sends it again"
+    return [
+        Waiting(path, f"{worker.mirror.name} refuses it" + f": {why}" * bool(why), None, hint, needs_attention=True)
+        for worker in work.workers
+        for path, why in sorted(worker.publisher.refusals.standing().items())
+    ]
+
+
 def _describe_mirror(work: TargetWork, worker: MirrorWorker, settled_s: float, proven: Mapping[str, float]) -> MirrorStatus:
     backlog = worker.publisher.measure_backlog()
     behind_s = 0.0 if backlog.since is None else time.time() - backlog.since
@@ -219,7 +230,7 @@ def _measure_risk(work: TargetWork, publisher: Publisher) -> float:
     """
     pipeline, published = work.pipeline, publisher.published()
     safe = list(publisher.unit_times().values())
-    if published is not None and not work.target.units:
+    if publisher.head() is not None and published is not None and not work.target.units:
         safe = [snapshot.written_at for snapshot in pipeline.store.read_snapshots([published])]
     since = max(safe, default=pipeline.first_write)
     return max(0.0, pipeline.last_write - since) if since else 0.0

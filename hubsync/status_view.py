@@ -1,5 +1,6 @@
 """Shows the status file on a terminal or as JSON."""
 
+import contextlib
 import shutil
 import sys
 import time
@@ -10,11 +11,21 @@ from pathlib import Path
 from hubsync.config.glance import Glance
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError
 from hubsync.monitor.screen import draw_status
-from hubsync.monitor.status import Status, Waiting, choose_exit_code, describe_rejected, encode_status, read_status
+from hubsync.monitor.status import (
+    Status,
+    Waiting,
+    choose_exit_code,
+    decode_status,
+    describe_rejected,
+    encode_status,
+    read_status,
+)
 from hubsync.presence import ONCE_HINT, Owner, describe_once, find_owner
 
 _REFRESH_S = 1.0
 _BEGUN_S = 60.0  # whoever has begun to run has written a status by then
+_UNWRITTEN = "its file could not be written; the service was asked"
+_UNWRITTEN_HINT = "see what is wrong with the disk of state_dir: it may be full, without inodes (`df -i`), or not writable"
 _NO_STATUS = "ask again in a moment; if it stays so, its log says why: the disk of state_dir may be full"
 
 
@@ -80,7 +91,7 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
     if rejected is not None and not running:
         raise rejected
     try:
-        status = read_status(state_dir / "status.json")
+        status = read_newest(state_dir, owner)
     except NotRunningError as exc:
         if owner is None:
             raise
@@ -99,6 +110,37 @@ def _read(state_dir: Path, target: str | None, rejected: ConfigError | None) -> 
         status = replace(status, targets=tuple(one for one in status.targets if one.name == target))
 
     return status, running
+
+
+def read_newest(state_dir: Path, owner: Owner | None) -> Status:
+    """Return what the status file says; if the service *owner* could not write it, what that says itself.
+
+    Raises:
+        NotRunningError: there is none, and nobody to ask.
+        StateError: it cannot be read, and there is nobody to ask.
+    """
+    status, failure = None, None
+    try:
+        status = read_status(state_dir / "status.json")
+    except (NotRunningError, StateError) as exc:
+        failure = exc
+    if owner is not None and not owner.is_once and (status is None or _find_outdated(status, owner) is not None):
+        with contextlib.suppress(HubsyncError, TimeoutError, ValueError):  # one that hangs, or has just begun to run
+            return _ask_status(state_dir)
+    if failure is not None:
+        raise failure
+    assert status is not None  # noqa: S101 - it was read
+
+    return status
+
+
+def _ask_status(state_dir: Path) -> Status:
+    from hubsync.control import send_command  # noqa: PLC0415 - mostly not needed
+
+    status = decode_status(send_command(state_dir / "control.sock", "status", ())["status"])
+    unwritten = Waiting("status", _UNWRITTEN, None, _UNWRITTEN_HINT, needs_attention=True)
+
+    return replace(status, daemon=replace(status.daemon, stalled=(unwritten, *status.daemon.stalled)))
 
 
 def _why_none(owner: Owner, state_dir: Path) -> HubsyncError:

@@ -114,6 +114,15 @@ class TargetRun:
         with self._looking:
             self.work.close()
 
+    def is_free(self, patience_s: float) -> bool:
+        """Tell whether the store can be looked into now, or after a little patience: a git that hangs holds it."""
+        lock = self.work.pipeline.lock
+        if not lock.acquire(timeout=max(0.0, patience_s)):
+            return False
+        lock.release()
+
+        return True
+
     def begin_wait(self, wish: Wish) -> Wait | None:
         """Begin a wait with what is there now; return ``None`` if this run has ended. Backoffs end, as by ``flush``."""
         with self._looking:

@@ -5,7 +5,7 @@ It looks at one target's pipeline and mirrors and changes nothing; who waits, an
 
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hubsync.config.model import Target
@@ -88,6 +88,8 @@ class Wait:
         if halted is not None:
             return Answer(False, f"{self._wish.target} is halted: {halted}", halted.hint, final=True)
         waiting = self._look_unit(self._wish.unit) if self._wish.unit is not None else self._look_all()
+        if waiting is not None and not waiting.hint and (trouble := self._work.pipeline.trouble) is not None:
+            return replace(waiting, hint=trouble.hint)
 
         return waiting or self._look_mirrors()
 
@@ -103,7 +105,7 @@ class Wait:
             if pending.final:
                 hint = "it goes up if it completes later"
                 return Answer(False, f"{unit} was abandoned: {pending.reason}", hint, final=True)
-            return Answer(False, f"{unit}: {pending.reason}")
+            return Answer(False, f"{unit}: {pending.reason}", pending.hint)
         self._goal = store.find_unit(unit)
         if self._goal is None and any(store.ledger.all_known(unit)):
             self._goal = store.head()  # its files were published before it was declared a unit
@@ -129,7 +131,7 @@ class Wait:
         path = next((path for path, one in left.items() if not one.final), "")
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         if path:
-            return Answer(False, f"{path}: {left[path].reason}{more}", hasten=hasten)
+            return Answer(False, f"{path}: {left[path].reason}{more}", left[path].hint, hasten=hasten)
         path = next(iter(left))
         return Answer(False, f"{path} is held back: {left[path].reason}{more}", "exclude it, or mend it", final=True)
 

@@ -109,6 +109,7 @@ def test_a_git_that_hangs_is_named_by_whoever_asks(tmp_path: Path) -> None:
         with Daemon(config, PATH=f"{stopped.parent}:{os.environ['PATH']}") as daemon:
             daemon.wait_for("heartbeat", target="run", busy="git fast-import is at work")
             assert "git fast-import is at work" in hubsync(config, "status").stdout
+            assert "its store is at work" in hubsync(config, "wait", "run", "--timeout", "1s").stderr
             daemon.process.terminate()
             daemon.process.terminate()
             assert 0 == daemon.process.wait(15)

@@ -148,3 +148,21 @@ def test_a_state_that_turned_read_only_is_said_and_loses_nothing(config: Path, s
         assert 0 == daemon.stop()
 
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def test_a_state_that_may_not_be_read_any_more_ends_hubsync(config: Path) -> None:
+    """As one that was taken away: with 73, in order, and with the cure in the log."""
+    state = config.parent / "state"
+    with Daemon(config, *POWERLESS) as daemon:
+        daemon.wait_for("mirror.published")
+        state.chmod(0)
+        try:
+            assert 73 == daemon.process.wait(60)
+        finally:
+            state.chmod(0o700)
+        stopping = daemon.wait_for("daemon.stopping")
+        daemon.wait_for("daemon.stopped")
+
+    assert f"{state} cannot be read any more: Permission denied" == stopping["reason"]
+    assert "give the state directory back" in stopping["hint"]
+    assert not [event for event in daemon.events if event["event"] == "thread.failed"]

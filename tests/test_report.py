@@ -64,6 +64,26 @@ def test_nothing_to_publish_is_neither_behind_nor_at_risk(rig: Rig) -> None:
     assert (0.0, 0.0) == (describe(rig).behind_s, describe(rig).at_risk_s)
 
 
+def test_what_a_mirror_refuses_is_shown_until_it_is_mended(rig: Rig, server: PlainServer) -> None:
+    """A target whose file its mirror does not take is not well, though all else of it is published."""
+    hook = server.root / "acme/x.git/hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text('#!/bin/sh\nread old new ref; ! git grep -qE "^no" $new || { echo "- bad.txt is bad" >&2; exit 1; }\n')
+    hook.chmod(0o755)
+    rig.write("bad.txt", b"no")
+    rig.write("good.txt", b"yes")
+    rig.update()
+
+    status = describe(rig)
+    [shown] = status.waiting
+    assert ("degraded", 1, "bad.txt", True) == (status.state, status.held, shown.what, shown.needs_attention)
+    assert "refuses it" in shown.reason
+    assert "is bad" in shown.reason
+    rig.write("bad.txt", b"yes")
+    rig.update()
+    assert ("ok", ()) == (describe(rig).state, describe(rig).waiting)
+
+
 def test_a_commit_that_fails_is_shown_until_one_goes_through(rig: Rig) -> None:
     """What is captured and cannot be committed must not look well; a lock that is nobody's is no reason for long."""
     rig.write("notes.txt", b"1")

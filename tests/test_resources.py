@@ -1,5 +1,6 @@
 """A disk that is full, read-only or gone, too few descriptors: hubsync says it, and goes on by itself when it is mended."""
 
+import json
 import os
 import resource
 import shutil
@@ -80,6 +81,43 @@ def test_a_full_disk_stops_nothing_for_good(config: Path, source: Path, hub: Loc
     assert not [event for event in daemon.take_events() if event.get("error_kind") == "internal"]
     assert 0 == hubsync(config, "once").returncode  # with another state: all is compared, and nothing new
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def ask(daemon: Daemon, config: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that sees the disks that *daemon* sees."""
+    inside = ("nsenter", "-t", str(daemon.process.pid), *as_user("--user", "--preserve-credentials"), "--mount")
+    argv = [*inside, sys.executable, "-m", "hubsync", *args, "-c", config]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("name", ["checkpoint-1/config.json", "a.txt"])
+def test_all_who_are_asked_tell_of_a_full_disk(config: Path, source: Path, name: str) -> None:
+    """`status` asks the service, which cannot write its file; that, `wait` and `explain` give one reason, and its cure."""
+    state = config.parent / "state"
+    config.write_text(config.read_text().replace('min_free = "1B"', 'min_free = "0B"'))
+    with Daemon(config, *small_disk(state, "size=4m")) as daemon:
+        daemon.wait_for("watch.started")
+        fill(Path(f"/proc/{daemon.process.pid}/root{state}"))
+        if name == "a.txt":  # there is no room to commit it
+            (source / "a.txt").write_text("a")
+            daemon.wait_for("schedule.failed", job="commit:run")
+        else:  # nor for a copy of the weights
+            write_checkpoint(source / "checkpoint-1", 1000)
+            daemon.wait_for("file.held", path="checkpoint-1/")
+        daemon.wait_for("heartbeat", count=2)
+        shown = ask(daemon, config, "status", "--json")
+        waited = ask(daemon, config, "wait", "run", "--timeout", "1s", "--json")
+        explained = ask(daemon, config, "explain", str(source / name), "--json")
+
+    [target] = json.loads(shown.stdout)["targets"]
+    [path] = json.loads(explained.stdout)["paths"]
+    answer, waiting = json.loads(waited.stdout), target["waiting"][0]
+    assert (1, 1, 1) == (shown.returncode, waited.returncode, explained.returncode)
+    assert "degraded" == target["state"]
+    assert target["behind_s"] > 0
+    assert waiting["reason"] in answer["reason"]
+    assert waiting["reason"] in path["state"]
+    assert all("free space" in hint for hint in (waiting["hint"], answer["hint"], path["hint"]))
 
 
 @pytest.mark.timeout(300)

@@ -52,6 +52,12 @@ def notebook(code: str) -> str:
     return json.dumps({"cells": [cell], "nbformat": 4, "nbformat_minor": 5, "metadata": {}})
 
 
+def names(dtype: str, text: bytes) -> bytes:
+    """Return an array of strings as ``numpy.save`` writes it."""
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': (1,), }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header.encode() + text.ljust(160, b"\0")
+
+
 HF = "hf_" + made(34, string.ascii_letters)
 ARGUMENTS = {"output_dir": "out", "learning_rate": 5e-5, "hub_token": HF, "push_to_hub": True}
 HEADER = json.dumps({"__metadata__": {"token": HF}, "w": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}}).encode()
@@ -79,6 +85,10 @@ HELD: dict[str, str | bytes] = {
     "table.csv": f"step,token\n1,{HF}\n",
     "powershell.txt": f"$env:HF_TOKEN = '{HF}'\r\n".encode("utf-16"),
     "big-endian.txt": b"\xfe\xff" + f"token {HF}".encode("utf-16-be"),
+    "names.npy": names("<U40", HF.encode("utf-32-le")),
+    "names-big-endian.npy": names(">U40", HF.encode("utf-32-be")),
+    "names.npz": zipped("names.npy", names("<U40", HF.encode("utf-32-le")), zipfile.ZIP_DEFLATED),
+    "names.pkl": pickle.dumps({"names": ("numpy", HF.encode("utf-32-le"))}),
     "training_args.bin": zipped("training_args/data.pkl", pickle.dumps(ARGUMENTS, protocol=2)),
     "legacy.bin": pickle.dumps(ARGUMENTS, protocol=0),
     "other_hub.bin": zipped("x/data.pkl", pickle.dumps({"hub_token": made(24)}, protocol=2), zipfile.ZIP_DEFLATED),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubsync.errors import ConfigError, HubsyncError, UsageError
+from hubsync.errors import ConfigError, HubsyncError, StateError, UsageError
 from hubsync.monitor.text import escape_unsafe
 
 if TYPE_CHECKING:
@@ -98,12 +98,23 @@ class Session:
         )
 
 
+def _invoke(invoke: Callable[[click.Context], Any], ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+    """Let what the system refuses end a command as an error of ours does."""
+    try:
+        return invoke(ctx)
+    except BrokenPipeError:  # click ends quietly when nobody reads on
+        raise
+    except OSError as exc:
+        said = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else str(exc)
+        raise StateError(said, hint="see what is there, whose it is, and whether its disk is whole and has room") from exc
+
+
 class _Group(click.Group):
     """A group whose commands end an error with what to do, and with its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
         try:
-            return super().invoke(ctx)
+            return _invoke(super().invoke, ctx)
         except HubsyncError as exc:
             session = ctx.find_object(Session)
             if session is not None and session.as_json:

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Container, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from hubsync.config.model import Mirror
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted
+from hubsync.mirror.graft import parents
 from hubsync.mirror.place import Place
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.view import Line, Step, View
 from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Snapshot
-from hubsync.units import unit_of
 
 _AT_ONCE = 10_000  # blobs that are measured
 
@@ -50,18 +51,19 @@ class Announcer:
         now = time.time()
         blobs = self._written(grafted)
         skipped = self.view.skipped_units(steps)
-        snapshots = self._with_news(steps, set(blobs), skipped)
+        snapshots = self._with_news(steps, lines, grafted, skipped)
         head = self.remote.public_id(grafted[self._mirror.branch].commit)
         done = Published(head, snapshots, len(blobs), self._measure_blobs(blobs), round(took_s, 3))
         revisions = {line.unit: line.branch for line in lines if line.unit}
-        units = [(unit, snapshot) for snapshot in snapshots for unit in snapshot.units if unit not in skipped]
+        # Saved several times, a unit is told once: as it was saved last.
+        units = {unit: snapshot for snapshot in snapshots for unit in snapshot.units if unit not in skipped}
         for branch, each in grafted.items():
             self._tell_foreign(branch, each)
         if any(step.changes for step in steps):  # else it was nothing of this mirror's
             log.info("mirror.published", repo=self._mirror.repo_id, commit=done.commit, files=done.files, bytes=done.bytes,
-                     units=[unit for unit, _ in units], pull_request=pull_request, took_s=done.took_s)  # fmt: skip
+                     units=[*units], pull_request=pull_request, took_s=done.took_s)  # fmt: skip
         written_at = self.place.store.unit_times(snapshots[-1].commit) if units else {}
-        for unit, snapshot in units:
+        for unit, snapshot in units.items():
             revision = revisions.get(unit)
             log.info("unit.published", unit=unit, repo=self._mirror.repo_id, revision=revision,
                      commit=self.remote.public_id(grafted[revision].commit) if revision else done.commit,
@@ -72,23 +74,41 @@ class Announcer:
 
         return done
 
-    def _with_news(self, steps: Sequence[Step], blobs: Container[str], skipped: Sequence[str]) -> tuple[Snapshot, ...]:
-        """Return the snapshots of *steps* without the units that the mirror has had, and of which no blob was written now.
+    def _with_news(
+        self, steps: Sequence[Step], lines: Sequence[Line], grafted: Mapping[str, Grafted], skipped: Container[str]
+    ) -> tuple[Snapshot, ...]:
+        """Return the snapshots of *steps* without the units that were told before and not written now, or are gone.
 
         All is compared after what is known of a mirror was lost, or its rules have changed.
         """
-        written = (change.path for step in steps for change in step.changes if change.after and change.after.blob in blobs)
-        quiet = {unit for step in steps for unit in step.snapshot.units} - {*skipped}
-        quiet -= {unit_of(self.place.target, path) for path in written}
-        told = self.place.store.ledger.units_published(self._mirror.name) if quiet else {}
-
-        def is_news(unit: str, snapshot: Snapshot) -> bool:
-            return unit not in quiet or told.get(unit, 0.0) < snapshot.committed_at
+        units = {unit for step in steps for unit in step.snapshot.units if unit not in skipped}
+        news = self._units_written(units, lines, grafted)
+        if quiet := units - news:
+            store = self.place.store
+            told = store.ledger.units_published(self._mirror.name)
+            completed = store.completed(steps[-1].snapshot.commit)
+            untold = {unit for one in completed for unit in one.units if told.get(unit, 0.0) < one.committed_at}
+            news |= self._units_there(quiet & untold, grafted)
 
         return tuple(
-            replace(one, units=tuple(unit for unit in one.units if is_news(unit, one)))
+            replace(one, units=tuple(unit for unit in one.units if unit in news or unit in skipped))
             for one in (step.snapshot for step in steps)
         )
+
+    def _units_written(self, units: AbstractSet[str], lines: Sequence[Line], grafted: Mapping[str, Grafted]) -> set[str]:
+        """Return those of *units* of which a file was written now."""
+        if self.place.target.publish == "revisions":
+            return {line.unit for line in lines if line.unit is not None and grafted[line.branch].blobs}
+        directories = grafted[self._mirror.branch].directories
+        return {unit for unit in units if self.view.place(unit) in directories}
+
+    def _units_there(self, units: AbstractSet[str], grafted: Mapping[str, Grafted]) -> AbstractSet[str]:
+        """Return those of *units* that the mirror shows; it may have them although nothing of them was written now."""
+        head = grafted[self._mirror.branch].commit
+        if not units or head is None or self.place.target.publish == "revisions":  # which stay
+            return units
+        directories = {parent for path in self.place.git.list_tree(head) for parent in parents(path)}
+        return {unit for unit in units if self.view.place(unit) in directories}
 
     def tell_halted(self, paths: Sequence[str]) -> None:
         """Say that others changed *paths*, which the policy says to halt for."""

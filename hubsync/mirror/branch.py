@@ -39,10 +39,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Grafted:
-    """The *commits* made: the last one, the blobs that they write, and whose edits they met."""
+    """The *commits* made: the last one, the blobs that they write, in which directories, and whose edits they met."""
 
     commit: str | None
     blobs: tuple[str, ...] = ()
+    directories: frozenset[str] = frozenset()
     foreign: tuple[ForeignEdit, ...] = ()
     commits: int = 0
 
@@ -216,13 +217,15 @@ class Branch:
         foreign = tuple(edit for one in grafts for edit in one.foreign)
         changed = [(step, one.changes) for step, one in zip(steps, grafts, strict=True) if one.changes]
         if not changed:
-            return Grafted(head.commit, (), foreign)
+            return Grafted(head.commit, foreign=foreign)
         routes = self._routes([changes for _, changes in changed])
         if any(route is None for route in routes.values()):
             # A path was a pointer in one snapshot and is none in another: no set of attributes suits both.
             changed = [(changed[-1][0], {path: entry for _, changes in changed for path, entry in changes.items()})]
             routes = self._routes([changes for _, changes in changed])
         blobs = tuple(entry.blob for _, changes in changed for entry in changes.values() if entry is not None)
+        written = (path for _, changes in changed for path, entry in changes.items() if entry is not None)
+        directories = frozenset(parent for path in written for parent in parents(path))
         pointers = cast("dict[str, bool]", routes)  # by now
         if head.commit is not None and not self._is_agreed(head):
             pointers |= self._standing(line, head, pointers)
@@ -235,7 +238,7 @@ class Branch:
             changed[at] = step, {**changes, **{p: TreeEntry(REGULAR, blob_id(text)) for p, text in contents.items()}}
         tip = self._write(head.commit, changed, [*attributes.values(), *card.values()])
 
-        return Grafted(tip, blobs, foreign, len(changed))
+        return Grafted(tip, blobs, directories, foreign, len(changed))
 
     def _write(
         self, tip: str | None, changed: Iterable[tuple[Step, Mapping[str, TreeEntry | None]]], contents: Iterable[bytes]

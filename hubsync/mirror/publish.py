@@ -74,7 +74,7 @@ class Publisher:
         self._budget = Budget(means.limits, endpoint, mirror)
         self._git = store.open_mirror(mirror.name)
         cards = Cards(target, mirror, endpoint, self._view, store, self._git)
-        self._record = Record(self._git, store, mirror.name, self._view)
+        self._record = Record(self._git, store, mirror, self._view)
         self.refusals = Refusals(target, store, self._view, cards, self._record)
         self._remote = (
             ApiRemote(self._git, store.objects, mirror, self._hub, stop)
@@ -117,15 +117,15 @@ class Publisher:
     def holds(self, snapshot: str, unit: str | None) -> bool:
         """Tell whether the mirror shows *unit*, or with ``None`` everything, as it is at *snapshot* or later."""
         if unit is None:
-            return not self.refusals.reasons() and self._store.is_ancestor(snapshot, self.published())
+            return not self.refusals.reasons() and self._store.is_ancestor(snapshot, self._record.there)
         if self._view.refuses_unit(unit):
             return False
-        shown = [self.published(), self._record.ahead(self._store.backlog(self.published())).units.get(unit)]
+        shown = [self._record.there, self._record.ahead(self._store.backlog(self.published())).units.get(unit)]
         return any(self._store.is_ancestor(snapshot, commit) for commit in shown if commit)
 
     def head(self) -> str | None:
         """Return the head of the mirror's main branch as we left it, as the mirror names it."""
-        return self._remote.public_id(self._record.left(self.mirror.branch))
+        return None if self._record.is_gone else self._remote.public_id(self._record.left(self.mirror.branch))
 
     @property
     def endpoint(self) -> Endpoint:
@@ -179,7 +179,7 @@ class Publisher:
 
     def unit_times(self) -> Mapping[str, int]:
         """Return the units that the mirror holds, and when each was last written."""
-        times = self._store.unit_times(self.published())
+        times = self._store.unit_times(self._record.there)
         ahead = self._store.read_snapshots(self._record.commits_ahead())
         times = {**times, **{unit: shown.written_at for shown in ahead for unit in shown.units}}
         frozen = self._view.frozen()
@@ -187,7 +187,7 @@ class Publisher:
 
     def measure_backlog(self) -> Backlog:
         """Return how much the mirror lacks."""
-        published = self.published()
+        published = self._record.there
         key = (published, self._store.head(), self._record.commits_ahead())
         if key != self._measured[0]:
             self._measured = (key, self._measure(published))

@@ -7,6 +7,7 @@ on. It must never know what a server shows now.
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from hubsync.config.model import Mirror
 from hubsync.mirror.view import Ahead, View
 from hubsync.store.git import Git
 from hubsync.store.snapshot import Snapshot, Store
@@ -16,6 +17,7 @@ from hubsync.store.snapshot import Snapshot, Store
 _PUBLISHED = "refs/mirror/published"
 LEFT = "refs/mirror/left/"
 _SEEN = "refs/mirror/seen/"
+_GONE = "gone "  # in the ledger
 _AHEAD = "refs/mirror/ahead/"  # and the snapshots after it whose units it shows already
 
 
@@ -25,15 +27,23 @@ def read_published(store: Store, mirror: str) -> str | None:
     return Git(directory).resolve(_PUBLISHED) if directory.exists() else None
 
 
-class Record:
-    """What the mirror called *name* is known to show, kept in *git*; *view* is what it is to show now."""
+def is_gone(store: Store, mirror: Mirror) -> bool:
+    """Tell whether the repository of *mirror* was found to be gone, and not to be there again since."""
+    return store.ledger.meta(f"{_GONE}{mirror.name}") == mirror.repo_id
 
-    def __init__(self, git: Git, store: Store, name: str, view: View) -> None:
+
+class Record:
+    """What *mirror* is known to show, kept in *git*; *view* is what it is to show now."""
+
+    def __init__(self, git: Git, store: Store, mirror: Mirror, view: View) -> None:
         self._git = git
+        self._store = store
+        self._mirror = mirror
         self._ledger = store.ledger
         self._view = view
-        self._view_key = f"view {name}"
-        self._there_key = f"there {name}"
+        self._view_key = f"view {mirror.name}"
+        self._there_key = f"there {mirror.name}"
+        self._gone_key = f"{_GONE}{mirror.name}"
         self._refs: dict[str, str] = {}
         self.read()
 
@@ -46,6 +56,11 @@ class Record:
         """The newest snapshot that the mirror is known to hold."""
         return self._refs.get(_PUBLISHED)
 
+    @property
+    def there(self) -> str | None:
+        """The newest snapshot that the mirror is known to hold, unless its repository is gone."""
+        return None if self.is_gone else self.published
+
     def was_there(self, repo_id: str) -> bool:
         """Tell whether the mirror's repository is known to have been there, be it empty."""
         return self.published is not None or self._ledger.meta(self._there_key) == repo_id
@@ -54,6 +69,17 @@ class Record:
         """Remember that the mirror's repository is there."""
         if not self.was_there(repo_id):
             self._ledger.set_meta(self._there_key, repo_id)
+        if self._ledger.meta(self._gone_key):
+            self._ledger.set_meta(self._gone_key, "")
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the repository was found to be gone: then the mirror shows nothing of what was published."""
+        return is_gone(self._store, self._mirror)
+
+    def note_gone(self, repo_id: str) -> None:
+        """Remember that the mirror's repository, which was there, is gone: nothing is shown, until it is restored."""
+        self._ledger.set_meta(self._gone_key, repo_id)
 
     def left(self, branch: str) -> str | None:
         """Return the head of *branch* as we left it."""
@@ -65,7 +91,8 @@ class Record:
 
     def ahead(self, backlog: Sequence[Snapshot]) -> Ahead:
         """Return the units that the mirror shows before all that was committed earlier."""
-        shown = [snapshot for snapshot in backlog if _AHEAD + snapshot.commit in self._refs]
+        is_gone = self.is_gone
+        shown = [snapshot for snapshot in backlog if not is_gone and _AHEAD + snapshot.commit in self._refs]
         return Ahead(
             {unit: snapshot.commit for snapshot in shown for unit in snapshot.units},
             {snapshot.commit: number for number, snapshot in enumerate(backlog)},
@@ -73,7 +100,7 @@ class Record:
 
     def commits_ahead(self) -> list[str]:
         """Return the snapshots whose units the mirror shows before all that was committed earlier."""
-        return [ref.removeprefix(_AHEAD) for ref in self._refs if ref.startswith(_AHEAD)]
+        return [ref.removeprefix(_AHEAD) for ref in self._refs if ref.startswith(_AHEAD) and not self.is_gone]
 
     def is_new_view(self) -> bool:
         """Tell whether the config showed something else of the snapshots when the mirror was published to."""

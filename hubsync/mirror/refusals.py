@@ -37,6 +37,10 @@ class Refusals:
         """Return the files that the mirror refuses as they are, and why."""
         return {path: one.reason for path, one in self._view.refused.items() if one.error_kind != LOST}
 
+    def standing(self) -> dict[str, str]:
+        """Return the files that the mirror refuses until a person sees to them, and why; others have a next version."""
+        return {path: one.reason for path, one in self._view.refused.items() if one.error_kind not in {LOST, "spoiled"}}
+
     def reasons_in(self, unit: str) -> dict[str, str]:
         """Return the files of *unit* that the mirror refuses, or that are lost, and why."""
         refused = self._view.refused.items()

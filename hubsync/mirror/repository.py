@@ -80,6 +80,7 @@ class Repository:
     def _expect_there(self, state: RepoState) -> None:
         was_there = state.visibility is Visibility.MISSING and self._record.was_there(self._mirror.repo_id)
         if was_there and not self._makes_again:
+            self._record.note_gone(self._mirror.repo_id)
             raise MirrorError(
                 f"{self._mirror.repo_id} is gone from the Hub, or the token may not see it any more",
                 error_kind="not_found",

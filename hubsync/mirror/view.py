@@ -240,7 +240,7 @@ class View:
     def _place_inside(self, path: str) -> str:
         """Return where a branch that shows *path* has it: with revisions, the files of a unit are at the top."""
         unit = unit_of(self._target, path) if self._target.publish == "revisions" else None
-        return self._place(path[len(unit) + 1 :] if unit else path)
+        return self.place(path[len(unit) + 1 :] if unit else path)
 
     def frozen(self) -> frozenset[str]:
         """Return the files and units that stay as they are on the mirror."""
@@ -323,7 +323,7 @@ class View:
         files = self._files(commit, ahead)
         is_tree = self._target.publish == "tree"
         if is_tree and self._mirror.keep_latest is None:
-            return {self._place(path): entry for path, entry in files.items()} if self._prefix else files
+            return {self.place(path): entry for path, entry in files.items()} if self._prefix else files
         times = self._unit_times(commit, ahead)
         if uploaded is not None:
             times = {unit: time for unit, time in times.items() if unit in uploaded}
@@ -334,9 +334,9 @@ class View:
         for path, entry in files.items():
             unit = unit_of(self._target, path)
             if unit is None or (is_tree and (kept is None or unit in kept)):
-                shown[self._place(path)] = entry
+                shown[self.place(path)] = entry
             elif unit == chosen:
-                at_root[self._place(path[len(unit) + 1 :])] = entry
+                at_root[self.place(path[len(unit) + 1 :])] = entry
 
         return shown | at_root
 
@@ -440,7 +440,7 @@ class View:
     def _unit_tree(self, unit: str, ahead: Ahead, commit: str | None) -> dict[str, TreeEntry]:
         inside = len(unit) + 1
         return {
-            self._place(path[inside:]): entry
+            self.place(path[inside:]): entry
             for path, entry in self._files(commit, ahead).items()
             if path.startswith(f"{unit}/")
         }
@@ -484,13 +484,14 @@ class View:
         """Tell whether *path* of the source stays as it is on the mirror, which may have nothing of it."""
         return bool(self.refused) and not {path, unit_of(self._target, path)}.isdisjoint(self.frozen())
 
-    def _place(self, path: str) -> str:
+    def place(self, path: str) -> str:
+        """Return where *path* of the source lies in the repository."""
         return self._prefix + path
 
     def _place_all(self, changes: Iterable[TreeChange], inside: int = 0) -> tuple[TreeChange, ...]:
         if not inside and not self._prefix:
             return tuple(changes)
-        return tuple(TreeChange(self._place(each.path[inside:]), each.before, each.after) for each in changes)
+        return tuple(TreeChange(self.place(each.path[inside:]), each.before, each.after) for each in changes)
 
 
 def revision_of(unit: str, main: str) -> str:

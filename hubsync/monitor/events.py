@@ -75,7 +75,7 @@ _EVENTS = (
     Event(
         "daemon.stopping",
         "info",
-        ("reason", "grace_s"),
+        ("reason", "grace_s", "hint"),
         "stopping[: {reason}][; running steps get {grace_s}]",
         "No new step begins; running ones are given the grace period and are then ended.",
     ),

@@ -6,6 +6,7 @@ hubsync decides by it.
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import threading
@@ -177,10 +178,12 @@ class StatusFile:
         self._clock = clock
         self._written_at: float | None = None
         self._written: tuple[Status, os.stat_result] | None = None
+        self._newest: Status | None = None
         self._lock = threading.Lock()  # a heartbeat and a change may come at once
 
     def write(self, status: Status, *, force: bool = False) -> bool:
         """Write *status* and return whether it was; one that comes too early is left out unless *force*."""
+        self._newest = status
         with self._lock:
             now = self._clock()
             if not force and self._written_at is not None and now - self._written_at < _WRITE_EVERY_S:
@@ -197,6 +200,10 @@ class StatusFile:
                 self._written = timeless, self._path.stat()
             self._written_at = now
             return True
+
+    def newest(self) -> str:
+        """Return the document that was to be written last, also if it could not be; nothing if there was none."""
+        return encode_status(self._newest) if self._newest is not None else ""
 
     def _touch(self, timeless: Status, updated_at: datetime) -> bool:
         """Say that the document still holds, if it does and is as it was written; nothing is written to a disk for that."""
@@ -245,7 +252,9 @@ def replace_file(path: Path, text: str, mode: int, at: datetime | None = None) -
     """Replace the file at *path* as a whole by *text*, written *at* some time (else now). Raises StateError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.unlink(missing_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by one that was killed, or by us
+            if left == beside or not Path("/proc", left.name.split(".")[-2]).exists():
+                left.unlink(missing_ok=True)
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, for its mode
             os.fchmod(descriptor, mode)  # whatever the umask is
@@ -265,7 +274,7 @@ def read_status(path: Path) -> Status:
     """
     try:
         with path.open("rb") as file:
-            status = decode(Status, json.loads(file.read()))
+            status = decode_status(file.read())
             held_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime_ns / 1e9, UTC)
         is_outdated = held_at == datetime.fromtimestamp(0, UTC)  # see _mark_outdated
         daemon = replace(status.daemon, updated_at=max(status.daemon.updated_at, held_at), is_outdated=is_outdated)
@@ -279,6 +288,11 @@ def read_status(path: Path) -> Status:
     except (ValueError, RecursionError) as error:
         hint = "a running daemon of this version writes it anew at its next heartbeat"
         raise StateError(f"cannot read {path}: it is damaged, or of another version", hint=hint) from error
+
+
+def decode_status(document: str | bytes) -> Status:
+    """Return what a *document* of ``encode_status`` says. Raises ValueError or RecursionError if it is none."""
+    return decode(Status, json.loads(document))
 
 
 def encode_status(status: Status) -> str:

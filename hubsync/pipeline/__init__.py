@@ -5,8 +5,9 @@ settled files in, ``capturing`` reads one, ``held`` says what waits and why, ``g
 ``opening`` makes what a pipeline works on, ``last`` is the end of it.
 """
 
+from hubsync.pipeline.held import Pending
 from hubsync.pipeline.last import commit_last
 from hubsync.pipeline.opening import make_capturer, open_store, store_directory
-from hubsync.pipeline.pipeline import Pending, Pipeline, Settled
+from hubsync.pipeline.pipeline import Pipeline, Settled
 
 __all__ = ["Pending", "Pipeline", "Settled", "commit_last", "make_capturer", "open_store", "store_directory"]

@@ -13,6 +13,7 @@ from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
 
 _ROOM_HINT = "free some space there, or see which mirror keeps the backlog; publishing goes on and frees what it has sent"
+_NO_ROOM = "capture is paused: there is too little free space"
 _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
 
 
@@ -27,7 +28,7 @@ class Guard:
     def __init__(self, target: Target, store: Store, min_free_bytes: int, log: FilteringBoundLogger) -> None:
         self.halted: HubsyncError | None = None
         self.is_paused = False
-        self._failure: LastError | None = None  # of the last commit
+        self._failures: dict[str, LastError] = {}  # of the last commit, and of the last capture
         self._since = datetime.now(UTC)
         self._target = target
         self._store = store
@@ -80,8 +81,8 @@ class Guard:
             self._log.info("target.resumed", source=str(self._target.source))
 
     @contextlib.contextmanager
-    def note_failure(self) -> Iterator[None]:
-        """Note why a commit fails, if it does, until ``end_failure``."""
+    def note_failure(self, step: str) -> Iterator[None]:
+        """Note why a *step* (commit, capture) fails, if it does, until ``end_failure``."""
         try:
             yield
         except StoppedError:
@@ -89,13 +90,13 @@ class Guard:
         except Exception as exc:
             known = read_os_error(exc) if isinstance(exc, OSError) else exc
             kind, hint = (known.error_kind, known.hint) if isinstance(known, HubsyncError) else ("internal", "")
-            since = self._failure.since if self._failure else datetime.now(UTC)
-            self._failure = LastError(f"the last commit failed: {known}", kind, hint, since)
+            since = self._failures[step].since if step in self._failures else datetime.now(UTC)
+            self._failures[step] = LastError(f"the last {step} failed: {known}", kind, hint, since)
             raise
 
-    def end_failure(self) -> None:
-        """Note that a commit went through."""
-        self._failure = None
+    def end_failure(self, step: str) -> None:
+        """Note that a *step* went through."""
+        self._failures.pop(step, None)
 
     def has_room(self) -> bool:
         """Tell whether the disk of the store has room."""
@@ -116,12 +117,21 @@ class Guard:
         """How many bytes have to be free again: a disk that is full to the limit must not pause and resume all the time."""
         return self._min_free_bytes + self._min_free_bytes // 20
 
+    def why_stuck(self) -> str:
+        """Return why what is settled is not committed, without figures that change; nothing if it is committed next."""
+        return _NO_ROOM if self.is_paused else next((failure.error for failure in self._failures.values()), "")
+
+    def hint_of(self, reason: str) -> str:
+        """Return what to do about what is held for *reason*, if that is why all is stuck."""
+        trouble = self.trouble() if reason == self.why_stuck() else None
+        return trouble.hint if trouble is not None else ""
+
     def trouble(self) -> LastError | None:
         """Return why the target does not go on, for people; ``None`` if it does."""
         if self.halted is not None:
             return LastError(str(self.halted), self.halted.error_kind, self.halted.hint, self._since)
         if not self.is_paused:
-            return self._failure
+            return next(iter(self._failures.values()), None)
         free, wanted = format_bytes(self._store.free_bytes()), format_bytes(self._min_free_bytes)
         return LastError(
             f"capture is paused: {free} free on the disk of {self._store.directory}, min_free is {wanted}; "

@@ -1,6 +1,7 @@
 """Files and units that wait for something else than time, and why. Each reason is logged once, and few of many."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,6 +9,16 @@ from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.store.secrets import Secret
 
 _MOST_TOLD = 50  # between two inventories
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Why a file or unit is not committed as it stands. *settled*: the next commit takes it. *final*: waiting is no use."""
+
+    reason: str
+    settled: bool = False
+    final: bool = False
+    hint: str = ""
 
 
 def since_change(path: Path, seen: datetime | None) -> datetime | None:
@@ -42,9 +53,9 @@ class Held:
         self._last = ""
         self._collided: dict[str, str] = {}
 
-    def hold(self, path: str, reason: str, hint: str = "") -> None:
+    def hold(self, path: str, reason: str, hint: str = "", *, needs_attention: bool = False) -> None:
         """Hold *path* until its next version."""
-        if self._is_news(path, reason, hint):
+        if self._is_news(path, reason, hint, needs_attention=needs_attention):
             self._log.info("file.held", path=path, reason=reason, hint=hint)
 
     def reject(self, path: str, reason: str, hint: str, secret: Secret | None = None) -> None:

@@ -176,7 +176,9 @@ class Intake:
             self._held.forget(entry.path)
             return outcome
         if isinstance(outcome, FileHeldError):
-            self._held.hold(entry.path, outcome.reason, outcome.hint)
+            is_loose = unit_of(self._target, entry.path) is None  # else its unit says it
+            is_needy = is_loose and outcome.error_kind == "disk_full"
+            self._held.hold(entry.path, outcome.reason, outcome.hint, needs_attention=is_needy)
         elif isinstance(outcome, FileChangedError):
             self.feed_again([entry])
         elif isinstance(outcome, FileRefusedError):

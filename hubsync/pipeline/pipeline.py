@@ -23,7 +23,7 @@ from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.comparison import Comparison
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
-from hubsync.pipeline.held import Held, since_change
+from hubsync.pipeline.held import Held, Pending, since_change
 from hubsync.pipeline.intake import Intake
 from hubsync.pipeline.opening import make_capturer
 from hubsync.pipeline.provenance import Provenance
@@ -44,7 +44,6 @@ from hubsync.watch.unit_facts import UnitFacts
 
 _WRITTEN_AT_ONCE = 10_000  # files
 _BREATH_S = 0.001  # a lock goes to those that wait for it only if it is left for a moment
-_NO_ROOM = "capture is paused: there is too little free space"
 
 log = get_logger()
 
@@ -55,15 +54,6 @@ class Settled:
 
     units: bool = False
     early: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """Why a file or unit is not committed as it stands. *settled*: the next commit takes it. *final*: waiting is no use."""
-
-    reason: str
-    settled: bool = False
-    final: bool = False
 
 
 class Pipeline:
@@ -223,8 +213,10 @@ class Pipeline:
                 self._intake.find_early(newest_first=self.newest_first)
                 is_news = self._judge_touched()  # what is complete waits for no other file
                 first = self._intake.take_early() if self._intake.early and not is_news and self._guard.has_room() else []
-            early = self._capture_early(first)
+            with self._guard.note_failure("capture"):
+                early = self._capture_early(first)
             with self.lock:
+                self._guard.end_failure("capture")
                 self._judge_touched()
                 self._units.abandon_late()
                 self._note_oldest(all_seen=not self._files.settler)
@@ -288,11 +280,11 @@ class Pipeline:
             with self.lock:
                 if (self.halted is not None and not confirm_deletes) or not self._guard.has_room():
                     return []
-            with self._guard.note_failure():
+            with self._guard.note_failure("commit"):
                 commits = self._commit(units_only=units_only, confirm_deletes=confirm_deletes)
             with self.lock:
                 if commits or not units_only:
-                    self._guard.end_failure()
+                    self._guard.end_failure("commit")
                     self._note_oldest(all_seen=True)
 
             return commits
@@ -341,9 +333,8 @@ class Pipeline:
         """Return what is held back and why: files, and units (with a trailing slash)."""
         with self.lock:
             held = {**self._held.reasons, **self._units.reasons()}
-            if self._guard.is_paused:
-                complete = (f"{name}/" for name, unit in self._units.by_name.items() if unit.completion.complete)
-                held = dict.fromkeys(self._files.settled, _NO_ROOM) | held | dict.fromkeys(complete, _NO_ROOM)
+            if reason := self._guard.why_stuck():
+                held = dict.fromkeys(self._files.settled, reason) | held | dict.fromkeys(self._units.ready(), reason)
             return held
 
     def describe_held(self, most: int) -> list[Waiting]:
@@ -355,7 +346,8 @@ class Pipeline:
             return [self._describe_held(path, held[path], needs_attention=path in needy) for path in first]
 
     def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
-        hint, unit = self._held.hints.get(path, ""), self._units.by_name.get(path.removesuffix("/"))
+        unit = self._units.by_name.get(path.removesuffix("/"))
+        hint = self._held.hints.get(path) or self._guard.hint_of(reason)
         seen = self._held.since.get(path)
         if unit is not None:
             seen = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
@@ -381,13 +373,16 @@ class Pipeline:
     def pending(self) -> dict[str, Pending]:
         """Return what is not committed as it stands: files outside of units, and units (with a trailing slash)."""
         with self.lock:
-            held, unquiet = self._held.reasons, self._files.settler.waiting(float("-inf"))
-            files = {path: Pending(reason, final=True) for path, reason in held.items()}
+            held, unquiet = self.held(), self._files.settler.waiting(float("-inf"))
+            files = {path: Pending(reason, final=True) for path, reason in self._held.reasons.items()}
             files |= {path: Pending(held.get(path, "waits for the schedule"), settled=True) for path in self._files.settled}
             files |= dict.fromkeys(unquiet, Pending("is not quiet yet"))
             loose = {path: one for path, one in files.items() if self._units.is_loose(path) and not path.endswith("/")}
             units = self._units.by_name.items()
-            return loose | {f"{name}/": Pending(one.completion.reason, final=one.abandoned) for name, one in units}
+            return loose | {
+                f"{name}/": Pending(held[f"{name}/"], final=one.abandoned, hint=self._held.hints.get(f"{name}/", ""))
+                for name, one in units
+            }
 
     def count_settled(self) -> int:
         """Return how many settled files wait for a commit."""
@@ -473,9 +468,10 @@ class Pipeline:
             self._units.judge(unit)  # published whole or not at all
             return []
         except (FileChangedError, FileUnreadableError) as exc:
-            state.hold(str(exc))
-            self._held.hold(f"{unit}/", str(exc), exc.hint or HELD_HINT)
-            self._intake.feed_again(entries)
+            if not (is_full := exc.error_kind == "disk_full"):  # else its files are well, and it stays complete
+                self._intake.feed_again(entries)
+                state.hold(str(exc))
+            self._held.hold(f"{unit}/", str(exc), exc.hint or HELD_HINT, needs_attention=is_full)
             return []
         own = [entry for entry in inventory.entries.values() if not is_event_log(entry.path)]
         written_ns = max((entry.identity.mtime_ns for entry in own), default=0)

@@ -30,6 +30,7 @@ class Unit:
     Attributes:
         judged: its files as they were at the last judgment.
         lost_at: when one of its files was found to be gone, monotonic seconds; ``None`` if that is long ago.
+        is_judged: whether its completion says what a judgment found, and nothing came between.
     """
 
     since: float
@@ -37,6 +38,7 @@ class Unit:
     abandoned: bool = False
     judged: AbstractSet[str] = frozenset()
     lost_at: float | None = None
+    is_judged: bool = False
     _seen: dict[str, tuple[Identity, int, int]] = field(default_factory=dict)
 
     def note(self, path: str, identity: Identity, number: int) -> None:
@@ -55,7 +57,7 @@ class Unit:
 
     def hold(self, reason: str) -> None:
         """Be incomplete until the next judgment."""
-        self.completion = Completion(False, reason, self.completion.layout)
+        self.completion, self.is_judged = Completion(False, reason, self.completion.layout), False
 
 
 def unit_hint(target: Target, name: str) -> str:
@@ -93,7 +95,20 @@ class Units:
 
     def reasons(self) -> dict[str, str]:
         """Return why each (with a trailing slash) is not committed."""
-        return {f"{n}/": _NEXT if u.completion.complete else u.completion.reason for n, u in self.by_name.items()}
+        last = self._held.reasons  # why a complete one could not be committed when that was tried
+        return {
+            f"{name}/": last.get(f"{name}/", _NEXT) if unit.completion.complete else unit.completion.reason
+            for name, unit in self.by_name.items()
+        }
+
+    def ready(self) -> list[str]:
+        """Return those (with a trailing slash) that wait for nothing of their writers, as far as they are judged."""
+        unquiet = {self.unit_of(path) for path in self._files.waiting() if not is_event_log(path)}
+        return [
+            f"{name}/"
+            for name, unit in self.by_name.items()
+            if unit.completion.complete or not (unit.is_judged or unit.abandoned or unit.lost_at or name in unquiet)
+        ]
 
     def is_loose(self, path: str) -> bool:
         """Tell whether *path* follows the schedule: it is in no unit, or is the log of one that was published.
@@ -212,7 +227,7 @@ class Units:
         facts = self.read(unit, held)
         for name, hint in facts.unreadable.items():
             self._held.hold_unreadable(f"{unit}/{name}", facts.held[name], hint)
-        state.completion = judge(facts)
+        state.completion, state.is_judged = judge(facts), True
         state.judged = {f"{unit}/{name}" for name in facts.files}
 
     def read(self, unit: str, held: Mapping[str, str]) -> UnitFacts:

@@ -260,7 +260,7 @@ class _Expected:
 
     def _read(self, view: View) -> None:
         store = self._store
-        record = Record(Git(store.mirror_directory(self._mirror.name)), store, self._mirror.name, view)
+        record = Record(Git(store.mirror_directory(self._mirror.name)), store, self._mirror, view)
         backlog = store.backlog(record.published)
         self.behind = len(backlog)
         ahead = record.ahead(backlog)

@@ -322,7 +322,9 @@ class Capturer:
         """Expect that the copy that *pin* will be fits; a file that does not waits alone."""
         if pin.kind is PinKind.COPY and entry.identity.size > self._objects.free_bytes():  # which is no news each time
             needed = f"a copy of it takes {format_bytes(entry.identity.size)}, more than the store's disk has free"
-            raise FileHeldError(entry.path, needed, hint=_NO_ROOM_HINT)
+            held = FileHeldError(entry.path, needed, hint=_NO_ROOM_HINT)
+            held.error_kind = "disk_full"
+            raise held
 
 
 def as_captured(entry: Entry, identity: Identity, routing: Routing, pointer: Pointer) -> Captured:

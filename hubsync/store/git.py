@@ -485,8 +485,8 @@ class CommitHeader:
 def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFullError:
     """Turn what git said into an error; its own words are kept."""
     said = finished.stderr.strip() or f"exit status {finished.returncode}"
-    if "No space left on device" in said or "Disk quota exceeded" in said:
-        return DiskFullError(f"git {args[0]}: {said}", hint=FULL_HINT)
+    if any(words in said for words in ("No space left on device", "Disk quota exceeded", "Out of diskspace")):
+        return DiskFullError(f"git {args[0]}: no space left on the disk", hint=FULL_HINT)
     if _was_killed(finished):
         return GitKilledError(f"git {args[0]}: killed by signal {-finished.returncode}", hint=_AGAIN_HINT)
     return GitError(f"git {args[0]}: {said}", hint=_AGAIN_HINT)

@@ -393,9 +393,9 @@ class Ledger(ProofRows):
         if kind == sqlite3.SQLITE_FULL:
             return DiskFullError(f"ledger: {exc}", hint=FULL_HINT)
         self._is_damaged = self._is_damaged or kind in _DAMAGE
-        hint = "look at the disk of the state directory" if kind in _OUTSIDE else DAMAGE_HINT
+        hint = "see whose it is, and its disk; it may be moved away: it is made again" if kind in _OUTSIDE else DAMAGE_HINT
 
-        return StateError(f"ledger: {exc}", hint=hint)
+        return StateError(f"ledger {self._path}: {exc}", hint=hint)
 
 
 @contextlib.contextmanager

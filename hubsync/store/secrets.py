@@ -15,6 +15,8 @@ from pathspec import GitIgnoreSpec
 HINT = "take it out (and revoke it), exclude the file, or name its path or sha256 in `secrets_allow`"
 
 _HASH_PREFIX = "sha256:"
+_WIDE = b"\0\0\0"  # between the letters of UTF-32; weights of two bytes hardly have it
+_BEGIN = 8  # letters that tell where a secret stands
 _SPARED = re.compile(r"\.env\.(?:example|sample|template|dist|defaults)|(?:example|sample|template)\.env")
 
 
@@ -117,7 +119,20 @@ def judge_name(path: str) -> Secret | None:
 
 
 def find_secret(content: bytes) -> Secret | None:
-    """Return the first secret in *content*, with its offset."""
+    """Return the first secret in *content*, with its offset; also in text of four bytes a letter, as NumPy keeps it."""
+    found = _find_plain(content)
+    if found is None and _WIDE in content:
+        narrow = content.replace(_WIDE + b"\0", b"\n").replace(_WIDE, b"")  # what fills up a text ends it
+        found = _find_plain(narrow)
+        if found is not None and found.offset is not None:
+            begin = narrow[found.offset : found.offset + _BEGIN]
+            offset = content.find(_WIDE.join(begin[at : at + 1] for at in range(len(begin))))
+            return Secret(found.rule, offset) if offset >= 0 else None
+
+    return found
+
+
+def _find_plain(content: bytes) -> Secret | None:
     words = ((word, rule) for word, rule in _likely_words(content) if word in content)
     found = [(offset, rule.name) for word, rule in words for offset in _offsets(rule, word, content)]
     if not found:

@@ -90,8 +90,9 @@ class Store:
         self.ledger = Ledger(directory / _LEDGER)
         self.pruned = Pruned(directory / "pruned.json")
         self.reserve = Reserve(directory)
-        # Of a few: all units that ever were stand in each.
+        # Of a few: all units that ever were stand in each, and most share it with the one before.
         self._unit_times = functools.lru_cache(_FEW_SNAPSHOTS)(self._list_unit_times)
+        self._last_unit_times: tuple[str | None, Mapping[str, int]] = None, {}
         self._snapshots: dict[str, Snapshot] = {}
         self._made: dict[str, tuple[str | None, Snapshot]] = {}  # of this process: commit → (the one before it, itself)
         self._is_open = self._was_killed = False
@@ -192,17 +193,16 @@ class Store:
         """Return the snapshots after *published* (``None``: all), oldest first."""
         if self.head() in {None, published}:
             return []
-        if (line := self._remembered_line(published)) is not None:
+        if (line := self._remembered_line(published, self.head())) is not None:
             return line
         span = f"{published}..{SNAPSHOTS}" if published else SNAPSHOTS
         raw = self.git.text("log", "--first-parent", "--reverse", "-z", "--format=%H %at %ct %B", span)
         return [read_snapshot(record) for record in raw.split("\0") if record]
 
-    def _remembered_line(self, published: str | None) -> list[Snapshot] | None:
-        """Return the snapshots after *published*, oldest first, if this process made all of them not long ago."""
+    def _remembered_line(self, known: str | None, commit: str | None) -> list[Snapshot] | None:
+        """Return the snapshots after *known* up to *commit*, oldest first, if this process made all of them lately."""
         line: list[Snapshot] = []
-        commit = self.head()
-        while commit != published:
+        while commit != known:
             if commit is None or (made := self._made.get(commit)) is None:
                 return None
             line.append(made[1])
@@ -229,7 +229,15 @@ class Store:
         return self._unit_times(snapshot)
 
     def _list_unit_times(self, snapshot: str | None) -> Mapping[str, int]:
-        return {sys.intern(unit): done.written_at for done in self.completed(snapshot) for unit in done.units}
+        known, times = self._last_unit_times
+        line = self._remembered_line(known, snapshot)
+        if line is None:
+            line, times = self.completed(snapshot), {}
+        if news := {sys.intern(unit): done.written_at for done in line for unit in done.units}:
+            times = {**times, **news}
+        self._last_unit_times = snapshot, times
+
+        return times
 
     def newest_unit(self) -> str | None:
         """Return the newest unit that was ever completed."""

@@ -149,6 +149,7 @@ def _expect_revisions(hub: Repository, store: Repository) -> None:
 
 def _left_behind(world: World) -> Iterator[Path]:
     """Yield files that nobody wants any more: locks, halves, and objects that every mirror has."""
+    yield from world.state.glob(".*.tmp")
     places = (world.state / "targets", *(hub.directory for hub in world.hubs.values()))
     for place in places:
         for pattern in _LEFT_BEHIND:

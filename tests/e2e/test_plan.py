@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from support.plain_server import PlainServer
 from support.running import hubsync, write_checkpoint, write_safetensors
 
@@ -39,3 +40,18 @@ def test_the_plan_shows_what_waits_for_a_mirror(plain_config: Path, source: Path
     [target] = json.loads(hubsync(plain_config, "plan", "--json").stdout)["targets"]
 
     assert ({"m0:acme/x": 1}, []) == (target["backlog"], target["steps"])
+
+
+@pytest.mark.parametrize("command", [("plan",), ("explain", "notes.txt")])
+def test_what_the_system_refuses_is_an_error(plain_config: Path, source: Path, command: tuple[str, ...]) -> None:
+    """A ledger that is a directory ends a look with the path, what is wrong with it and what to do, and with 73."""
+    (source / "notes.txt").write_text("notes")
+    ledger = plain_config.parent / "state" / "targets" / "run" / "ledger.sqlite"
+    ledger.mkdir(parents=True)
+
+    done = hubsync(plain_config, *command)
+
+    assert 73 == done.returncode
+    assert f"error: {ledger}: Is a directory" in done.stderr
+    assert "→ see what is there" in done.stderr
+    assert "Traceback" not in done.stderr

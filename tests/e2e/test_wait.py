@@ -170,3 +170,16 @@ def test_a_wait_and_a_reload_make_no_repository_again(config: Path, source: Path
         daemon.wait_for("mirror.published")
 
     assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))
+
+
+def test_a_wait_for_a_target_that_cannot_be_opened_says_why(config: Path) -> None:
+    """It ends when its time is over, with what is wrong with the store, and the cure."""
+    (config.parent / "state" / "targets" / "run" / "ledger.sqlite").mkdir(parents=True)
+    with Daemon(config) as daemon:
+        daemon.wait_for("daemon.ready")
+        waited = hubsync(config, "wait", "run", "--timeout", "1s", "--json")
+
+    answer = json.loads(waited.stdout)
+    assert 1 == waited.returncode
+    assert "could not be opened: ledger" in answer["reason"]
+    assert "may be moved away" in answer["hint"]

@@ -11,6 +11,7 @@ from hubsync.config.model import TokenSource
 from hubsync.localhub import LocalHub
 from hubsync.mirror.retry import next_look_s
 from hubsync.mirror.worker import MirrorWorker
+from hubsync.report import describe_target
 
 MakeRig = Callable[..., Rig]
 
@@ -56,6 +57,34 @@ def test_a_deleted_repository_is_made_again_only_when_asked(rig: Rig, api: HfApi
 
     assert worker.trouble is None
     assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))
+
+
+def test_nothing_is_published_in_a_deleted_repository(rig: Rig, api: HfApi) -> None:
+    """The status shows all as backlog, also after a restart, and nobody's wait ends; made again, it holds all."""
+    rig.work.workers[0].run()
+    head = rig.pipeline.store.head()
+    assert head is not None
+    assert (0, True) == shown(rig, head)
+    rig.write("c.txt", b"3")
+    rig.commit()
+    api.delete_repo(REPO)
+    rig.work.workers[0].run()
+    assert (3, False) == shown(rig, head)
+    rig.restart()
+    assert (3, False) == shown(rig, head)
+
+    rig.work.workers[0].ask_again()
+    rig.work.workers[0].run()
+
+    assert (0, True) == shown(rig, head)
+
+
+def shown(rig: Rig, snapshot: str) -> tuple[int, bool]:
+    """Return how many files the status shows as backlog, and whether the mirror is said to hold *snapshot*."""
+    [mirror] = describe_target(rig.work, mode="events", is_paused=False).mirrors
+    holds = rig.work.workers[0].publisher.holds(snapshot, None)
+    assert holds is (mirror.published_commit is not None)
+    return mirror.backlog_files, holds
 
 
 def test_a_repository_that_somebody_made_again_is_noticed(rig: Rig, api: HfApi) -> None:

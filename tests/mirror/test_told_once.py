@@ -37,3 +37,33 @@ def test_what_is_lost_of_a_mirror_here_makes_nothing_news(make_units: MakeRig, w
     write_unit(rig, 3)
     write_unit(rig, 1, weights=3000)
     assert {"checkpoint-1", "checkpoint-3"} == {*publish(rig)}
+
+
+def test_what_was_pushed_before_a_kill_is_not_news_when_all_is_compared(make_units: MakeRig) -> None:
+    """It holds files that the next unit has, too, and nobody noted that it was pushed; one that was deleted never was."""
+    rig = make_units(deletes="propagate")
+    write_unit(rig, 1)
+    assert ["checkpoint-1"] == publish(rig)
+    directory = rig.store.mirror_directory("m0")
+    shutil.copytree(directory, before := directory.with_name("before"))
+    write_unit(rig, 2)
+    assert ["checkpoint-2"] == publish(rig)
+    shutil.rmtree(directory)
+    before.rename(directory)
+    write_unit(rig, 3)
+    rig.commit()
+    shutil.rmtree(rig.source / "checkpoint-3")
+    write_unit(rig, 4)
+    rig.restart_with({"exclude": ["*.dat"]})
+
+    assert ["checkpoint-4"] == publish(rig)
+
+
+def test_a_unit_that_was_saved_twice_before_a_push_is_told_once(make_units: MakeRig) -> None:
+    """As it was saved last."""
+    rig = make_units()
+    for weights in (2000, 3000, 4000):
+        write_unit(rig, 1, weights=weights)
+        rig.commit()
+
+    assert ["checkpoint-1"] == publish(rig)

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -314,3 +315,16 @@ def test_while_nothing_changes_only_the_time_of_the_file_moves(tmp_path: Path) -
     changed = replace(later, disk_held_bytes=WELL.disk_held_bytes + 1)
     assert file.write(changed, force=True)
     assert changed == read_status(path)
+
+
+def test_what_a_killed_writer_left_is_cleaned(tmp_path: Path) -> None:
+    """The kill came before the rename; what another process is writing stays."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, of_another = (tmp_path / f".status.json.{pid}.tmp" for pid in (ended.pid, os.getppid()))
+    left.touch()
+    of_another.touch()
+
+    write_status(tmp_path / "status.json", WELL)
+
+    assert {"status.json", of_another.name} == {path.name for path in tmp_path.iterdir()}

@@ -218,9 +218,13 @@ def test_a_users_configuration_is_not_obeyed(git: Git, hostile_home: Path) -> No
 def test_a_full_disk_is_told_from_other_failures() -> None:
     """What git says of a full disk becomes an error that waits; anything else keeps git's words."""
     full = read_failure(("fast-import",), Finished(128, b"", "fatal: write error: No space left on device\n"))
+    pack = read_failure(
+        ("fast-import",), Finished(128, b"", "fatal: sha1 file 'tmp_idx_1' write error. Out of diskspace\n")
+    )
     other = read_failure(("fast-import",), Finished(128, b"", "fatal: something else\n"))
 
     assert (DiskFullError, True) == (type(full), full.retryable)
+    assert str(full) == str(pack)
     assert (GitError, "git fast-import: fatal: something else") == (type(other), str(other))
 
 

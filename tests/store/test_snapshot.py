@@ -81,6 +81,26 @@ def test_what_this_process_made_is_told_as_git_tells_it(local: Rig) -> None:
     assert [[(units[0],), (units[1],), ()], [(units[1],), ()]] == [[made.units for made in line] for line in told]
 
 
+def test_the_units_that_were_completed_are_known_from_one_snapshot_to_the_next(local: Rig) -> None:
+    """History is not read again for each: one that completes none shares what is known of the one before."""
+    write_unit(local, "checkpoint-1")
+    local.commit()
+    before = local.store.unit_times(local.store.head())
+    local.write("loose.txt", b"loose")
+    local.commit()
+    after = local.store.unit_times(local.store.head())
+    write_unit(local, "checkpoint-2")
+    write_unit(local, "checkpoint-1", b"\2")
+    local.commit()
+    known = dict(local.store.unit_times(local.store.head()))
+
+    assert before is after
+    assert ["checkpoint-1", "checkpoint-2"] == list(known)
+    assert before["checkpoint-1"] == local.store.unit_times(local.store.backlog(None)[0].commit)["checkpoint-1"]
+    local.restart()
+    assert known == dict(local.store.unit_times(local.store.head()))
+
+
 def test_the_ledger_answers_as_git_does(local: Rig) -> None:
     """What the newest snapshot holds and how large that is needs no program, and an older one is not mistaken for it."""
     for number, content in enumerate((b"one", b"three", b"\0binary")):
