@@ -5,15 +5,17 @@ still be half of one, which :mod:`hubsync.watch.formats` sees.
 """
 
 import heapq
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hubsync.watch.entry import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    identity: Identity
+class _Waiting(NamedTuple):
+    """A path that is held until it is *due*; one value stands in the queue and the table: there may be 100,000."""
+
     due: float
+    path: str
+    identity: Identity
 
 
 class Settler:
@@ -22,7 +24,7 @@ class Settler:
     def __init__(self, quiet_s: float) -> None:
         self.quiet_s = quiet_s
         self._waiting: dict[str, _Waiting] = {}
-        self._queue: list[tuple[float, str]] = []  # may name a path more than once; only its present due time counts
+        self._queue: list[_Waiting] = []  # may name a path more than once; only its present due time counts
 
     def __len__(self) -> int:
         """Return how many paths are held."""
@@ -44,12 +46,11 @@ class Settler:
         if known is not None and known.identity == identity:
             return
         if known is not None and grows:
-            self._waiting[path] = _Waiting(identity, known.due)
+            self._waiting[path] = _Waiting(known.due, path, identity)
             return
         quiet_since = now if known is not None or changed_at is None else min(changed_at, now)
-        due = quiet_since + self.quiet_s
-        self._waiting[path] = _Waiting(identity, due)
-        heapq.heappush(self._queue, (due, path))
+        self._waiting[path] = held = _Waiting(quiet_since + self.quiet_s, path, identity)
+        heapq.heappush(self._queue, held)
         if len(self._queue) > 64 + 2 * len(self._waiting):
             self._drop_outdated()
 
@@ -61,7 +62,7 @@ class Settler:
         """Return the settled paths, those that were quiet first, first; they are forgotten."""
         settled = []
         while (due := self.next_due()) is not None and due <= now:
-            _, path = heapq.heappop(self._queue)
+            path = heapq.heappop(self._queue).path
             settled.append((path, self._waiting.pop(path).identity))
         if not self._waiting:
             self._waiting.clear()  # a table that was emptied one by one keeps its room
@@ -70,21 +71,20 @@ class Settler:
 
     def next_due(self) -> float | None:
         """Return when the next path settles if nothing changes; ``None`` if none is held."""
-        while self._queue and not self._is_current(*self._queue[0]):
+        while self._queue and not self._is_current(self._queue[0]):
             heapq.heappop(self._queue)
 
-        return self._queue[0][0] if self._queue else None
+        return self._queue[0].due if self._queue else None
 
     def waiting(self, now: float) -> dict[str, float]:
         """Return the paths that are not settled, and how many seconds each still has to be quiet."""
         return {path: held.due - now for path, held in self._waiting.items() if held.due > now}
 
-    def _is_current(self, due: float, path: str) -> bool:
-        held = self._waiting.get(path)
-
-        return held is not None and held.due == due
+    def _is_current(self, queued: _Waiting) -> bool:
+        held = self._waiting.get(queued.path)
+        return held is not None and held.due == queued.due
 
     def _drop_outdated(self) -> None:
         """Bound the queue: a log file that changes with each event leaves a dead place in it each time."""
-        self._queue = [(held.due, path) for path, held in self._waiting.items()]
+        self._queue = list(self._waiting.values())
         heapq.heapify(self._queue)

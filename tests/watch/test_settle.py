@@ -1,3 +1,4 @@
+import tracemalloc
 from typing import Any
 
 from hypothesis import given
@@ -129,3 +130,22 @@ def test_settles_what_a_plain_model_settles(steps: list[Any]) -> None:
             assert [(path, identity) for _, path, identity in expected] == settler.take_settled(now)
 
         assert min((due for _, due in model.values()), default=None) == settler.next_due()
+
+
+def test_what_waits_takes_little() -> None:
+    """Of 100,000 files that a restart finds, all may wait at once."""
+    settler = Settler(quiet_s=30)
+    count = 20_000
+    tracemalloc.start()
+    try:
+        paths = [f"folder/file-{number:06}" for number in range(count)]
+        identities = [Identity(1, number + 1000, 1, 10**18 + number, 10**18 + number) for number in range(count)]
+        before = tracemalloc.get_traced_memory()[0]
+        for path, identity in zip(paths, identities, strict=True):
+            settler.feed(path, identity, now=float(identity.ino))
+        waiting = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert count == len(settler)
+    assert waiting / count < 140  # 157 with a value for the queue and one for the table
