@@ -71,6 +71,7 @@ WORDS: tuple[FailureRow, ...] = (
     _row(_LACKS_OBJECT, "rejected", "the Hub lost an object; hubsync sends it again", retryable=True),
     _row(r"pack exceeds maximum|\bGH001\b|file size limit|enable upload of files > ?5 ?GB", "too_large",
          "the server refuses a file of this size"),
+    _row(r"redirected without end|maximum allowed redirects", "server", _TROUBLE_HINT, retryable=True),
     # Whatever a storage has against an address of the Hub's, it is not the content.
     _row(r"\bstorage: HTTP (?:401|402|403|404|410|451)\b", "server", ADDRESS_HINT, retryable=True),
     _row(r"\bstorage: HTTP 50[79]\b", "quota", _STORAGE_HINT, retryable=True),
