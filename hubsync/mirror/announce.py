@@ -1,5 +1,6 @@
 """Says what a publication did: its events, and the value that stands for it."""
 
+import os
 import time
 from collections.abc import Container, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -8,7 +9,6 @@ from dataclasses import dataclass, replace
 from hubsync.config.model import Mirror
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted
-from hubsync.mirror.graft import parents
 from hubsync.mirror.place import Place
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.view import Line, Step, View
@@ -88,10 +88,11 @@ class Announcer:
             told = store.ledger.units_published(self._mirror.name)
             completed = store.completed(steps[-1].snapshot.commit)
             untold = {unit for one in completed for unit in one.units if told.get(unit, 0.0) < one.committed_at}
-            news |= self._units_there(quiet & untold, grafted)
+            news |= quiet & untold
+        there = self._units_there(news, grafted)
 
         return tuple(
-            replace(one, units=tuple(unit for unit in one.units if unit in news or unit in skipped))
+            replace(one, units=tuple(unit for unit in one.units if unit in there or unit in skipped))
             for one in (step.snapshot for step in steps)
         )
 
@@ -103,12 +104,13 @@ class Announcer:
         return {unit for unit in units if self.view.place(unit) in directories}
 
     def _units_there(self, units: AbstractSet[str], grafted: Mapping[str, Grafted]) -> AbstractSet[str]:
-        """Return those of *units* that the mirror shows; it may have them although nothing of them was written now."""
+        """Return those of *units* that the mirror shows: one may have been removed before it was pushed."""
         head = grafted[self._mirror.branch].commit
         if not units or head is None or self.place.target.publish == "revisions":  # which stay
             return units
-        directories = {parent for path in self.place.git.list_tree(head) for parent in parents(path)}
-        return {unit for unit in units if self.view.place(unit) in directories}
+        places = {self.view.place(unit): unit for unit in units}
+        listed = self.place.git.run("ls-tree", "-d", "-z", "--name-only", head, "--", *places).stdout
+        return {places[place] for place in os.fsdecode(listed).split("\0") if place in places}
 
     def tell_halted(self, paths: Sequence[str]) -> None:
         """Say that others changed *paths*, which the policy says to halt for."""
