@@ -160,7 +160,7 @@ class ApiRemote:
             return theirs
 
     def _plan(self, before: str, commit: str, parent: str) -> HubCommit:
-        changes = self._git.diff_trees(before, commit)
+        changes = list(self._git.diff_trees(before, commit))
         blobs = {change.after.blob for change in changes if change.after}
         texts = dict(self._git.read_blobs(blobs))
         pointers = {blob: pointer for blob, text in texts.items() if (pointer := decode_pointer(text))}

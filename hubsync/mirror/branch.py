@@ -4,7 +4,7 @@ It must never talk to a server: what the branch shows there was fetched before, 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
@@ -215,7 +215,7 @@ class Branch:
 
     def _commit(self, line: Line, steps: Sequence[Step], grafts: Sequence[Graft], head: Head) -> Grafted:
         foreign = tuple(edit for one in grafts for edit in one.foreign)
-        changed = [(step, dict(one.changes)) for step, one in zip(steps, grafts, strict=True) if one.changes]
+        changed = [(step, one.changes) for step, one in zip(steps, grafts, strict=True) if one.changes]
         if not changed:
             return Grafted(head.commit, foreign=foreign)
         routes = self._routes([changes for _, changes in changed])
@@ -228,18 +228,21 @@ class Branch:
         directories = frozenset(parent for path in written for parent in parents(path))
         pointers = cast("dict[str, bool]", routes)  # by now
         if head.commit is not None and not self._is_agreed(head):
-            pointers = self._standing(line.tree(steps[-1].snapshot.commit), head.commit, changed) | pointers
+            pointers |= self._standing(line, head, pointers)
         card_changes = {p: step[p] for _, step in changed for p in (self._cards.path,) if p in step}
         card = self._cards.write(line, steps[-1].snapshot.commit, card_changes, head.commit, head.left)
         pointers |= dict.fromkeys(card, False)
         attributes = attributes_to_publish(self._git, head.commit, pointers, self._patterns, self._texts)
-        changed[0][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in attributes.items()})
-        changed[-1][1].update({path: TreeEntry(REGULAR, blob_id(content)) for path, content in card.items()})
+        for at, contents in ((0, attributes), (-1, card)):
+            step, changes = changed[at]
+            changed[at] = step, {**changes, **{p: TreeEntry(REGULAR, blob_id(text)) for p, text in contents.items()}}
         tip = self._write(head.commit, changed, [*attributes.values(), *card.values()])
 
         return Grafted(tip, blobs, directories, foreign, len(changed))
 
-    def _write(self, tip: str | None, changed: Iterable[tuple[Step, Changes]], contents: Iterable[bytes]) -> str | None:
+    def _write(
+        self, tip: str | None, changed: Iterable[tuple[Step, Mapping[str, TreeEntry | None]]], contents: Iterable[bytes]
+    ) -> str | None:
         with FastImport(self._git) as writer:
             for content in contents:
                 writer.blob(content)
@@ -259,17 +262,18 @@ class Branch:
 
         return routes
 
-    def _standing(
-        self, ours: Mapping[str, TreeEntry], head: str, changed: Sequence[tuple[Step, Changes]]
-    ) -> dict[str, bool]:
-        """Return of each path of ours that will stand on *head* whether it is a pointer.
+    def _standing(self, line: Line, head: Head, written: Container[str]) -> dict[str, bool]:
+        """Return of each path of ours that will stand on *head*, but those *written*, whether it is a pointer.
 
         Others may have changed the attributes, and the operator the patterns, since it was published.
         """
-        there: Changes = dict(self._git.list_tree(head))
-        for _, changes in changed:
-            there |= changes
-        blobs = {path: entry.blob for path, entry in ours.items() if there.get(path) == entry}
+        theirs = self._git.list_tree(head.commit or "")
+        there = {path: entry for path, entry in theirs.items() if path not in written}
+        if line.base is None and head.left is None:  # what nothing was published before is all there is, as in _plan
+            ours: Tree = {c.path: c.after for step in line.steps for c in step.changes if c.after and c.path in there}
+        else:
+            ours = line.tree(line.steps[-1].snapshot.commit)
+        blobs = {path: entry.blob for path, entry in there.items() if ours.get(path) == entry}
         pointers = self._store.pointers(set(blobs.values()))
 
         return {path: blob in pointers for path, blob in blobs.items()}

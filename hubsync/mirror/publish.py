@@ -200,13 +200,11 @@ class Publisher:
             return Backlog()
         ahead = self._record.ahead(backlog)
         if ahead.units:  # each is there as of a snapshot of its own
-            step = fold(self._lacking(published, backlog, ahead))
-        else:
-            whole = Step(backlog[-1], tuple(self._store.git.diff_trees(published, backlog[-1].commit)))
-            [step] = self._view.filter(published, [whole], ahead)
-        blobs = [change.after.blob for change in step.changes if change.after]
-        pointers = self._store.pointers(set(blobs))
-        return Backlog(len(step.changes), sum(pointer.size for pointer in pointers.values()), backlog[0].committed_at)
+            return self._supply.measure([fold(self._lacking(published, backlog, ahead))], backlog[0].committed_at)
+        changes = self._store.git.diff_trees(published, backlog[-1].commit)
+        parts = self._view.filter_each(published, backlog[-1], changes, ahead)
+
+        return self._supply.measure(parts, backlog[0].committed_at)
 
     def upload_early(self) -> None:
         """Upload what is captured of files that no snapshot has yet, so far as the mirror gets them."""

@@ -4,7 +4,7 @@ What the mirror refuses, and what is nowhere any more, is held back. It must nev
 """
 
 import functools
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from hubsync.errors import HubsyncError, MirrorError
@@ -13,6 +13,7 @@ from hubsync.mirror.roles import expand_include
 from hubsync.mirror.uploader import Objects, Uploader
 from hubsync.mirror.view import LOST, WHY_LOST, Step, fold
 from hubsync.store.git import blob_id
+from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
 from hubsync.watch.inventory import examine
 from hubsync.watch.rules import PathRules
@@ -34,6 +35,16 @@ class Supply:
         self._store = store
         self._uploader = uploader
         self._refusals = refusals
+
+    def measure(self, parts: Iterable[Step], since: int) -> Backlog:
+        """Return how much *parts* of a step bring together; each may be forgotten before the next one comes."""
+        files = 0
+        pointers: dict[str, Pointer] = {}
+        for part in parts:
+            files += len(part.changes)
+            pointers |= self._store.pointers({change.after.blob for change in part.changes if change.after})
+
+        return Backlog(files, sum(pointer.size for pointer in pointers.values()), since)
 
     def lacks(self, objects: Objects) -> bool:
         """Tell whether the mirror lacks some of *objects*."""

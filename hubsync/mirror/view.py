@@ -8,9 +8,10 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple
 
 from hubsync.config.model import Mirror, Target
@@ -26,6 +27,7 @@ from hubsync.units import unit_of
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?=/|$)|^[-./@]|[./]$|\udc80-\udcff")
 
 _STATE = "trainer_state.json"
+_CHANGES_AT_ONCE = 4096
 
 _Lister = Callable[[str | None], Tree]
 
@@ -171,6 +173,15 @@ class View:
 
         return filtered if kept is None else self._complete(base, filtered, kept, ahead)
 
+    def filter_each(
+        self, base: str | None, snapshot: Snapshot, changes: Iterator[TreeChange], ahead: Ahead
+    ) -> Iterator[Step]:
+        """Yield what ``filter`` makes of one step to *snapshot*, in parts, so that of many *changes* few are held."""
+        # What comes back, of units that were skipped or dropped, is found from all changes at once.
+        most = _CHANGES_AT_ONCE if self._mirror.keep_latest is None and not self.dropped else None
+        while some := tuple(islice(changes, most)):
+            yield from self.filter(base, [Step(snapshot, some)], ahead)
+
     def _hides(self, unit: str | None, commit: str | None) -> bool:
         """Tell whether *unit*, as it is at *commit*, was dropped."""
         if unit is None or unit not in self.dropped:
@@ -184,13 +195,20 @@ class View:
         for step in steps:
             commit = step.snapshot.commit
             units = {unit for unit in self.dropped if self._hides(unit, before) and not self._hides(unit, commit)}
-            files = self._listed(commit) if units else {}
-            changed = {change.path for change in step.changes}
-            rest = {p: entry for p, entry in files.items() if p not in changed and unit_of(self._target, p) in units}
-            revived.append(Step(step.snapshot, (*step.changes, *diff({}, rest))))
+            revived.append(self._with_units(step, units))
             before = commit
 
         return revived
+
+    def _with_units(self, step: Step, units: Collection[str]) -> Step:
+        """Return *step* with all files of *units*."""
+        if not units:
+            return step
+        changed = {change.path for change in step.changes}
+        files = self._listed(step.snapshot.commit).items()
+        rest = {p: entry for p, entry in files if p not in changed and unit_of(self._target, p) in units}
+
+        return Step(step.snapshot, (*step.changes, *diff({}, rest)))
 
     def files(self, commit: str) -> Tree:
         """Return what the mirror gets of a snapshot, by path in the source."""
@@ -206,10 +224,7 @@ class View:
         completed = []
         for step in steps:
             units = revived if step is steps[-1] else revived & self._changed_units([step])
-            files = self._listed(step.snapshot.commit) if units else {}
-            changed = {change.path for change in step.changes}
-            rest = {p: entry for p, entry in files.items() if p not in changed and unit_of(self._target, p) in units}
-            completed.append(Step(step.snapshot, (*step.changes, *diff({}, rest))))
+            completed.append(self._with_units(step, units))
             revived = revived - units
 
         return completed

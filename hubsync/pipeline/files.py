@@ -168,11 +168,12 @@ class Files:
 
     def take_settled(self) -> list[str]:
         """Return what has settled since it was asked last."""
-        settled = dict(self.settler.take_settled(time.monotonic()))
-        for path, identity in settled.items():
-            self._settle(path, identity)
+        now = time.monotonic()
+        settled = self.settler.take_settled(now)
+        for path, identity in settled:
+            self._settle(path, identity, now)
 
-        return list(settled)
+        return [path for path, _ in settled]
 
     def grown_logs(self) -> list[Entry]:
         """Return the logs that were captured before, as they are now: no event tells of a file that stays open."""
@@ -183,13 +184,13 @@ class Files:
         """Wait no longer until *entry*, a log, is quiet."""
         if entry.path in self.settler:
             self.settler.forget(entry.path)
-            self._settle(entry.path, entry.identity)
+            self._settle(entry.path, entry.identity, time.monotonic())
 
-    def _settle(self, path: str, identity: Identity) -> None:
+    def _settle(self, path: str, identity: Identity, now: float) -> None:
         self.settled[path] = identity
         if path not in self._settled_at:
             waited_s = self.oldest.waited_s(identity.mtime_ns / 1e9, grows=self.grows(path))
-            self._settled_at[path] = time.monotonic() - waited_s
+            self._settled_at[path] = now - waited_s if waited_s else now  # one number for all that settle at once
 
     def refuse(self, path: str, identity: Identity) -> None:
         """Take *path* no more until it changes."""

@@ -7,8 +7,11 @@ tried again later. A ledger that was lost gets its receipts anew: they cost a fe
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from hubsync.config.model import Config, Mirror, Target
@@ -31,6 +34,8 @@ _AT_ONCE = 5000  # files that are asked for; what is answered of all at once tak
 _MANY = 2000  # files on one branch; of more, only those that lack a receipt are asked for after each publication
 
 log = get_logger()
+
+_Asked = tuple[Claim, Receipt | None]  # and the receipt that there was
 
 
 @dataclass(slots=True)
@@ -107,16 +112,19 @@ class ReceiptKeeper:
 
     def _ask(self, asker: "Asker", published: str, heads: Mapping[str, str], told: "_Told") -> None:
         """Ask for all that lacks a receipt, a part at a time, and note what is *told*."""
-        receipts = self.store.ledger.receipts(self.mirror.name)
-        wanted = _choose(self._claims(published, receipts), receipts, heads)
-        known = {receipt.oid: receipt.proven_at for receipt in receipts.values() if receipt.oid is not None}
-        for start in range(0, len(wanted), _AT_ONCE):
+        known: dict[str, float] = {}
+        seen: dict[str, set[str]] = {}
+        for receipt in self.store.ledger.each_receipt(self.mirror.name):
+            seen.setdefault(receipt.branch, set()).add(receipt.commit)
+            if receipt.oid is not None:
+                known[receipt.oid] = receipt.proven_at
+        wanted = _choose(self._claims(published), seen, heads)
+        while some := dict(islice(wanted, _AT_ONCE)):
             if self.stop.is_set():
                 raise StoppedError("interrupted: hubsync is stopping")
-            asked = asker.prove(wanted[start : start + _AT_ONCE], known, heads)
-            holdings = [_dated(each, known) for each in asked]
+            holdings = [_dated(each, known) for each in asker.prove(list(some), known, heads)]
             note_holdings(self.store.ledger, self.mirror.name, holdings)
-            told.add(holdings, receipts)
+            told.add(holdings, {claim.path for claim, receipt in some.items() if receipt is not None})
 
     def _note_whole(self, told: "_Told") -> None:
         """End a failure that a verification found, if there is a receipt now for all that was missing."""
@@ -141,21 +149,29 @@ class ReceiptKeeper:
         is_meant = self._places.of(self.mirror, path) is not None
         return is_meant and self.store.ledger.receipt(self.mirror.name, path) is None
 
-    def _claims(self, published: str, receipts: Mapping[str, Receipt]) -> list[Claim]:
-        """Return what the mirror should hold by the snapshot, and what it was proved to hold before."""
-        entries = self.store.list_tree(published)
-        pointers = self.store.pointers({entry.blob for entry in entries.values()})
-        claims = []
-        for path, entry in entries.items():
-            if (place := self._places.of(self.mirror, path)) is not None:
-                pointer = pointers.get(entry.blob)
-                content = Content(pointer.size, pointer.oid, None) if pointer else Content(0, None, entry.blob)
-                claims.append(Claim(path, place, content))
-        for path, receipt in receipts.items():
-            if path not in entries:
-                claims.append(Claim(path, Place(receipt.branch, receipt.place), _content(receipt)))
+    def _claims(self, published: str) -> Iterator[_Asked]:
+        """Yield what the mirror should hold by the snapshot, and what it was proved to hold before, with the receipts.
 
-        return claims
+        Both come in the order of their paths, some at a time: of 100,000 files few are held at once.
+        """
+        files = self.store.each_file(published)
+        last = ""
+        while True:
+            entries = dict(islice(files, _AT_ONCE))
+            end = next(reversed(entries), None)
+            receipts = self.store.ledger.receipts(self.mirror.name, last, end)
+            pointers = self.store.pointers({entry.blob for entry in entries.values()})
+            for path, entry in entries.items():
+                if (place := self._places.of(self.mirror, path)) is not None:
+                    pointer = pointers.get(entry.blob)
+                    content = Content(pointer.size, pointer.oid, None) if pointer else Content(0, None, entry.blob)
+                    yield Claim(path, place, content), receipts.get(path)
+            for path, receipt in receipts.items():
+                if path not in entries:
+                    yield Claim(path, Place(receipt.branch, receipt.place), _content(receipt)), receipt
+            if end is None:
+                return
+            last = end
 
     def _tell(self, told: "_Told", began: float) -> None:
         if told.held:
@@ -200,21 +216,25 @@ def _content(receipt: Receipt) -> Content:
     return Content(receipt.size, receipt.oid, receipt.blob)
 
 
-def _choose(claims: list[Claim], receipts: Mapping[str, Receipt], heads: Mapping[str, str]) -> list[Claim]:
-    """Return the claims that need an answer: those on a branch that moved, and those without a receipt."""
+def _choose(claims: Iterable[_Asked], seen: Mapping[str, AbstractSet[str]], heads: Mapping[str, str]) -> Iterator[_Asked]:
+    """Yield the claims that need an answer: those on a branch that moved, and those without a receipt.
 
-    def is_settled(claim: Claim, *, moved: bool) -> bool:
-        receipt = receipts.get(claim.path)
-        is_same = receipt is not None and (receipt.branch, receipt.place) == claim.place
-        return is_same and stands_for(receipt, claim.content) and not moved  # type: ignore[arg-type]
+    *seen* are the commits of each branch that receipts are of.
+    """
+    counts: Counter[str] = Counter()
+    again: dict[str, list[_Asked]] = {}  # if their branch turns out to have few files
+    for claim, receipt in claims:
+        branch = claim.place.branch
+        counts[branch] += 1
+        if not _is_settled(claim, receipt) or branch not in heads:
+            yield claim, receipt
+        elif seen.get(branch) != {heads.get(branch)} and counts[branch] <= _MANY:
+            again.setdefault(branch, []).append((claim, receipt))
+    for branch, some in again.items():
+        if counts[branch] <= _MANY:
+            yield from some
 
-    by_branch: dict[str, list[Claim]] = {}
-    for claim in claims:
-        by_branch.setdefault(claim.place.branch, []).append(claim)
-    wanted = []
-    for branch, some in by_branch.items():
-        seen = {receipt.commit for receipt in receipts.values() if receipt.branch == branch}
-        moved = seen != {heads.get(branch)} and (len(some) <= _MANY or branch not in heads)
-        wanted += [claim for claim in some if not is_settled(claim, moved=moved)]
 
-    return wanted
+def _is_settled(claim: Claim, receipt: Receipt | None) -> bool:
+    is_same = receipt is not None and (receipt.branch, receipt.place) == claim.place
+    return is_same and stands_for(receipt, claim.content)  # type: ignore[arg-type]

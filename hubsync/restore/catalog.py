@@ -232,8 +232,8 @@ def _listed(units: Iterable[str]) -> str:
 def below(files: Files, prefix: PurePosixPath) -> Files:
     """Return what lies below *prefix* in a repository, without git's own orders, which are the mirror's."""
     start = with_prefix(prefix, "")
-    inside = {path[len(start) :]: file for path, file in files.items() if path.startswith(start)}
-    return {path: file for path, file in inside.items() if path.rpartition("/")[2] != _ATTRIBUTES}
+    inside = ((path, file) for path, file in files.items() if path.startswith(start))
+    return {path[len(start) :]: file for path, file in inside if path.rpartition("/")[2] != _ATTRIBUTES}
 
 
 def newest_first(found: Mapping[str, Choice], layouts: Mapping[str, Layout]) -> dict[str, Choice]:

@@ -17,6 +17,7 @@ from hubsync.errors import MirrorError, ToolMissingError, UsageError
 from hubsync.mirror.agent_batch import Actions, Batch
 from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_handover import Thing
+from hubsync.mirror.graft import with_prefix
 from hubsync.mirror.hub import Hub
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens, basic_authorization
@@ -169,7 +170,7 @@ class ApiSource:
         self._tokens = tokens
         self._hub = Hub(endpoint, tokens)
         self._base = f"{endpoint.url}/{_WEB_PREFIX[mirror.repo_type]}{mirror.repo_id}"
-        self._files: dict[str, tuple[str, str]] = {}  # blob → a commit and path that hold it
+        self._listed: dict[str, Files] = {}
         self.lfs = _Lfs(endpoint, tokens)
 
     def list_refs(self) -> dict[str, str]:
@@ -185,9 +186,16 @@ class ApiSource:
         for path, file in self._hub.list_files(self.mirror, commit).items():
             pointer = Pointer(file.oid, file.size) if file.oid else None
             files[path] = CatalogFile(REGULAR, file.blob, pointer, file.size)
-            self._files[file.blob] = (commit, path)
+        self.__dict__.pop("_files", None)
+        self._listed[commit] = below(files, self.mirror.path_in_repo)
 
-        return below(files, self.mirror.path_in_repo)
+        return self._listed[commit]
+
+    @functools.cached_property
+    def _files(self) -> dict[str, tuple[str, str]]:
+        """Each blob → a commit and path that hold it; most listings are never asked for one."""
+        listed = ((commit, path, file) for commit, files in self._listed.items() for path, file in files.items())
+        return {file.blob: (commit, with_prefix(self.mirror.path_in_repo, path)) for commit, path, file in listed}
 
     def read_all(self, blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Get the contents of *blobs*, which are few and small."""

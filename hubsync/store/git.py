@@ -264,12 +264,12 @@ class Git:
         ).stdout
         return dict(_read_tree(listed))
 
-    def diff_trees(self, before: str | None, after: str) -> list[TreeChange]:
-        """Return what differs from *before* (``None``: the empty tree) to *after*."""
+    def diff_trees(self, before: str | None, after: str) -> Iterator[TreeChange]:
+        """Yield what differs from *before* (``None``: the empty tree) to *after*."""
         if before is None:  # read anew: what is remembered of a whole tree is for those who ask twice
             listed = self.run("ls-tree", "-z", "--full-tree", "-r", after, watch=_LISTS).stdout
-            return [TreeChange(path, None, entry) for path, entry in _read_tree(listed)]
-        return list(_read_diff(self.run("diff-tree", "-r", "-z", "--no-renames", before, after, watch=_LISTS).stdout))
+            return (TreeChange(path, None, entry) for path, entry in _read_tree(listed))
+        return _read_diff(self.run("diff-tree", "-r", "-z", "--no-renames", before, after, watch=_LISTS).stdout)
 
     def diff_line(self, commits: Sequence[str]) -> list[list[TreeChange]]:
         """Return what each of *commits*, which follow one another, changes on its first parent; one process."""

@@ -242,12 +242,13 @@ class Ledger(ProofRows):
         rows = self._all(*_below(directory, "SELECT f.path, mode, blob FROM tree f WHERE true"))
         return {row[0]: TreeEntry(row[1], row[2]) for row in rows}
 
-    def tree(self, commit: str) -> dict[str, TreeEntry] | None:
-        """Return all that the newest snapshot holds if that is *commit*."""
+    def tree(self, commit: str, after: str = "", most: int = -1) -> dict[str, TreeEntry] | None:
+        """Return what the newest snapshot holds if that is *commit*: of the files *after* one, so many at *most*."""
         with self._lock, self._known_errors():
             if self.meta("snapshot") != commit:
                 return None
-            rows = self._connection.execute("SELECT path, mode, blob FROM tree")
+            query = "SELECT path, mode, blob FROM tree WHERE path > ? ORDER BY path LIMIT ?"
+            rows = self._connection.execute(query, (after, most))
             return {path: TreeEntry(sys.intern(mode), blob) for path, mode, blob in rows}
 
     def count_tree(self) -> int:

@@ -4,6 +4,7 @@ It must never know what a child is for. Every child leads a process group of its
 """
 
 import contextlib
+import io
 import os
 import re
 import resource
@@ -40,6 +41,7 @@ _FIXED = {
 _OUTPUT_CAP = 64 * 1024 * 1024  # of stdout, where a server has a say in it
 LONGEST_LISTING = 1 << 30  # of what is our own: ten million paths
 _ERRORS_CAP = 64 * 1024  # of stderr; a hostile server may send more
+_SLACK = 1 << 20  # what is kept grows by so much before what is too much is cut off
 _TERM_GRACE_S = 10.0
 _TALK_STALLS = 2.0  # a server that only talks is believed for so many times as long as one that is silent
 _POLL_S = 0.2
@@ -279,8 +281,7 @@ class _Collector:
         self.cap = cap
         self._prefix = talk
         self._line = b""  # how the line begins that has not ended yet
-        self._pieces: list[bytes] = []
-        self._kept = 0
+        self._kept = io.BytesIO()  # gives its bytes away without a copy of them, as a list of pieces could not
         self._thread = threading.Thread(target=self._read, name="hubsync-pipe", daemon=True)
         self._thread.start()
 
@@ -306,10 +307,11 @@ class _Collector:
         return own
 
     def _keep(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._kept += len(piece)
-        while self._kept - len(self._pieces[0]) >= self.cap:
-            self._kept -= len(self._pieces.pop(0))
+        if self._kept.tell() > self.cap + _SLACK:
+            tail = self.data()
+            self._kept = io.BytesIO()
+            self._kept.write(tail)
+        self._kept.write(piece)
 
     def join(self, timeout_s: float = _TERM_GRACE_S) -> bool:
         """Wait for the end of the pipe; tell whether it came."""
@@ -317,4 +319,4 @@ class _Collector:
         return not self._thread.is_alive()
 
     def data(self) -> bytes:
-        return b"".join(self._pieces)[-self.cap :]
+        return self._kept.getvalue()[-self.cap :]

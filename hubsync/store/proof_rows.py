@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS publications (
   PRIMARY KEY (mirror, commit_id)) WITHOUT ROWID;
 """
 
+_LAST = "\U0010ffff"  # after every path
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -61,14 +63,18 @@ class Publication:
 class ProofRows(ABC):
     """Receipts and publications, as a ledger has them."""
 
-    def receipts(self, mirror: str) -> dict[str, Receipt]:
-        """Return what *mirror* was proved to hold, by path of the source."""
-        return {receipt.path: receipt for receipt in self.each_receipt(mirror)}
+    def receipts(self, mirror: str, after: str = "", until: str | None = None) -> dict[str, Receipt]:
+        """Return what *mirror* was proved to hold, by path of the source: of those *after* one *until* another one."""
+        return {receipt.path: receipt for receipt in self.each_receipt(mirror, after, until)}
 
-    def each_receipt(self, mirror: str) -> Iterator[Receipt]:
+    def each_receipt(self, mirror: str, after: str = "", until: str | None = None) -> Iterator[Receipt]:
         """Yield what *mirror* was proved to hold, without holding it all."""
-        query = "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts WHERE mirror = ?"
-        for path, branch, place, size, oid, blob, commit, at in self._each(query, mirror):
+        query = (
+            "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts "
+            "WHERE mirror = ? AND path > ? AND path <= ? ORDER BY path"
+        )
+        bounds = (after, _LAST if until is None else until)
+        for path, branch, place, size, oid, blob, commit, at in self._each(query, mirror, *bounds):
             same = path if place == path else place  # of 100,000 receipts, equal strings are one
             yield Receipt(path, sys.intern(branch), same, size, oid, blob, sys.intern(commit), at)
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -51,6 +51,7 @@ _GIT, _LEDGER = "store.git", "ledger.sqlite"
 _FULL_BYTES = 1 << 20
 _REMEMBERED = 256  # snapshots, which never change
 _FEW_SNAPSHOTS = 8
+_FILES_AT_ONCE = 4096
 _UNIT_TRAILER = "Hubsync-Unit: "
 
 log = get_logger()
@@ -297,6 +298,15 @@ class Store:
         """Return what a snapshot holds; of the newest one the ledger knows it."""
         tree = self.ledger.tree(commit)
         return self.git.list_tree(commit) if tree is None else tree
+
+    def each_file(self, commit: str) -> Iterator[tuple[str, TreeEntry]]:
+        """Yield what a snapshot holds, in the order of the paths; of the newest one little is held at a time."""
+        last = ""
+        while files := self.ledger.tree(commit, last, _FILES_AT_ONCE):
+            yield from files.items()
+            last = next(reversed(files))
+        if files is None:  # it is not the newest one, or not any more
+            yield from (file for file in sorted(self.git.list_tree(commit).items()) if file[0] > last)
 
     def steps(self, published: str | None, backlog: Sequence[Snapshot]) -> list[list[TreeChange]]:
         """Return what each snapshot of *backlog* changes on the one before it, the first one on *published*.

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -23,6 +24,28 @@ def test_a_listing_that_is_too_long_is_no_listing() -> None:
     """It is an error, not the end of it."""
     with pytest.raises(OutputTooLongError):
         read_command(("head", "-c", "70000000", "/dev/zero"), {"PATH": "/usr/bin:/bin"}, timeout_s=60)
+
+
+def test_what_a_child_prints_is_held_once() -> None:
+    """A listing of very many files is megabytes."""
+    tracemalloc.start()
+    try:
+        said = read_command(("head", "-c", "20000000", "/dev/zero"), {"PATH": "/usr/bin:/bin"}, timeout_s=60).stdout
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert 20_000_000 == len(said)
+    assert most < 1.5 * len(said)
+
+
+def test_the_end_of_what_a_child_says_on_its_errors_is_kept() -> None:
+    """However much comes before it."""
+    said = "import sys; sys.stderr.write('x' * 5_000_000 + 'the end')"
+    done = read_command((sys.executable, "-c", said), {}, timeout_s=60)
+
+    assert done.stderr.endswith("xthe end")
+    assert 64 * 1024 == len(done.stderr)
 
 
 @pytest.mark.parametrize("words", ["remote: at work\n", "remote: 5%\rremote: 6%\r", "remote: no end of the line "])
