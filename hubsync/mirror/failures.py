@@ -62,6 +62,8 @@ WORDS: tuple[FailureRow, ...] = (
          "a program of git was killed here; hubsync tries again by itself", retryable=True),
     FailureRow(_DAMAGED, "local_io", retryable=True,
                hint="a repository of hubsync's own is damaged; see whether the disk of the state directory is whole"),
+    _row(r"(?m:^\s*\(missing\) /)|Unable to stat local media path", "local_io",
+         "an object of hubsync's own store is gone; see who removes files of the state directory", retryable=True),
     _row(r"\bspoiled: the bytes of", "spoiled", "the next state of the file is published instead", retryable=True),
     _row(r"\bwithout encryption: ", "tls", "the Hub's LFS API must name https addresses; ask whoever runs the Hub"),
     _row(r"\bstalled: no progress", "stalled", _REACH_HINT, retryable=True),

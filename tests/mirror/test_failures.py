@@ -91,6 +91,8 @@ SAID = {
     "batch response: Bandwidth limit exceeded: https://h/acme/x.git/info/lfs/objects/batch": ("quota", False),
     "batch response: Repository or object not found: https://h/x.git/info/lfs\nCheck that it exists": ("not_found", False),
     "LFS: Client error: https://s3.example/ab from HTTP 413": ("too_large", False),
+    "Git LFS upload failed:\n  (missing) /state/store.git/lfs/objects/5c/2f/5c2f (5c2f)": ("local_io", True),
+    "Unable to stat local media path: stat /state/lfs/objects/5c/2f/5c2f: no such file or directory": ("local_io", True),
     "storage: redirected without end": ("server", True),
     "connection error: Exceeded maximum allowed redirects.": ("server", True),
     "something that nobody has seen before": ("server", True),
