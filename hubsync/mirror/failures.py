@@ -135,6 +135,7 @@ _SAYS_NOTHING = re.compile(r"https?://[^\s'\"]+|\d+ bytes|stream \d+")
 # git's frame around what the server said.
 _SAYS_LITTLE = re.compile(
     r"To https?://|error: failed to push some refs|!\t|Done$|hint: |fatal: the remote end hung up"
+    r"|error: unable to read askpass response|send-pack: unexpected disconnect"
     r"|(?:(?:Enumerating|Counting|Compressing|Writing|Receiving|Resolving|Unpacking) [a-z]+|Delta compression|Total)\b"
 )
 _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API has them
@@ -142,6 +143,8 @@ _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API 
     re.compile(r"- (?P<path>.+?) \(ref: [^)]*\)"),
 )
 _HELPER = re.compile(r"f\(\) \{.*\}; f (?:get|store|erase)\b")  # git names it by its source, see token
+# After a 401 it asks a person, whom there is none; what the Hub said it keeps to itself.
+_ASKS = re.compile(r"^fatal: could not read (?:Username|Password) for '([^']*)': .*$", re.MULTILINE)
 _BETWEEN_REASONS = re.compile(r"^remote:\s+-{20,}\s*$", re.MULTILINE)
 _BODY_WAIT = re.compile(r"retry(?: after| this action in about)\D{0,3}(\d+) ?(hour|minute|second|s\b)?", re.IGNORECASE)
 _HEADER_WAIT = re.compile(r"Retry-After: ?([^;\n]+)", re.IGNORECASE)
@@ -263,6 +266,7 @@ def _naming(path: str) -> re.Pattern[str]:
 def _shorten(said: str) -> str:
     said = said.partition("\ngoroutine ")[0]  # git-lfs panics with the stack of every thread
     said = _HELPER.sub("the credential helper", said)
+    said = _ASKS.sub(r"\1 answered 401: it wants a token, or another one", said)
     lines = [words for line in said.splitlines() if (words := line.removeprefix("remote:").strip(" -"))]
     telling = [line for line in lines if not _SAYS_LITTLE.match(line)]
     words = escape_unsafe("; ".join(telling or lines))

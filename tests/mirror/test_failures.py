@@ -107,6 +107,15 @@ def test_a_failure_is_known_by_its_words(said: str, expected: tuple[str, bool]) 
     assert failure.retryable or failure.hint
 
 
+def test_a_refused_token_is_told_as_such() -> None:
+    """After a 401 git speaks of an askpass and of a terminal, neither of which hubsync has."""
+    asked = "error: unable to read askpass response from '/bin/false'\n"
+    asked += "fatal: could not read Username for 'https://h': terminal prompts disabled\n"
+    failure = read_failure("push", f"{asked}send-pack: unexpected disconnect while reading sideband packet\n")
+
+    assert ("auth", "push: https://h answered 401: it wants a token, or another one") == (failure.error_kind, str(failure))
+
+
 @pytest.mark.parametrize("name", ["run-404", "401", "step-500", "lossless", "tls", "redirected", "forbidden", "timeout"])
 def test_a_repositorys_name_is_no_failure(name: str) -> None:
     """Numbers and words in an address say nothing: a mirror is not parked because of what it is called."""
