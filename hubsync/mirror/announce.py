@@ -14,6 +14,7 @@ from hubsync.mirror.remote import Remote
 from hubsync.mirror.view import Line, Step, View
 from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Snapshot
+from hubsync.units import unit_of
 
 _AT_ONCE = 10_000  # blobs that are measured
 
@@ -83,16 +84,18 @@ class Announcer:
         """
         units = {unit for step in steps for unit in step.snapshot.units if unit not in skipped}
         news = self._units_written(units, lines, grafted)
+        removed = {unit_of(self.place.target, change.path) for step in steps for change in step.changes if not change.after}
+        doubtful = news & removed
         if quiet := units - news:
             store = self.place.store
             told = store.ledger.units_published(self._mirror.name)
             completed = store.completed(steps[-1].snapshot.commit)
             untold = {unit for one in completed for unit in one.units if told.get(unit, 0.0) < one.committed_at}
-            news |= quiet & untold
-        there = self._units_there(news, grafted)
+            doubtful |= quiet & untold
+        news = (news - doubtful) | self._units_there(doubtful, grafted)
 
         return tuple(
-            replace(one, units=tuple(unit for unit in one.units if unit in there or unit in skipped))
+            replace(one, units=tuple(unit for unit in one.units if unit in news or unit in skipped))
             for one in (step.snapshot for step in steps)
         )
 
@@ -104,7 +107,7 @@ class Announcer:
         return {unit for unit in units if self.view.place(unit) in directories}
 
     def _units_there(self, units: AbstractSet[str], grafted: Mapping[str, Grafted]) -> AbstractSet[str]:
-        """Return those of *units* that the mirror shows: one may have been removed before it was pushed."""
+        """Return those of *units* that the mirror shows."""
         head = grafted[self._mirror.branch].commit
         if not units or head is None or self.place.target.publish == "revisions":  # which stay
             return units
