@@ -1,5 +1,6 @@
 """Says what a publication did: its events, and the value that stands for it."""
 
+import os
 import time
 from collections.abc import Container, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -8,12 +9,12 @@ from dataclasses import dataclass, replace
 from hubsync.config.model import Mirror
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted
-from hubsync.mirror.graft import parents
 from hubsync.mirror.place import Place
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.view import Line, Step, View
 from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Snapshot
+from hubsync.units import unit_of
 
 _AT_ONCE = 10_000  # blobs that are measured
 
@@ -83,12 +84,15 @@ class Announcer:
         """
         units = {unit for step in steps for unit in step.snapshot.units if unit not in skipped}
         news = self._units_written(units, lines, grafted)
+        removed = {unit_of(self.place.target, change.path) for step in steps for change in step.changes if not change.after}
+        doubtful = news & removed
         if quiet := units - news:
             store = self.place.store
             told = store.ledger.units_published(self._mirror.name)
             completed = store.completed(steps[-1].snapshot.commit)
             untold = {unit for one in completed for unit in one.units if told.get(unit, 0.0) < one.committed_at}
-            news |= self._units_there(quiet & untold, grafted)
+            doubtful |= quiet & untold
+        news = (news - doubtful) | self._units_there(doubtful, grafted)
 
         return tuple(
             replace(one, units=tuple(unit for unit in one.units if unit in news or unit in skipped))
@@ -103,12 +107,13 @@ class Announcer:
         return {unit for unit in units if self.view.place(unit) in directories}
 
     def _units_there(self, units: AbstractSet[str], grafted: Mapping[str, Grafted]) -> AbstractSet[str]:
-        """Return those of *units* that the mirror shows; it may have them although nothing of them was written now."""
+        """Return those of *units* that the mirror shows."""
         head = grafted[self._mirror.branch].commit
         if not units or head is None or self.place.target.publish == "revisions":  # which stay
             return units
-        directories = {parent for path in self.place.git.list_tree(head) for parent in parents(path)}
-        return {unit for unit in units if self.view.place(unit) in directories}
+        places = {self.view.place(unit): unit for unit in units}
+        listed = self.place.git.run("ls-tree", "-d", "-z", "--name-only", head, "--", *places).stdout
+        return {places[place] for place in os.fsdecode(listed).split("\0") if place in places}
 
     def tell_halted(self, paths: Sequence[str]) -> None:
         """Say that others changed *paths*, which the policy says to halt for."""

@@ -62,6 +62,8 @@ WORDS: tuple[FailureRow, ...] = (
          "a program of git was killed here; hubsync tries again by itself", retryable=True),
     FailureRow(_DAMAGED, "local_io", retryable=True,
                hint="a repository of hubsync's own is damaged; see whether the disk of the state directory is whole"),
+    _row(r"(?m:^\s*\(missing\) /)|Unable to stat local media path", "local_io",
+         "an object of hubsync's own store is gone; see who removes files of the state directory", retryable=True),
     _row(r"\bspoiled: the bytes of", "spoiled", "the next state of the file is published instead", retryable=True),
     _row(r"\bwithout encryption: ", "tls", "the Hub's LFS API must name https addresses; ask whoever runs the Hub"),
     _row(r"\bstalled: no progress", "stalled", _REACH_HINT, retryable=True),
@@ -71,6 +73,7 @@ WORDS: tuple[FailureRow, ...] = (
     _row(_LACKS_OBJECT, "rejected", "the Hub lost an object; hubsync sends it again", retryable=True),
     _row(r"pack exceeds maximum|\bGH001\b|file size limit|enable upload of files > ?5 ?GB", "too_large",
          "the server refuses a file of this size"),
+    _row(r"redirected without end|maximum allowed redirects", "server", _TROUBLE_HINT, retryable=True),
     # Whatever a storage has against an address of the Hub's, it is not the content.
     _row(r"\bstorage: HTTP (?:401|402|403|404|410|451)\b", "server", ADDRESS_HINT, retryable=True),
     _row(r"\bstorage: HTTP 50[79]\b", "quota", _STORAGE_HINT, retryable=True),
@@ -134,6 +137,7 @@ _SAYS_NOTHING = re.compile(r"https?://[^\s'\"]+|\d+ bytes|stream \d+")
 # git's frame around what the server said.
 _SAYS_LITTLE = re.compile(
     r"To https?://|error: failed to push some refs|!\t|Done$|hint: |fatal: the remote end hung up"
+    r"|error: unable to read askpass response|send-pack: unexpected disconnect"
     r"|(?:(?:Enumerating|Counting|Compressing|Writing|Receiving|Resolving|Unpacking) [a-z]+|Delta compression|Total)\b"
 )
 _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API has them
@@ -141,6 +145,8 @@ _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API 
     re.compile(r"- (?P<path>.+?) \(ref: [^)]*\)"),
 )
 _HELPER = re.compile(r"f\(\) \{.*\}; f (?:get|store|erase)\b")  # git names it by its source, see token
+# After a 401 it asks a person, whom there is none; what the Hub said it keeps to itself.
+_ASKS = re.compile(r"^fatal: could not read (?:Username|Password) for '([^']*)': .*$", re.MULTILINE)
 _BETWEEN_REASONS = re.compile(r"^remote:\s+-{20,}\s*$", re.MULTILINE)
 _BODY_WAIT = re.compile(r"retry(?: after| this action in about)\D{0,3}(\d+) ?(hour|minute|second|s\b)?", re.IGNORECASE)
 _HEADER_WAIT = re.compile(r"Retry-After: ?([^;\n]+)", re.IGNORECASE)
@@ -262,6 +268,7 @@ def _naming(path: str) -> re.Pattern[str]:
 def _shorten(said: str) -> str:
     said = said.partition("\ngoroutine ")[0]  # git-lfs panics with the stack of every thread
     said = _HELPER.sub("the credential helper", said)
+    said = _ASKS.sub(r"\1 answered 401: it wants a token, or another one", said)
     lines = [words for line in said.splitlines() if (words := line.removeprefix("remote:").strip(" -"))]
     telling = [line for line in lines if not _SAYS_LITTLE.match(line)]
     words = escape_unsafe("; ".join(telling or lines))

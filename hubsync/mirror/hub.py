@@ -37,7 +37,7 @@ _UPLOAD_THREADS = 2
 # What comes of JSON that is none, is nested without end, or says something else than a Hub does.
 _NO_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 _API_PATH = re.compile(r"/api/|/info/lfs/objects/batch$|/resolve/")
-_STALE = frozenset({400, 401, 403, 404, 410})
+_BAD_REQUEST = 400
 _LOOKED_UP = 200  # paths in one request
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
@@ -343,9 +343,10 @@ def _translated(doing: str, exc: Exception) -> MirrorError:
     if response is None:
         return read_failure(doing, _words_of(exc))
     said = getattr(exc, "server_message", None) or response.text[:_ANSWER_BYTES]
-    failure = read_failure(doing, f"HTTP {response.status_code} {said}")
-    if response.status_code in _STALE and not _API_PATH.search(response.request.url.path):
-        # An address that the Hub gave for an upload: with the next try comes a new one.
+    # What is no API is an address that the Hub gave for an upload.
+    place = "" if _API_PATH.search(response.request.url.path) else "storage: "
+    failure = read_failure(doing, f"{place}HTTP {response.status_code} {said}")
+    if place and response.status_code == _BAD_REQUEST:  # so some storages say that it is out of date
         failure.retryable, failure.error_kind, failure.hint = True, "server", ADDRESS_HINT
     if failure.retry_after_s is None and failure.retry_at is None:
         _note_asked_wait(failure, response.headers)

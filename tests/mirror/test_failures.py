@@ -91,6 +91,10 @@ SAID = {
     "batch response: Bandwidth limit exceeded: https://h/acme/x.git/info/lfs/objects/batch": ("quota", False),
     "batch response: Repository or object not found: https://h/x.git/info/lfs\nCheck that it exists": ("not_found", False),
     "LFS: Client error: https://s3.example/ab from HTTP 413": ("too_large", False),
+    "Git LFS upload failed:\n  (missing) /state/store.git/lfs/objects/5c/2f/5c2f (5c2f)": ("local_io", True),
+    "Unable to stat local media path: stat /state/lfs/objects/5c/2f/5c2f: no such file or directory": ("local_io", True),
+    "storage: redirected without end": ("server", True),
+    "connection error: Exceeded maximum allowed redirects.": ("server", True),
     "something that nobody has seen before": ("server", True),
     "": ("server", True),
 }  # fmt: skip
@@ -103,6 +107,15 @@ def test_a_failure_is_known_by_its_words(said: str, expected: tuple[str, bool]) 
 
     assert expected == (failure.error_kind, failure.retryable)
     assert failure.retryable or failure.hint
+
+
+def test_a_refused_token_is_told_as_such() -> None:
+    """After a 401 git speaks of an askpass and of a terminal, neither of which hubsync has."""
+    asked = "error: unable to read askpass response from '/bin/false'\n"
+    asked += "fatal: could not read Username for 'https://h': terminal prompts disabled\n"
+    failure = read_failure("push", f"{asked}send-pack: unexpected disconnect while reading sideband packet\n")
+
+    assert ("auth", "push: https://h answered 401: it wants a token, or another one") == (failure.error_kind, str(failure))
 
 
 @pytest.mark.parametrize("name", ["run-404", "401", "step-500", "lossless", "tls", "redirected", "forbidden", "timeout"])

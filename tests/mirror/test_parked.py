@@ -175,3 +175,19 @@ def test_a_repository_that_is_deleted_while_it_is_empty_is_not_made_again(
 
     rig.work.workers[0].run(now=True)
     assert api.repo_exists(REPO)
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("507", "quota"), ("redirect=other", "server")])
+def test_a_storage_that_cannot_take_a_file_parks_nothing(rig: Rig, hub: LocalHub, fault: str, kind: str) -> None:
+    """One that is full, or redirects without end, fails the mirror, which tries again by itself."""
+    hub.add_fault(f"PUT /_lfs/* {fault}")
+    rig.write("model.safetensors", safetensors(1000))
+    rig.commit()
+    worker = rig.work.workers[0]
+    worker.run()
+    assert (kind, False) == parked_for(worker)
+
+    hub.clear_faults()
+    worker.run(now=True)
+
+    assert worker.trouble is None

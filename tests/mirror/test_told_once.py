@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 from structlog.testing import capture_logs
-from support.rig import Rig
+from support.plain_server import PlainServer
+from support.rig import REPO, Rig
 from support.units import write_unit
 
 MakeRig = Callable[..., Rig]
@@ -67,3 +68,22 @@ def test_a_unit_that_was_saved_twice_before_a_push_is_told_once(make_units: Make
         rig.commit()
 
     assert ["checkpoint-1"] == publish(rig)
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+def test_what_is_told_is_in_the_commit_that_is_named(make_units: MakeRig, server: PlainServer, gone: int) -> None:
+    """A unit that was removed before it was pushed is told if a push had it still, and else not; nor is it noted."""
+    rig = make_units(deletes="propagate")
+    for step in (1, 2, 3):
+        write_unit(rig, step)
+        rig.commit()
+    shutil.rmtree(rig.source / f"checkpoint-{gone}")
+    rig.commit()
+
+    with capture_logs() as said:
+        rig.work.workers[0].run(now=True)
+
+    told = [(entry["unit"], entry["commit"]) for entry in said if entry["event"] == "unit.published"]
+    assert "checkpoint-3" in {unit for unit, _ in told}
+    assert all(server.git(REPO, "ls-tree", "-r", commit, unit) for unit, commit in told)
+    assert rig.store.ledger.units_published("m0").keys() == {unit for unit, _ in told}
