@@ -337,7 +337,7 @@ class _Explainer:
         return fact(reason + (", its object is there" if uploaded else ""), hint)
 
     def _why_lacking(self, mirror: Mirror, path: str) -> tuple[str, str]:
-        published = read_published(self._store, mirror.name)
+        published = read_published(self._store, mirror)
         status = self._mirrors.get(mirror.name)
         if status is not None and (trouble := status.last_error) is not None:
             return f"waits: the mirror is {status.state}: {trouble.error}", trouble.hint

@@ -148,7 +148,7 @@ class _Backlog:
 
 def _read_backlog(store: Store, mirror: Mirror) -> _Backlog:
     """Return what *mirror* lacks of what was committed before: path → bytes."""
-    published = read_published(store, mirror.name)
+    published = read_published(store, mirror)
     backlog = store.backlog(published)
     if not backlog:
         return _Backlog(published, 0, {})

@@ -1,5 +1,7 @@
 """Waits for a publication from outside: asks the daemon, and if none runs, sees whether it has happened already."""
 
+import contextlib
+
 from hubsync.config.model import Config, Target
 from hubsync.control import send_command
 from hubsync.errors import NotRunningError
@@ -50,4 +52,7 @@ def _is_published_already(config: Config, target: Target, wish: Wish) -> bool:
     if goal is None:
         return False
 
-    return all(store.is_ancestor(goal, read_published(store, name)) for name in choose_mirrors(target, wish.mirror))
+    chosen = choose_mirrors(target, wish.mirror)
+    with contextlib.closing(store.ledger) as ledger:
+        ledger.open_existing()
+        return all(store.is_ancestor(goal, read_published(store, one)) for one in target.mirrors if one.name in chosen)

@@ -21,10 +21,10 @@ _GONE = "gone "  # in the ledger
 _AHEAD = "refs/mirror/ahead/"  # and the snapshots after it whose units it shows already
 
 
-def read_published(store: Store, mirror: str) -> str | None:
+def read_published(store: Store, mirror: Mirror) -> str | None:
     """Return the snapshot that *mirror* is known to hold, without opening anything for writing."""
-    directory = store.mirror_directory(mirror)
-    return Git(directory).resolve(_PUBLISHED) if directory.exists() else None
+    directory = store.mirror_directory(mirror.name)
+    return Git(directory).resolve(_PUBLISHED) if directory.exists() and not is_gone(store, mirror) else None
 
 
 def is_gone(store: Store, mirror: Mirror) -> bool:

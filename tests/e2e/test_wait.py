@@ -183,3 +183,16 @@ def test_a_wait_for_a_target_that_cannot_be_opened_says_why(config: Path) -> Non
     assert 1 == waited.returncode
     assert "could not be opened: ledger" in answer["reason"]
     assert "may be moved away" in answer["hint"]
+
+
+def test_what_was_published_in_a_repository_that_is_gone_is_not_published(config: Path, source: Path, api: HfApi) -> None:
+    """No hubsync need run to know that."""
+    write_checkpoint(source / "checkpoint-1", 1)
+    with Daemon(config) as daemon:
+        daemon.wait_for("unit.published")
+        api.delete_repo(REPO)
+        (source / "b.txt").write_text("b")
+        daemon.wait_for("mirror.parked")
+
+    code, answer = wait(config, "--unit", "checkpoint-1")
+    assert (3, True) == (code, "checkpoint-1 is not published" in answer["stderr"])
