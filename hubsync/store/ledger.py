@@ -20,7 +20,7 @@ from hubsync.store.capture import Captured
 from hubsync.store.git import TreeEntry
 from hubsync.store.objects import PinKind
 from hubsync.store.pointer import Pointer
-from hubsync.store.proof_rows import PROOF_TABLES, ProofRows
+from hubsync.store.proof_rows import LAST, PROOF_TABLES, ProofRows
 from hubsync.store.trouble import DAMAGE_HINT
 from hubsync.watch.entry import Identity
 
@@ -154,8 +154,8 @@ class Ledger(ProofRows):
 
         They are flat rows, ``(path, *identity)``: most of 100,000 are only compared.
         """
-        query = "SELECT f.path, dev, ino, size, mtime_ns, ctime_ns FROM files f WHERE true"
-        return self._each(*_below(under, query, " ORDER BY f.path"))
+        query = "SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM files WHERE path < ? AND path > ?"
+        return self._each(query, f"{under}0" if under else LAST, after=f"{under}/" if under else "")
 
     def uncommitted_paths(self, under: str = "") -> set[str]:
         """Return the captured paths (below *under*) that the newest snapshot does not have as they were captured."""
@@ -361,16 +361,14 @@ class Ledger(ProofRows):
         with self._lock, self._known_errors():
             return self._connection.execute(query, values).fetchall()
 
-    def _each(self, query: str, *values: object) -> Iterator[Any]:
-        """Yield rows without holding them all; what is written meanwhile may or may not be among them."""
-        with self._lock:
-            cursor = self._connection.execute(query, values)
-        while rows := self._fetch(cursor):
-            yield from rows
+    def _each(self, query: str, *values: object, after: str) -> Iterator[Any]:
+        """Yield rows by path, which comes first in them and last in *query*; what is written meanwhile may be among them.
 
-    def _fetch(self, cursor: sqlite3.Cursor) -> list[Any]:
-        with self._lock:
-            return cursor.fetchmany(_FETCHED_AT_ONCE)
+        Some at a time: beside an open cursor nothing could be written any more once another process has.
+        """
+        while rows := self._all(f"{query} ORDER BY path LIMIT {_FETCHED_AT_ONCE}", *values, after):
+            yield from rows
+            after = rows[-1][0]
 
     def _do(self, query: str, *values: object) -> None:
         with self._lock, self._known_errors():
@@ -445,11 +443,11 @@ def _parents(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def _below(directory: str, query: str, order: str = "") -> tuple[str, ...]:
+def _below(directory: str, query: str) -> tuple[str, ...]:
     """Return *query*, for what lies below *directory* (an empty one has all), and its values; "0" follows "/" in ASCII."""
     if not directory:
-        return (query + order,)
-    return f"{query} AND f.path > ? AND f.path < ?{order}", f"{directory}/", f"{directory}0"
+        return (query,)
+    return f"{query} AND f.path > ? AND f.path < ?", f"{directory}/", f"{directory}0"
 
 
 def _known(row: tuple[Any, ...]) -> Known:

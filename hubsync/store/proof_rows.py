@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS publications (
   PRIMARY KEY (mirror, commit_id)) WITHOUT ROWID;
 """
 
-_LAST = "\U0010ffff"  # after every path
+LAST = "\U0010ffff"  # after every path
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class ProofRows(ABC):
         """Yield what *mirror* was proved to hold, without holding it all."""
         query = (
             "SELECT path, branch, place, size, oid, blob, commit_id, proven_at FROM receipts "
-            "WHERE mirror = ? AND path > ? AND path <= ? ORDER BY path"
+            "WHERE mirror = ? AND path <= ? AND path > ?"
         )
-        bounds = (after, _LAST if until is None else until)
-        for path, branch, place, size, oid, blob, commit, at in self._each(query, mirror, *bounds):
+        rows = self._each(query, mirror, LAST if until is None else until, after=after)
+        for path, branch, place, size, oid, blob, commit, at in rows:
             same = path if place == path else place  # of 100,000 receipts, equal strings are one
             yield Receipt(path, sys.intern(branch), same, size, oid, blob, sys.intern(commit), at)
 
@@ -150,8 +150,8 @@ class ProofRows(ABC):
         """Return all rows of an answer."""
 
     @abstractmethod
-    def _each(self, query: str, *values: object) -> Iterator[Any]:
-        """Yield the rows of an answer, a few at once."""
+    def _each(self, query: str, *values: object, after: str) -> Iterator[Any]:
+        """Yield rows by path, some at a time."""
 
     @abstractmethod
     def _do(self, query: str, *values: object) -> None:

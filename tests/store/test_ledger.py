@@ -193,6 +193,22 @@ def test_several_threads_may_write(ledger: Ledger) -> None:
     assert 50 == len(list(ledger.states()))
 
 
+def test_while_rows_are_read_others_and_then_we_may_write(tmp_path: Path) -> None:
+    """As `hubsync verify` does while a large source is compared; no row comes twice, and none is left out."""
+    fill(tmp_path / "ledger.sqlite")
+    ledger, other = (Ledger(tmp_path / "ledger.sqlite") for _ in range(2))
+    ledger.open()
+    other.open_existing()
+    with closing(ledger), closing(other):
+        rows = ledger.states("directory")
+        first = next(rows)
+        other.record_uploads("m0", ["1" * 64])
+        ledger.record_uploads("m0", ["2" * 64])
+
+        assert sorted(f"directory/of/files/{number}.bin" for number in range(2000)) == [row[0] for row in (first, *rows)]
+        assert {"1" * 64, "2" * 64} == ledger.uploaded("m0", ["1" * 64, "2" * 64])
+
+
 def test_uploads_are_remembered_for_each_mirror_alone(ledger: Ledger) -> None:
     """What one mirror has says nothing of another, and can be forgotten alone."""
     ledger.record_uploads("m0", ["a", "b"])
