@@ -205,6 +205,7 @@ def test_a_hard_link_costs_no_space(tmp_path: Path) -> None:
 # --- the whole
 
 
+@pytest.mark.timeout(300)  # two Hubs, a service, and four checkpoints that are trained for
 def test_all_arrives_on_both_hubs_though_one_is_down_while_a_checkpoint_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
