@@ -15,11 +15,19 @@ os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "
 
 import canary
 from huggingface_hub import HfApi
+from hypothesis import HealthCheck, settings
 from support.plain_server import PlainServer
 from support.rig import REPO, Rig
 
 from hubsync.localhub import LocalHub
 from hubsync.localhub import server as localhub_server
+
+# The same examples each time, however slow the machine; `make soak` has the long search of what comes from outside.
+settings.register_profile(
+    "quick", max_examples=50, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+settings.load_profile("quick")
 
 LEAKS = Path(tempfile.mkdtemp(prefix="hubsync-leaks-")) / "leaks"
 

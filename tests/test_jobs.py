@@ -8,7 +8,7 @@ import pytest
 import structlog
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hubsync.config.schedule import expand_cron, parse_schedule
@@ -106,7 +106,6 @@ def fields(low: int, high: int) -> st.SearchStrategy[str]:
     return st.lists(st.one_of(numbers.map(str), ranges, steps), min_size=1, max_size=3).map(",".join)
 
 
-@settings(max_examples=50, deadline=None)
 @given(hour=fields(0, 23), weekday=fields(0, 7))
 def test_a_schedule_runs_when_its_declaration_says(hour: str, weekday: str) -> None:
     """What the config was checked against is what is run."""

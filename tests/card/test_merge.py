@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hubsync.card.frontmatter import read_front_matter
@@ -87,7 +87,6 @@ def _span(front: Any, key: str) -> str:
 @example("---\n---\n", [1])
 @example("---\n---", [1])
 @example("---\n\n---\n", [1, 2])
-@settings(deadline=None, max_examples=150)
 def test_whatever_people_write_stays(body: str, numbers: list[int]) -> None:
     """Either a card is left alone, or its text stands in it unchanged, and a second update changes nothing more."""
     first = merge_card(body, drafts(1))
@@ -234,7 +233,6 @@ def test_the_text_of_the_block_cannot_end_it() -> None:
         st.sampled_from(["license", "tags", "zz", "é"]), st.text(max_size=20) | st.lists(st.text(max_size=9)), max_size=4
     )
 )
-@settings(deadline=None, max_examples=60)
 def test_any_yaml_that_is_dumped_stays(values: dict[str, Any]) -> None:
     """Metadata in any style of the writer's keeps its bytes."""
     for flow, width in itertools.product((None, False), (20, 200)):

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hubsync.config.load import load_config
@@ -71,7 +71,6 @@ def spell(value: Any) -> str:
 
 
 @example('"include"=["/"]')
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.one_of(
         st.text(),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubsync.mirror.attributes import NAME, attributes_to_publish, exact_line
@@ -98,7 +98,7 @@ def test_a_line_is_for_exactly_its_path(git: Git, is_pointer: bool) -> None:  # 
     assert wanted == filters(git, head, list(wanted))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(wanted=st.dictionaries(paths, st.booleans(), min_size=1, max_size=6))
 def test_git_agrees_for_any_name(tmp_path_factory: pytest.TempPathFactory, wanted: dict[str, bool]) -> None:
     """Of whatever paths, each pointer has ``filter=lfs`` and no other file has."""

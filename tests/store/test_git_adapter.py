@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubsync.errors import DiskFullError, GitError
@@ -93,7 +93,7 @@ def test_any_name_arrives_as_it_is(git: Git) -> None:
     assert [] == fsck(git)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(wanted=st.sets(names, min_size=1, max_size=8))
 def test_every_name_that_git_can_hold_arrives(tmp_path_factory: pytest.TempPathFactory, wanted: set[str]) -> None:
     """Whatever the characters, what was written is what is listed, and removing it leaves nothing."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from support.memory import opened
@@ -61,7 +61,6 @@ def test_every_truncation_of_a_safetensors_file_is_noticed() -> None:
     assert not judge("model.safetensors", WEIGHTS + b"\0").whole
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_corrupt_safetensors_header_never_raises(data: st.DataObject) -> None:
     """Whatever bytes are changed, cut or put in, the answer is a verdict."""
