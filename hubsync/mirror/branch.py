@@ -79,6 +79,7 @@ class Branch:
         self._patterns = patterns
         self._cards = cards
         self._agreed_key = f"attributes {git.git_dir.name} {name}"
+        self._made_key = f"made {git.git_dir.name} {name}"
         self._texts = {blob_id(content): content for content in (hub_attributes(),)}  # of attributes files, by blob
 
     def graft(self, line: Line, head: Head, *, is_new_view: bool = False) -> Grafted:
@@ -91,19 +92,38 @@ class Branch:
             MirrorError: others changed what the policy says to halt for.
         """
         base, steps = line.base, list(line.steps)
+        onto = self._onto(head)
+        is_unnoted = onto != head.commit
         # Without a base the record may have been lost. In a new view all is compared, also what is to go.
-        if head.commit is not None and not is_new_view and (base is None or not head.is_ours):
+        if head.commit is not None and not (is_new_view or is_unnoted) and (base is None or not head.is_ours):
             base, steps = self._skip_held(base, steps, head.commit)
         if not steps:
             return Grafted(head.commit)
         there = self._look(head.commit, steps) if head.commit else {}
         compares_all = is_new_view or not head.is_ours
-        if head.commit is not None and (is_new_view or _is_obstructed(steps, there)):
+        if head.commit is not None and (is_new_view or is_unnoted or _is_obstructed(steps, there)):
             steps, compares_all = [fold(steps)], True
         published = self._published(line, base, head, is_new_view=is_new_view) if compares_all else None
+        if published is not None and onto is not None and is_unnoted:
+            published = self._with_unnoted(published, onto, head)
         grafts = self._plan(line, steps, head, there, published)
+        grafted = self._commit(line, steps, grafts, head)
+        if grafted.commits:
+            self._store.ledger.set_meta(self._made_key, json.dumps([onto, grafted.commit]))
 
-        return self._commit(line, steps, grafts, head)
+        return grafted
+
+    def _onto(self, head: Head) -> str | None:
+        """Return what stands below our own commits that *head* ends with, if they were pushed and not noted; else *head*.
+
+        So it is when we were killed in between.
+        """
+        known = self._store.ledger.meta(self._made_key)
+        onto, tip = json.loads(known) if known and not head.is_ours else (None, None)
+        if onto is None or head.commit is None:
+            return head.commit
+        made = self._git.run("rev-list", "--first-parent", f"{onto}..{tip}", check=False).stdout.decode().split()
+        return onto if head.commit in made else head.commit
 
     def note_published(self, grafted: Grafted) -> None:
         """Remember that the mirror shows what was *grafted*, whose attributes agree with all that is there."""
@@ -131,6 +151,16 @@ class Branch:
         tree = line.tree(base) if head.commit or not line.unit else {}
 
         return _Published(tree, tree.keys())
+
+    def _with_unnoted(self, published: _Published, onto: str, head: Head) -> _Published:
+        """Return what we published with what our own commits from *onto* to *head* changed: no snapshot tells of that.
+
+        What was added there and is gone by now is in none of the steps.
+        """
+        changes = {change.path: change.after for change in self._git.diff_trees(onto, head.commit or "")}
+        own = {p: e for p, e in changes.items() if p != self._cards.path and p not in above([p])}
+        tree = {**published.tree, **own}
+        return _Published({path: entry for path, entry in tree.items() if entry is not None}, published.paths | own.keys())
 
     def _skip_held(self, base: str | None, steps: list[Step], head: str) -> tuple[str | None, list[Step]]:
         """Leave out the first of *steps* if *head* has them: they were pushed, and we were killed before the record."""

@@ -505,6 +505,31 @@ def test_killed_twice_nothing_comes_twice(rig: Rig, server: PlainServer) -> None
     assert [] == rig.publisher().backlog()
 
 
+@pytest.mark.parametrize("kills", [1, 2])
+def test_what_was_pushed_and_not_noted_goes_when_it_is_deleted(
+    make_rig: Callable[..., Rig], server: PlainServer, kills: int
+) -> None:
+    """All goes as one commit, which does not tell of what came and went since the record; what others added stays."""
+    rig = make_rig(server, deletes="propagate")
+    rig.write("before.txt")
+    rig.update()
+    server.commit(REPO, {"theirs.txt": b"theirs"})
+    mirror = rig.publisher()._git
+    known = mirror.list_refs("refs/mirror")
+    for number in range(1, 1 + kills):
+        rig.write("deleted.txt", b"%d" % number)
+        rig.write("kept.txt", b"%d" % number)
+        rig.update()
+        mirror.update_refs({ref: known.get(ref) for ref in mirror.list_refs("refs/mirror")})
+        rig.restart()
+    (rig.source / "deleted.txt").unlink()
+    rig.publisher().refusals.folds = True  # as it is when one of several commits was refused
+
+    rig.update()
+
+    assert {"before.txt", "kept.txt", "theirs.txt"} == server.read_all(REPO).keys()
+
+
 def test_what_they_keep_is_told_once(rig: Rig, server: PlainServer) -> None:
     """A card that stays theirs is no news when they commit something else."""
     rig.write("README.md", b"ours")
