@@ -125,6 +125,21 @@ def test_a_shard_that_was_torn_and_is_mended_is_not_saved_again(local: Rig) -> N
     assert 1 == len(local.commit())
 
 
+def test_a_file_that_is_still_open_holds_its_unit(local: Rig) -> None:
+    """It may be quiet for as long as a training computes; the rest of the unit is there."""
+    write_unit(local, "checkpoint-1")
+    with (local.source / "checkpoint-1/optimizer.raw").open("wb") as file:
+        file.write(b"half of it")
+        file.flush()
+        local.commit()
+        assert local.store.head() is None
+        assert "open for writing" in local.pipeline.held()["checkpoint-1/"]
+        file.write(b", and the rest")
+    local.commit()
+
+    assert "checkpoint-1/optimizer.raw" in local.store.list_tree(local.store.head() or "")
+
+
 def test_a_temporary_file_that_is_being_written_holds_its_unit(local: Rig) -> None:
     """A writer at work in the directory is waited for; its temporary file is never published."""
     write_unit(local, "checkpoint-1")

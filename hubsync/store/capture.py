@@ -3,8 +3,11 @@
 It must never know why a file is captured or what becomes of it. The source is opened read-only and never locked.
 """
 
+import fcntl
 import hashlib
 import os
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +27,10 @@ from hubsync.watch.beneath import open_entry, resolve_link, words
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.formats import check_structure
 from hubsync.watch.logs import is_event_log, whole_end
+from hubsync.watch.mounts import network_file_system
 
 _EXECUTABLE_BITS = 0o111
+_OPEN_S = 600.0  # since its last change, for which a file that somebody has open for writing waits
 MOST_BYTES = 500 * 10**9  # of one file on the Hub (https://huggingface.co/docs/hub/storage-limits)
 _TOO_LARGE_HINT = "save it in parts, as max_shard_size does, or exclude it"
 _NO_ROOM_HINT = "free space, or set store_dir to a directory on the file system of the source: no copy is made there"
@@ -116,6 +121,7 @@ class Capturer:
         self._rules = rules
         self._capture = capture
         self._secrets = secrets
+        self._knows_writers = network_file_system(source) is None  # there a lease may be refused for other reasons
 
     def is_early(self, path: str, size: int) -> bool:
         """Tell whether *path* is an object whatever its content, so that it may be captured before its commit."""
@@ -234,6 +240,8 @@ class Capturer:
             raise FileChangedError(entry.path, "changed since it was settled")
         _expect_small_enough(entry.path, identity.size)
         _expect_whole(fd, entry.path, identity.size)
+        if self._knows_writers and time.time() - identity.mtime_ns / 1e9 < _OPEN_S and _is_being_written(fd):
+            raise FileChangedError(entry.path, "is open for writing")
 
         routing = choose_route(entry.path, identity.size, self._rules)
         if routing is None or routing.route is Route.GIT:
@@ -356,6 +364,24 @@ def _expect_small_enough(path: str, size: int) -> None:
     if size > MOST_BYTES:
         reason = f"is {format_bytes(size)}, and a Hub takes files of up to {format_bytes(MOST_BYTES)}"
         raise FileRefusedError(path, reason, hint=_TOO_LARGE_HINT)
+
+
+def _is_being_written(fd: int) -> bool:
+    """Tell whether somebody has the file open for writing, as far as the kernel tells us: its owner is told.
+
+    It gives no read lease then, fcntl(2). One that it gives is given back at once, and meanwhile breaks with a harmless
+    signal.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    return False
 
 
 def _expect_whole(fd: int, path: str, size: int) -> None:

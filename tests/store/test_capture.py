@@ -1,4 +1,5 @@
 import hashlib
+import mmap
 import os
 import random
 import shutil
@@ -6,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -303,6 +305,50 @@ def test_a_file_that_changes_while_it_is_read_is_never_torn(
         assert captured.pointer or content == captured.content
 
     assert [] == list((objects.directory.parent / "pins").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.raw", "a.txt"])
+@pytest.mark.parametrize("how", ["written", "mapped"])
+def test_a_file_that_somebody_writes_is_no_whole_one(source: Path, objects: Objects, name: str, how: str) -> None:
+    """However quiet it is; unless its last change is so long ago that it seems to have been forgotten."""
+    with (source / name).open("w+b") as file:
+        file.write(b"half" * 1000)
+        file.flush()
+        writer = mmap.mmap(file.fileno(), 0) if how == "mapped" else file
+        if how == "mapped":
+            file.close()
+        with pytest.raises(FileChangedError, match="open for writing"):
+            capture(source, objects, name)
+        assert {} == held(objects)
+        os.utime(source / name, (0, 0))
+        assert capture(source, objects, name)
+        os.utime(source / name)
+        writer.close()
+
+    assert capture(source, objects, name)
+
+
+def test_a_writer_that_comes_meanwhile_ends_nobody(source: Path, objects: Objects) -> None:
+    """A lease that is asked for to find writers breaks by a signal."""
+    path = source / "a.raw"
+    path.write_bytes(b"x" * 5000)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            path.open("r+b").close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(300):
+            with suppress(FileChangedError):
+                capture(source, objects, "a.raw")
+    finally:
+        stop.set()
+        writer.join()
+
+    assert capture(source, objects, "a.raw")
 
 
 @pytest.mark.parametrize("change", WRITERS[:5])
