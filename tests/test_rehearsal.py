@@ -53,7 +53,7 @@ def compare(rig: Rig, servers: tuple[PlainServer, ...]) -> tuple[Plan, Outcome]:
     planned = plan(rig)
     outcome = once(rig)
 
-    changed = rig.store.git.diff_trees(head, outcome.commits[-1]) if outcome.commits else []
+    changed = list(rig.store.git.diff_trees(head, outcome.commits[-1])) if outcome.commits else []
     assert paths(planned, "capture") == {change.path for change in changed if change.after}
     assert paths(planned, "remove") == {change.path for change in changed if not change.after}
     assert {step.path: step.reason for step in planned.steps if step.action == "hold"} == outcome.held
