@@ -120,7 +120,7 @@ class Branch:
         """
         known = self._store.ledger.meta(self._made_key)
         onto, tip = json.loads(known) if known and not head.is_ours else (None, None)
-        if onto is None or head.commit is None:
+        if onto is None or head.commit is None or head.left == tip:
             return head.commit
         made = self._git.run("rev-list", "--first-parent", f"{onto}..{tip}", check=False).stdout.decode().split()
         return onto if head.commit in made else head.commit

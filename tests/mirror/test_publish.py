@@ -530,6 +530,27 @@ def test_what_was_pushed_and_not_noted_goes_when_it_is_deleted(
     assert {"before.txt", "kept.txt", "theirs.txt"} == server.read_all(REPO).keys()
 
 
+def test_what_others_take_back_of_a_push_that_was_noted_is_their_edit(
+    make_rig: Callable[..., Rig], server: PlainServer
+) -> None:
+    """A head within our own commits is no push that nobody noted if the last one was."""
+    rig = make_rig(server, mirror={"on_foreign_edit": {"*": "theirs"}})
+    rig.write("before.txt")
+    rig.update()
+    for number in (1, 2):
+        rig.write("a.txt", b"%d" % number)
+        rig.commit()
+    rig.publish()
+    server.git(REPO, "update-ref", "refs/heads/main", "main~1")
+    rig.write("b.txt")
+
+    with capture_logs() as entries:
+        rig.update()
+
+    assert ["a.txt"] in [entry["paths"] for entry in entries if entry["event"] == "mirror.foreign_edit"]
+    assert b"1" == server.read(REPO, "a.txt")
+
+
 def test_what_they_keep_is_told_once(rig: Rig, server: PlainServer) -> None:
     """A card that stays theirs is no news when they commit something else."""
     rig.write("README.md", b"ours")
