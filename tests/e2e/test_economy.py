@@ -1,5 +1,6 @@
 """What hubsync takes: bytes read, programs started, writes and wake-ups, as the kernel counts them. No clock is asked."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -74,12 +75,15 @@ def test_what_every_mirror_has_leaves_the_page_cache(hub: LocalHub) -> None:
             assert cached_share(first) > 0.99
 
             text = config.read_text().replace(', "m1:acme/y"', "")
-            config.write_text(text.replace("[endpoint.m0]", '[endpoint.m0]\nupload_rate = "1MB/s"'))
+            config.write_text(text)
+            write_safetensors(place / "later", 4_000_000)
+            hub.add_fault(f"PUT /_lfs/models/acme/x/{hashlib.sha256((place / 'later').read_bytes()).hexdigest()}* stall")
+            (place / "later").rename(third)
             write_safetensors(second, 200_000)
-            write_safetensors(third, 4_000_000)
             hubsync(config, "reload")
             wait_until(lambda: cached_share(second) < 0.01, "what was sent leaves the cache")
             assert cached_share(third) > 0.99, "it is under way"
+            hub.clear_faults()
             wait_until(lambda: cached_share(third) < 0.01, "the last one leaves it too")
 
 
