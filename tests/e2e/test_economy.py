@@ -78,8 +78,8 @@ def test_what_every_mirror_has_leaves_the_page_cache(hub: LocalHub) -> None:
             config.write_text(text)
             write_safetensors(place / "later", 4_000_000)
             hub.add_fault(f"PUT /_lfs/models/acme/x/{hashlib.sha256((place / 'later').read_bytes()).hexdigest()}* stall")
-            (place / "later").rename(third)
             write_safetensors(second, 200_000)
+            (place / "later").rename(third)
             hubsync(config, "reload")
             wait_until(lambda: cached_share(second) < 0.01, "what was sent leaves the cache")
             assert cached_share(third) > 0.99, "it is under way"
