@@ -22,6 +22,7 @@ from hubsync.store.hashing import Steps, run, shared
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import Pointer
 from hubsync.store.pruned import Pruned
+from hubsync.store.reserve import Inodes, count_inodes
 from hubsync.store.route import Routing
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.watch.entry import Entry, Identity
@@ -136,8 +137,14 @@ class RehearsedStore(Store):
 
     def free_bytes(self) -> int:
         """Return how much room there is, or will be."""
-        there = next(path for path in (self.directory, *self.directory.parents) if path.exists())
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(self._there()).free
+
+    def inodes(self) -> Inodes | None:
+        """Return how many files can be made, or will be."""
+        return count_inodes(self._there())
+
+    def _there(self) -> Path:
+        return next(path for path in (self.directory, *self.directory.parents) if path.exists())
 
 
 class RehearsedCapturer(Capturer):
