@@ -25,7 +25,7 @@ from hubsync.pipeline.intake import Intake
 from hubsync.pipeline.opening import make_capturer
 from hubsync.pipeline.provenance import Provenance
 from hubsync.pipeline.reading import Reading
-from hubsync.pipeline.recheck import expect_still
+from hubsync.pipeline.recheck import Root, expect_still
 from hubsync.pipeline.removals import Removals
 from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
 from hubsync.pipeline.unit import Units
@@ -81,6 +81,7 @@ class Pipeline:
         self._capturing = Capturing(capturer, self._files, store, target.quiet_s, stop, self._log)
         self._intake = Intake(target, self._files, self._held, self._capturing, self._feed, self._forget)
         self._waits = Waits(target, self._files, self._held, self._units, self._guard, self._intake)
+        self._root = Root(target.source)
         self._looks = 0  # counts events and inventories
         self.newest_first = False  # what is settled is captured and committed so: there may be no time for all
         self._is_listed = False  # the whole source was, since the start
@@ -155,6 +156,7 @@ class Pipeline:
 
     def _list(self, under: str, feed: Callable[[Entry], None]) -> tuple[Inventory, Comparison] | None:
         try:
+            self._root.check()
             inventory, comparison = self._files.compare(self._rules, under, self.reading.note_directory, feed)
             if not under:
                 self._guard.check(comparison.files, comparison.gone, is_all=not inventory.unreadable)
@@ -198,7 +200,7 @@ class Pipeline:
         """Take what is settled by now, capture it where it may go early, and judge units."""
         with self._turn:
             with self.lock:
-                if self.halted is not None:
+                if not self._is_there():
                     self._capturing.keep_begun(())
                     return Settled()
                 self._units.touch(self._files.take_settled())
@@ -216,6 +218,15 @@ class Pipeline:
                 self._note_oldest(all_seen=not self._files.settler)
                 is_rest = bool(self._left_out) and not self._left_out & self._intake.unread()
                 return Settled(any(unit.completion.complete for unit in self._units.by_name.values()), early, is_rest)
+
+    def _is_there(self) -> bool:
+        """Tell whether the target may go on with its source; one that was unmounted since halts it."""
+        try:
+            self._root.check()
+        except SourceError as exc:
+            self._guard.halt(exc)
+
+        return self.halted is None
 
     def _judge_touched(self) -> bool:
         """Judge the units whose files have settled and wait for no capture; tell whether one of them is complete."""
@@ -275,7 +286,11 @@ class Pipeline:
                 if (self.halted is not None and not confirm_deletes) or not self._guard.has_room():
                     return []
             with self._guard.note_failure("commit"):
-                commits = self._commit(units_only=units_only, confirm_deletes=confirm_deletes)
+                try:
+                    commits = self._commit(units_only=units_only, confirm_deletes=confirm_deletes)
+                except SourceError as exc:  # gone or unmounted since
+                    self._guard.halt(exc)
+                    return []
             with self.lock:
                 if commits or not units_only:
                     self._guard.end_failure("commit")
@@ -446,6 +461,7 @@ class Pipeline:
             return []
         try:
             captured = self._intake.capture_unit(entries)
+            self._root.check()
             expect_still(self.target.source, self._rules, self.store.ledger, unit, inventory)
         except FileRefusedError:
             self._units.judge(unit)  # published whole or not at all
@@ -503,6 +519,7 @@ class Pipeline:
         with self.store.write() as writer:
             for batch in batches:
                 captured = self._intake.capture_settled(batch)
+                self._root.check()
                 done += [c.path for c in captured]
                 written += write_snapshot(writer, captured, describe=self._provenance.describe_again)
                 if len(done) >= _WRITTEN_AT_ONCE:
