@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from hubsync.errors import FULL_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError, ToolMissingError
+from hubsync.errors import FULL_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError
 from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
+from hubsync.store.tools import git_executable
 from hubsync.store.trouble import DAMAGE_HINT, MARK, at_work, clear_lock, tells_damage
 
 FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
@@ -494,21 +495,6 @@ def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFu
 
 def _was_killed(finished: Finished) -> bool:
     return finished.returncode < 0 and finished.returncode != -signal.SIGPIPE  # by which git ends as its helper gives up
-
-
-@functools.cache
-def git_executable() -> str:
-    """Return git's absolute path.
-
-    Raises:
-        ToolMissingError: git or git-lfs is not on the PATH.
-    """
-    for tool in ("git-lfs", "git"):
-        found = shutil.which(tool)
-        if found is None:
-            raise ToolMissingError(f"{tool} is not installed", hint=f"install it, e.g. apt-get install {tool}")
-
-    return str(found)
 
 
 @functools.cache
