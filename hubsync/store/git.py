@@ -33,11 +33,10 @@ _PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
 _FULL_ID = re.compile("[0-9a-f]{40}")
 REGULAR, EXECUTABLE, DIRECTORY = "100644", "100755", "040000"
 
-_NEVER_WITHOUT = {
+_OURS = {
     "HEAD": "ref: refs/heads/none\n",
     "config": "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n",
 }
-_SIGNS = {"HEAD": "ref: ", "config": "repositoryformatversion"}
 
 _AGAIN_HINT = "it is tried again by itself; if it stays so, see whether the disk of the state directory is whole"
 
@@ -101,9 +100,6 @@ class Git:
         """
         make_private(self.git_dir)
         leftovers = _remove_leftovers(self.git_dir)
-        for name, sign in _SIGNS.items():  # a power cut may have emptied it
-            if (file := self.git_dir / name).exists() and sign not in file.read_text("ascii", "replace"):
-                file.unlink()
         _lay_out(self.git_dir)
         if borrow is not None:
             alternates = self.git_dir / "objects" / "info" / "alternates"
@@ -539,12 +535,13 @@ def quote_path(path: str) -> bytes:
 
 
 def _lay_out(git_dir: Path) -> None:
-    """Make *git_dir* a bare repository without templates, as ``git init`` does; what is there stays."""
+    """Make *git_dir* a bare repository without templates, as ``git init`` does, that nobody else has configured."""
     for directory in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
         (git_dir / directory).mkdir(parents=True, exist_ok=True)
-    for name, text in _NEVER_WITHOUT.items():
-        if not (git_dir / name).exists():
-            (git_dir / name).write_text(text)
+    for name, text in _OURS.items():  # whole, or a power cut emptied it, or somebody set a proxy there
+        file = git_dir / name
+        if not file.is_file() or file.read_bytes() != text.encode():
+            file.write_text(text)
 
 
 def _remove_leftovers(git_dir: Path) -> int:
