@@ -73,7 +73,7 @@ class Publisher:
         self._hub = Hub(endpoint, tokens)
         self._budget = Budget(means.limits, endpoint, mirror)
         self._git = store.open_mirror(mirror.name)
-        cards = Cards(target, mirror, endpoint, self._view, store, self._git)
+        cards = self._open_cards()
         self._record = Record(self._git, store, mirror, self._view)
         self.refusals = Refusals(target, store, self._view, cards, self._record)
         self._remote = (
@@ -98,6 +98,13 @@ class Publisher:
         self.on_success: Callable[[], None] = lambda: None  # called after each push, of which a publication may have two
         self._lacking_at: tuple[str, ...] = ()  # the files whose objects the mirror lacked at the last refusal
         self._measured: tuple[object, Backlog] = (None, Backlog())
+
+    def _open_cards(self) -> Cards:
+        if not self._target.card.enabled or self.mirror.repo_type == "space":
+            return Cards(self.mirror.path_in_repo)
+        from hubsync.mirror.card_writer import CardWriter  # noqa: PLC0415 - 60 ms, and few want a card
+
+        return CardWriter(self._target, self.mirror, self.endpoint, self._view, self._store, self._git)
 
     def published(self) -> str | None:
         """Return the newest snapshot that the mirror is known to hold."""
