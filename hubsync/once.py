@@ -201,6 +201,7 @@ def _start_loading() -> None:
     def load() -> None:
         load_git_python()
         load_client()
+        import hubsync.proof.ask  # noqa: F401, PLC0415 - it asks for proofs in the end
 
     threading.Thread(target=load, name="hubsync-load", daemon=True).start()
 
