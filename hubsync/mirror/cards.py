@@ -12,7 +12,10 @@ from hubsync.mirror.graft import with_prefix
 from hubsync.store.git import TreeEntry
 
 if TYPE_CHECKING:
-    from hubsync.mirror.view import Line
+    from hubsync.config.model import Endpoint, Mirror, Target
+    from hubsync.mirror.view import Line, View
+    from hubsync.store.git import Git
+    from hubsync.store.snapshot import Store
 
 Changes = Mapping[str, TreeEntry | None]
 Shown = TypeVar("Shown", TreeEntry, TreeEntry | None)
@@ -44,3 +47,12 @@ class Cards:
     def refuse(self, paths: Iterable[str], reason: str) -> bool:  # noqa: ARG002 - see above
         """Write no card any more if it is what the mirror refuses; tell whether that changes anything."""
         return False
+
+
+def open_cards(target: "Target", mirror: "Mirror", endpoint: "Endpoint", view: "View", store: "Store", git: "Git") -> Cards:
+    """Return what writes the cards of *mirror*, or writes none."""
+    if not target.card.enabled or mirror.repo_type == "space":
+        return Cards(mirror.path_in_repo)
+    from hubsync.mirror.card_writer import CardWriter  # noqa: PLC0415 - 60 ms
+
+    return CardWriter(target, mirror, endpoint, view, store, git)
