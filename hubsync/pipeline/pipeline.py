@@ -42,7 +42,7 @@ from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
 
-_WRITTEN_AT_ONCE = 10_000  # files
+_WRITTEN_AT_ONCE = 10_000  # files; twice as many if that is all, since each writer is a program more
 _BREATH_S = 0.001  # a lock goes to those that wait for it only if it is left for a moment
 
 log = get_logger()
@@ -511,21 +511,21 @@ class Pipeline:
     def _commit_settled(self) -> list[str]:
         with self.lock:
             loose = [(path, identity.size) for path, identity in self._files.settled.items() if self._units.is_loose(path)]
-        limits = BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes)
-        batches = split_batches(loose, limits)
+        batches = split_batches(loose, BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes))
+        at_once = len(loose) if len(loose) <= 2 * _WRITTEN_AT_ONCE else _WRITTEN_AT_ONCE
         written: list[Written] = []
         try:
             while some := next(batches, None):
                 with self.lock:
-                    written += self._commit_batches(chain([some], batches))
+                    written += self._commit_batches(chain([some], batches), at_once)
                 time.sleep(_BREATH_S)
         finally:  # if one of the later ones fails, the earlier ones are in the store all the same
             commits = tell_written(written, self._log)
 
         return commits
 
-    def _commit_batches(self, batches: Iterator[list[str]]) -> list[Written]:
-        """Commit *batches* until they are enough files for one writer, which holds what it wrote until it is left."""
+    def _commit_batches(self, batches: Iterator[list[str]], at_once: int) -> list[Written]:
+        """Commit *batches* until they are *at_once* files, for one writer holds what it wrote until it is left."""
         written: list[Written] = []
         done: list[str] = []
         with self.store.write() as writer:
@@ -533,7 +533,7 @@ class Pipeline:
                 captured = self._intake.capture_settled(batch)
                 done += [c.path for c in captured]
                 written += write_snapshot(writer, captured, describe=self._provenance.describe_again)
-                if len(done) >= _WRITTEN_AT_ONCE:
+                if len(done) >= at_once:
                     break
         self._drop_settled(done)
 

@@ -15,11 +15,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from errno import EIO
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from hubsync.store.throttle import Throttle, open_allowance
 
@@ -39,8 +39,7 @@ _THREADS = struct.Struct("=q")
 _LOOK_EVERY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Costs:
+class Costs(NamedTuple):
     """What is allowed: threads that hash at a time, bytes a second (by timetable), and how pressed the machine may be.
 
     Attributes:
@@ -49,7 +48,7 @@ class Costs:
 
     threads: int = 2
     rate: "Rate | None" = None
-    pressure: Mapping[str, float] = field(default_factory=dict)
+    pressure: Mapping[str, float] = MappingProxyType({})
 
 
 @cache
