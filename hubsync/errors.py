@@ -54,6 +54,12 @@ class StateError(HubsyncError):
     exit_code = 73
 
 
+class NewerStateError(StateError):
+    """The state was written by a newer hubsync."""
+
+    exit_code = 78
+
+
 class DiskFullError(StateError):
     """There is no room for state; capture waits until there is."""
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from hubsync import __version__
 from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.hub import load_client
@@ -89,6 +88,7 @@ def run_once(  # noqa: PLR0913 - three of them say how
 
 def _leave_status(config: Config, works: Sequence[TargetWork]) -> None:
     """Let `hubsync status` tell how these targets were left; of the others, what it told before."""
+    from hubsync import __version__  # noqa: PLC0415 - looked up among all that is installed
     from hubsync.monitor.status import DaemonStatus, Status, read_status, write_status  # noqa: PLC0415 - mostly not needed
     from hubsync.report import describe_target  # noqa: PLC0415
 
@@ -201,6 +201,7 @@ def _start_loading() -> None:
     def load() -> None:
         load_git_python()
         load_client()
+        import hubsync.proof.ask  # noqa: F401, PLC0415 - it asks for proofs in the end
 
     threading.Thread(target=load, name="hubsync-load", daemon=True).start()
 

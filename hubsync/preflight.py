@@ -1,7 +1,6 @@
 """Tries what a config depends on before it hurts: tools, sources, watch limits, links, disk, tokens, repositories."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,18 +16,17 @@ from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens, find_exposed_tokens
 from hubsync.mirror.xet import describe_transfer
 from hubsync.monitor.text import format_bytes, format_count
-from hubsync.store.git import Git, git_executable
+from hubsync.store.git import Git
 from hubsync.store.hashing import PRESSURE, read_pressure
 from hubsync.store.objects import Objects
 from hubsync.store.private import expect_private, user_name
-from hubsync.store.process import read_command
+from hubsync.store.tools import expect_recent_tools
 from hubsync.units import target_rules
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import Inventory, take_inventory
 from hubsync.watch.mounts import network_file_system
 
-_OLDEST = {"git": (2, 35), "git-lfs": (3, 0)}
 _WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 _READ_SAMPLE = 200
 _OTHERS_READ = 0o004
@@ -45,9 +43,9 @@ class Finding:
     exit_code: int = 1
 
 
-def check_online(config: Config, tokens: Tokens, environment: Mapping[str, str]) -> Iterator[Finding]:
+def check_online(config: Config, tokens: Tokens) -> Iterator[Finding]:
     """Yield what was found, thing by thing."""
-    yield from _check_tools(environment)
+    yield from _check_tools()
     yield from _check_state(config)
     yield from check_pressure(config.service.pressure.limits())
     yield from _check_tokens(config, tokens)
@@ -68,18 +66,11 @@ def _guarded(what: str, work: object) -> Iterator[Finding]:
         yield Finding(what, str(exc), exc.error_kind, exc.hint, code)
 
 
-def _check_tools(environment: Mapping[str, str]) -> Iterator[Finding]:
+def _check_tools() -> Iterator[Finding]:
     try:
-        git = git_executable()
+        yield from (Finding("tools", said) for said in expect_recent_tools())
     except ToolMissingError as exc:
         yield Finding("tools", str(exc), exc.error_kind, exc.hint, exc.exit_code)
-        return
-    for name, argv in {"git": (git, "--version"), "git-lfs": (git, "lfs", "version")}.items():
-        said = read_command(argv, {"PATH": environment.get("PATH", "")}, timeout_s=10).stdout.decode().strip()
-        version = re.search(r"(\d+)\.(\d+)", said)
-        old = version is None or (int(version[1]), int(version[2])) < _OLDEST[name]
-        wanted = ".".join(map(str, _OLDEST[name]))
-        yield Finding(name, said, "tool", f"install {name} {wanted} or newer", 78) if old else Finding(name, said)
 
 
 def _check_state(config: Config) -> Iterator[Finding]:

@@ -1,10 +1,11 @@
 """Makes the card of a target from its source as it stands, for a person to read; it publishes nothing."""
 
-from hubsync.card.compose import CARD, Composed, Subject, compose_card
+from hubsync.card import CARD
+from hubsync.card.compose import Composed, Subject, compose_card
 from hubsync.card.files import SourceFiles
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import UsageError
-from hubsync.mirror.cards import place_of, read_template, units_of
+from hubsync.mirror.card_writer import place_of, read_template, units_of
 from hubsync.mirror.roles import mirror_rules
 from hubsync.units import unit_of
 

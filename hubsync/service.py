@@ -24,9 +24,9 @@ from hubsync.monitor.logger import get_logger
 from hubsync.pipeline import Pipeline, open_store
 from hubsync.presence import Owner, is_same_file, read_owner
 from hubsync.proof.keeper import ReceiptKeeper
-from hubsync.store.git import git_executable
 from hubsync.store.objects import state_errors
 from hubsync.store.private import make_private, private_files
+from hubsync.store.tools import expect_recent_tools, git_executable
 
 _ORPHAN_S = 5.0
 _STARTING_S = 2.0  # how long it may take another hubsync to say that the lock is its own
@@ -82,8 +82,12 @@ def hold_state(state_dir: Path, *, is_once: bool = False) -> Iterator[int]:
     Raises:
         BusyError: another hubsync, or a child that outlived one, holds it.
         StateError: it cannot be made or written, or is not ours alone.
+        ToolMissingError: git or git-lfs is missing or, for a service, too old.
     """
-    git_executable()
+    if is_once:
+        git_executable()  # which costs no program: one that runs for a moment starts few
+    else:
+        expect_recent_tools()
     make_private(state_dir)
     with private_files():
         try:

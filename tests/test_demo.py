@@ -154,6 +154,14 @@ def test_what_is_no_log_line_is_shown_as_it_is() -> None:
 # --- what it concludes
 
 
+@pytest.mark.parametrize(("level", "lines"), [("warning", 0), ("error", 1)])
+def test_what_a_library_warns_of_is_no_part_of_the_story(level: str, lines: int) -> None:
+    """At the level debug, the scheduler warns of each run that takes longer than its interval."""
+    said = {"event": "library.logged", "level": level, "message": "Execution of job skipped", "logger": "apscheduler"}
+
+    assert lines == len(Story(("first",)).feed_daemon(said))
+
+
 def test_everything_that_matches_is_good() -> None:
     """Files that hubsync adds are named and do no harm."""
     story = saved_story()

@@ -121,7 +121,9 @@ def test_two_signals_end_a_service_in_which_every_git_hangs(tmp_path: Path, *, w
     source = tmp_path / "run"
     stopped, first = tmp_path / "bin" / "git", tmp_path / "first"
     stopped.parent.mkdir()
-    stopped.write_text(f"#!/bin/sh\nmkdir {first} 2>/dev/null; kill -STOP $$\n")
+    stopped.write_text(
+        f'#!/bin/sh\n[ "$1" != version ] || exec {shutil.which("git")} version\nmkdir {first} 2>/dev/null; kill -STOP $$\n'
+    )
     stopped.chmod(0o755)
     with LocalHub(tmp_path / "hub") as hub:
         config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
@@ -145,7 +147,10 @@ def test_a_child_that_hangs_at_the_start_does_not_keep_the_service_from_starting
     source = tmp_path / "run"
     stopped, first = tmp_path / "bin" / "git", tmp_path / "first"
     stopped.parent.mkdir()
-    stopped.write_text(f'#!/bin/sh\nmkdir {first} 2>/dev/null && kill -STOP $$\nexec {shutil.which("git")} "$@"\n')
+    stopped.write_text(
+        f'#!/bin/sh\n[ "$1" = version ] || {{ mkdir {first} 2>/dev/null && kill -STOP $$; }}\n'
+        f'exec {shutil.which("git")} "$@"\n'
+    )
     stopped.chmod(0o755)
     with LocalHub(tmp_path / "hub") as hub:
         config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})

@@ -34,6 +34,16 @@ def test_publishing_what_is_unchanged_loads_no_library_that_it_does_not_use() ->
     assert _loaded("import hubsync.cli.publish, hubsync.once, hubsync.config.load, hubsync.monitor.log", *heavy) == ""
 
 
+def test_a_publication_without_a_card_loads_nothing_that_makes_one() -> None:
+    """Few targets have one."""
+    assert _loaded("import hubsync.once", "hubsync.card.compose", "hubsync.mirror.card_writer") == ""
+
+
+def test_the_transfer_agent_loads_no_more_than_it_needs() -> None:
+    """It is started for each upload, which waits for it: dataclasses alone, with inspect, are a quarter of its start."""
+    assert _loaded("import hubsync.mirror.agent", "dataclasses", "inspect", "hubsync.config.model", "structlog") == ""
+
+
 def test_what_failures_look_like_is_compiled_with_the_first_one() -> None:
     """Most runs have none, and the table is long."""
     code = (

@@ -22,6 +22,7 @@ from hubsync.config.rates import parse_rate
 from hubsync.errors import DiskFullError, HubsyncError
 from hubsync.mirror.token import Tokens
 from hubsync.once import Outcome, exit_code, run_once
+from hubsync.pipeline import pipeline
 from hubsync.store.hashing import Costs, shared
 from hubsync.units import unit_of
 
@@ -596,6 +597,25 @@ def test_a_batch_is_bounded(make_rig: MakeRig) -> None:
 
     sizes = [len(step) for step in rig.store.git.diff_line(commits)]
     assert [len(files), 3, 3, 1] == sizes
+
+
+def _count_packs(rig: Rig) -> int:
+    return len(list(rig.store.git.git_dir.glob("objects/pack/*.pack")))
+
+
+def test_each_writer_takes_very_many_files(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a program, which leaves one pack; if twice as many files are all there is, no second one is started."""
+    monkeypatch.setattr(pipeline, "_WRITTEN_AT_ONCE", 4)
+    rig = make_rig(batch={"max_files": 2, "max_bytes": 1_000_000_000})
+    packs = []
+    for count in (8, 10):
+        for number in range(count):
+            rig.write(f"{number}.txt", f"{count} {number}".encode())
+        before = _count_packs(rig)
+        assert count // 2 == len(rig.commit())
+        packs.append(_count_packs(rig) - before)
+
+    assert [1, 3] == packs
 
 
 def test_too_little_free_space_pauses_capture(local: Rig) -> None:

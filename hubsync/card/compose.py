@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hubsync.card import CARD
 from hubsync.card.curves import DARK, LIGHT, draw_curves
 from hubsync.card.dataset import read_rows, render_dataset_card
 from hubsync.card.facts import Unit, read_facts
@@ -14,7 +15,6 @@ from hubsync.card.stock import is_stock
 from hubsync.card.usage import Place
 from hubsync.config.model import Card
 
-CARD = "README.md"
 _LIGHT, _DARK = ".hubsync/curves.svg", ".hubsync/curves-dark.svg"
 
 

@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +37,8 @@ def install_service(
     The service may read the sources and write its stores, and gets the tokens that are credentials. One that was written
     before is replaced; local changes belong into a drop-in, which stays.
     """
+    from importlib import resources
+
     from hubsync.unit_file import STATE_DIR, Installation, render_unit
 
     if user == _NOBODY:

@@ -42,7 +42,7 @@ def check(session: Session, *, online: bool, as_json: bool) -> None:
         from hubsync.mirror.token import Tokens
         from hubsync.preflight import check_online
 
-        findings = list(check_online(config, Tokens(session.environment), session.environment))
+        findings = list(check_online(config, Tokens(session.environment)))
     failed = [finding for finding in findings if finding.error_kind]
     if as_json:
         print_json(ok=not failed, config=str(config.path), findings=[asdict(finding) for finding in findings])

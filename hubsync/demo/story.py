@@ -124,6 +124,8 @@ class Story:
             return list(take(said))
         if event in _HELD:
             return self._note_held(said)
+        if event == "library.logged" and said.get("level") != "error":  # at debug, the scheduler's about each long run
+            return []
         if said.get("level") in {"warning", "error"} or not event:
             return [Line(DAEMON, _words(said), "bad" if said.get("level") == "error" else "warn")]
 

@@ -7,9 +7,8 @@ server in trouble sees one request and not one for each object.
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_handover import Thing
@@ -19,8 +18,7 @@ _GROUP_BYTES = 4 << 30  # so that the addresses are used before they expire
 _EXPIRY_MARGIN_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Actions:
+class Actions(NamedTuple):
     """What the server says of one object: where it goes, nowhere if it has it, or where it comes from.
 
     *until* is a monotonic time.

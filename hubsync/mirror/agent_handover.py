@@ -7,14 +7,12 @@ the environment: the token is read from the descriptor that git's credential hel
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 VARIABLE = "HUBSYNC_LFS_AGENT"
 
 
-@dataclass(frozen=True, slots=True)
-class Thing:
+class Thing(NamedTuple):
     """An object to upload; *is_shared* if its bytes may still be changed by whoever wrote them.
 
     *fingerprint* is that of the bytes that were hashed, if it is known.
@@ -26,8 +24,7 @@ class Thing:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """What an agent has to know. Descriptors are numbers in the agent's process.
 
     Attributes:
@@ -54,7 +51,7 @@ class Order:
 
     def encode(self) -> str:
         """Return the order as the environment carries it."""
-        return json.dumps(asdict(self))
+        return json.dumps(self._asdict())
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -66,7 +63,7 @@ def write_things(things: Iterable[Thing]) -> int:
     """Return a descriptor that holds *things*."""
     fd = os.memfd_create("hubsync-objects", 0)
     with os.fdopen(os.dup(fd), "w") as file:
-        file.writelines(json.dumps(asdict(thing)) + "\n" for thing in things)
+        file.writelines(json.dumps(thing._asdict()) + "\n" for thing in things)
 
     return fd
 
@@ -88,8 +85,7 @@ class Reporter:
         os.write(self._fd, json.dumps(fields).encode() + b"\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why an object was not uploaded; *is_general* if that is no matter of this object."""
 
     said: str

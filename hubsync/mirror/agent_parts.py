@@ -9,16 +9,14 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from hubsync.mirror.agent_client import Action, TransferError
 
 
-@dataclass(frozen=True, slots=True)
-class Multipart:
+class Multipart(NamedTuple):
     """An upload in parts of *part_size* bytes (the last one may be shorter); *urls* are in the order of the parts."""
 
     complete: Action

@@ -73,6 +73,8 @@ WORDS: tuple[FailureRow, ...] = (
     _row(_LACKS_OBJECT, "rejected", "the Hub lost an object; hubsync sends it again", retryable=True),
     _row(r"pack exceeds maximum|\bGH001\b|file size limit|enable upload of files > ?5 ?GB", "too_large",
          "the server refuses a file of this size"),
+    _row(r"no DAV locking support|git-http-push failed|not valid: is this a git repository", "server",
+         "no git server answers, but perhaps a proxy or a login page; hubsync tries again by itself", retryable=True),
     _row(r"redirected without end|maximum allowed redirects", "server", _TROUBLE_HINT, retryable=True),
     # Whatever a storage has against an address of the Hub's, it is not the content.
     _row(r"\bstorage: HTTP (?:401|402|403|404|410|451)\b", "server", ADDRESS_HINT, retryable=True),

@@ -399,9 +399,11 @@ def _patience() -> "Patience":
 @functools.lru_cache(maxsize=64)
 def _api(url: str, token: str | Literal[False]) -> "HfApi":
     import huggingface_hub  # noqa: PLC0415 - 200 ms
-    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - 200 ms
 
     from hubsync import __version__  # noqa: PLC0415 - it is looked up among all that is installed
 
-    disable_progress_bars()
+    if not huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS:  # as it is in our closed environment
+        from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - 50 ms, for asyncio
+
+        disable_progress_bars()
     return huggingface_hub.HfApi(endpoint=url, token=token, library_name="hubsync", library_version=__version__)

@@ -16,7 +16,7 @@ from hubsync.mirror.announce import Announcer, Published, sum_up
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted, MadeAnewError
 from hubsync.mirror.budget import Budget
-from hubsync.mirror.cards import Cards
+from hubsync.mirror.cards import open_cards
 from hubsync.mirror.failures import is_of_content, is_of_damage
 from hubsync.mirror.hub import Hub
 from hubsync.mirror.hub_facts import Pull
@@ -73,7 +73,7 @@ class Publisher:
         self._hub = Hub(endpoint, tokens)
         self._budget = Budget(means.limits, endpoint, mirror)
         self._git = store.open_mirror(mirror.name)
-        cards = Cards(target, mirror, endpoint, self._view, store, self._git)
+        cards = open_cards(target, mirror, endpoint, self._view, store, self._git)
         self._record = Record(self._git, store, mirror, self._view)
         self.refusals = Refusals(target, store, self._view, cards, self._record)
         self._remote = (
@@ -323,7 +323,7 @@ class Publisher:
         ahead = Ahead() if is_new_view else self._record.ahead(backlog)
         base = None if is_new_view else self.published()
         steps = self._lacking(base, backlog, ahead)
-        if self._supply.bring(steps) | self._supply.hold_back_lost(steps):
+        if self._supply.bring(steps, self._pusher.asking_ahead) | self._supply.hold_back_lost(steps):
             steps = self._lacking(base, backlog, ahead)
         if steps and self.refusals.folds:
             steps = [fold(steps)]
@@ -369,7 +369,7 @@ class Publisher:
         if newest is None:
             return None
         step = self._view.unit_step(base, newest, ahead)
-        if self._supply.bring([step]):
+        if self._supply.bring([step], self._pusher.asking_ahead):
             return None
         if not self._supply.publishable([step]):
             self._supply.hold_back_lost([step])

@@ -3,7 +3,11 @@
 What is to be shown is ``view``'s, and what is remembered of it ``record``'s.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
@@ -17,6 +21,7 @@ from hubsync.mirror.view import Line
 from hubsync.monitor.logger import get_logger
 
 _LOST_RACES = 30
+_FRESH_S = 5.0  # a push of what was shown before that may meet another repository under the same name
 _REFUSED_UNMOVED = 3  # a head that did not move is no race: a lock, or a server that refuses for its own reasons
 
 log = get_logger()
@@ -34,6 +39,20 @@ class Pusher:
         self._record = record
         self._cards = cards
         self._branches: dict[str, Branch] = {}
+        self._ahead: Future[str | None] | None = None  # what the main branch showed, asked beside an upload
+        self._asked_ahead = 0.0  # monotonic
+
+    @contextlib.contextmanager
+    def asking_ahead(self) -> Iterator[None]:
+        """Ask beside an upload what the main branch shows; ``push`` asks again unless that is fresh."""
+        is_one_branch = self._place.target.publish == "tree" and self._pulls is None
+        if not is_one_branch or not isinstance(self._remote, Remote):  # the API's client keeps what it is told
+            yield
+            return
+        with ThreadPoolExecutor(1) as pool:
+            self._asked_ahead = time.monotonic()
+            self._ahead = pool.submit(copy_context().run, self._ask_one, self._place.mirror.branch)
+            yield
 
     def push(self, lines: Sequence[Line], *, is_new_view: bool) -> dict[str, Grafted]:
         """Push *lines* on the mirror's heads; return what was made of each.
@@ -83,16 +102,23 @@ class Pusher:
             self._branch(name).note_published(grafted)
 
     def _ask(self, names: Sequence[str]) -> Mapping[str, str | None]:
-        """Return the commits that the branches *names* show; one that was never seen is fetched without being asked for."""
+        """Return the commits that the branches *names* show."""
+        ahead, self._ahead = self._ahead, None  # who asks twice has met something else
+        is_fresh = time.monotonic() < self._asked_ahead + _FRESH_S
+        if ahead is not None and is_fresh and ahead.exception() is None and names == [self._place.mirror.branch]:
+            return {names[0]: ahead.result()}
+        return self._remote.read_heads(names) if len(names) > 1 else {names[0]: self._ask_one(names[0])}
+
+    def _ask_one(self, name: str) -> str | None:
+        """Return the commit that one branch shows; one that was never seen is fetched without being asked for."""
         record = self._record
-        [name, *others] = names
-        if others or record.left(name) or record.seen(name):
-            return self._remote.read_heads(names)
+        if record.left(name) or record.seen(name):
+            return self._remote.read_heads([name])[name]
         commit = self._remote.fetch_if_there(name, record.seen_ref(name))
         if commit is not None:
             self._note_seen({name: commit})
 
-        return {name: commit}
+        return commit
 
     def _adopt(self, shown: Mapping[str, str | None]) -> dict[str, Head]:
         """Fetch those of the heads *shown* (branch → commit) that are not as we left them."""

@@ -4,7 +4,8 @@ What the mirror refuses, and what is nowhere any more, is held back. It must nev
 """
 
 import functools
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from hubsync.errors import HubsyncError, MirrorError
@@ -58,10 +59,14 @@ class Supply:
         """Upload *objects* that no step needs yet; what is refused is said when its file is to be published."""
         self._uploader.upload(self._uploader.lacks(objects))
 
-    def bring(self, steps: Sequence[Step]) -> bool:
-        """Upload what *steps* need; tell whether the mirror refused something, which is held back from now on."""
+    def bring(self, steps: Sequence[Step], beside: Callable[[], AbstractContextManager[None]]) -> bool:
+        """Upload what *steps* need, if the mirror lacks any of it, inside what *beside* returns.
+
+        Tell whether the mirror refused something, which is held back from now on.
+        """
         objects = self._objects(steps)
-        refused = self._uploader.upload_from_anywhere(objects)
+        with beside() if self.lacks(objects) else nullcontext():
+            refused = self._uploader.upload_from_anywhere(objects)
         blobs = {blob_id(objects[oid].encode()): failure for oid, failure in refused.items()}
         by_path = {c.path: blobs[c.after.blob] for step in steps for c in step.changes if c.after and c.after.blob in blobs}
         held = [self._refusals.refuse([path], failure) for path, failure in by_path.items()]

@@ -11,6 +11,7 @@ from hubsync.config.model import Config, Endpoint, TokenSource
 from hubsync.errors import MirrorError
 from hubsync.monitor.log import register_secret
 from hubsync.store.process import read_command
+from hubsync.watch.beneath import words
 from hubsync.watch.entry import Identity
 
 _NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -86,10 +87,14 @@ class Tokens:
     def _declared(self, endpoint: Endpoint, source: TokenSource) -> str:
         try:
             token = self._fetch(source).strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise _unreadable(endpoint, str(exc)) from exc
-        if not token or any(character.isspace() for character in token):
-            raise _unreadable(endpoint, "it is empty" if not token else "it holds white space")
+        except OSError as exc:
+            raise _unreadable(endpoint, words(exc)) from exc
+        except UnicodeDecodeError as exc:
+            raise _unreadable(endpoint, "it is no text") from exc
+        if not token:
+            raise _unreadable(endpoint, "it is empty")
+        if not _is_sendable(token):
+            raise _unreadable(endpoint, "it holds white space, or what is no letter of ASCII")
 
         return token
 
@@ -121,16 +126,23 @@ class Tokens:
         """Return what ``hf auth login`` or the environment gives."""
         for name in _NAMES:
             if token := self._environment.get(name, "").strip():
-                return token
+                return token if _is_sendable(token) else None
         try:
-            return self._default_path().read_text().strip() or None
-        except OSError:
+            token = self._default_path().read_text().strip()
+        except (OSError, UnicodeDecodeError):
             return None
+
+        return token if _is_sendable(token) else None
 
     def _default_path(self) -> Path:
         cache = self._environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - a string
         home = self._environment.get("HF_HOME") or f"{cache}/huggingface"
         return Path(self._environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+
+
+def _is_sendable(token: str) -> bool:
+    """Tell whether *token* can stand in a header."""
+    return token.isascii() and token.isprintable() and " " not in token and token != ""
 
 
 def find_exposed_tokens(config: Config, tokens: Tokens) -> dict[str, Path]:

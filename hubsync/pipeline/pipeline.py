@@ -40,7 +40,7 @@ from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
 
-_WRITTEN_AT_ONCE = 10_000  # files
+_WRITTEN_AT_ONCE = 10_000  # files; twice as many if that is all, since each writer is a program more
 _BREATH_S = 0.001  # a lock goes to those that wait for it only if it is left for a moment
 
 log = get_logger()
@@ -498,22 +498,23 @@ class Pipeline:
         with self.lock:
             loose = {path: one.size for path, one in self._files.settled.items() if self._units.is_loose(path)}
             self._left_out = self._intake.unread() & loose.keys()
-            unread = self._left_out | self._intake.unfitting()
-        sized = ((path, size) for path, size in loose.items() if path not in unread)
-        batches = split_batches(sized, BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes))
+            for path in self._left_out | self._intake.unfitting():
+                loose.pop(path, None)
+        batches = split_batches(loose.items(), BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes))
+        at_once = len(loose) if len(loose) <= 2 * _WRITTEN_AT_ONCE else _WRITTEN_AT_ONCE
         written: list[Written] = []
         try:
             while some := next(batches, None):
                 with self.lock:
-                    written += self._commit_batches(chain([some], batches))
+                    written += self._commit_batches(chain([some], batches), at_once)
                 time.sleep(_BREATH_S)
         finally:  # if one of the later ones fails, the earlier ones are in the store all the same
             commits = tell_written(written, self._log)
 
         return commits
 
-    def _commit_batches(self, batches: Iterator[list[str]]) -> list[Written]:
-        """Commit *batches* until they are enough files for one writer, which holds what it wrote until it is left."""
+    def _commit_batches(self, batches: Iterator[list[str]], at_once: int) -> list[Written]:
+        """Commit *batches* until they are *at_once* files, for one writer holds what it wrote until it is left."""
         written: list[Written] = []
         done: list[str] = []
         with self.store.write() as writer:
@@ -522,7 +523,7 @@ class Pipeline:
                 self._root.check()
                 done += [c.path for c in captured]
                 written += write_snapshot(writer, captured, describe=self._provenance.describe_again)
-                if len(done) >= _WRITTEN_AT_ONCE:
+                if len(done) >= at_once:
                     break
         self._drop_settled(done)
 

@@ -15,8 +15,9 @@ from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import GitError, ToolMissingError
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens
-from hubsync.store.git import REGULAR, Git, git_executable
+from hubsync.store.git import REGULAR, Git
 from hubsync.store.objects import Objects
+from hubsync.store.tools import git_executable
 
 _FEW_PATHS = 400  # more are found by listing the whole commit
 

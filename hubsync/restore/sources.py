@@ -23,9 +23,10 @@ from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens, basic_authorization
 from hubsync.restore.catalog import File as CatalogFile
 from hubsync.restore.catalog import Files, below
-from hubsync.store.git import DIRECTORY, REGULAR, Git, git_executable
+from hubsync.store.git import DIRECTORY, REGULAR, Git
 from hubsync.store.objects import Objects
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
+from hubsync.store.tools import git_executable
 
 _CONNECT_S = 10.0
 _READ_BYTES = 16 << 20  # of blobs that are in memory at once

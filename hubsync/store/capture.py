@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hubsync.errors import NO_ROOM, FileChangedError, FileUnreadableError, HubsyncError, read_os_error
+from hubsync.errors import NO_ROOM, FileChangedError, FileUnreadableError, HubsyncError, StateError, read_os_error
 from hubsync.monitor.text import format_bytes
 from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
@@ -312,7 +312,12 @@ class Capturer:
             if scanner is not None:
                 scanner.feed(piece)
 
-        pin = self._objects.pin(fd, self._capture)
+        try:
+            pin = self._objects.pin(fd, self._capture)
+        except StateError:
+            if os.fstat(fd).st_nlink:
+                raise
+            raise FileChangedError(entry.path, "was replaced or deleted before it was pinned") from None
         try:
             self._expect_room(pin, entry)
             linked = Identity.of(os.fstat(fd))

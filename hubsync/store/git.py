@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from hubsync.errors import FULL_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError, ToolMissingError
+from hubsync.errors import FULL_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError
 from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
+from hubsync.store.tools import git_executable
 from hubsync.store.trouble import DAMAGE_HINT, MARK, at_work, clear_lock, tells_damage
 
 FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
@@ -32,11 +33,10 @@ _PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
 _FULL_ID = re.compile("[0-9a-f]{40}")
 REGULAR, EXECUTABLE, DIRECTORY = "100644", "100755", "040000"
 
-_NEVER_WITHOUT = {
+_OURS = {
     "HEAD": "ref: refs/heads/none\n",
     "config": "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n",
 }
-_SIGNS = {"HEAD": "ref: ", "config": "repositoryformatversion"}
 
 _AGAIN_HINT = "it is tried again by itself; if it stays so, see whether the disk of the state directory is whole"
 
@@ -100,9 +100,6 @@ class Git:
         """
         make_private(self.git_dir)
         leftovers = _remove_leftovers(self.git_dir)
-        for name, sign in _SIGNS.items():  # a power cut may have emptied it
-            if (file := self.git_dir / name).exists() and sign not in file.read_text("ascii", "replace"):
-                file.unlink()
         _lay_out(self.git_dir)
         if borrow is not None:
             alternates = self.git_dir / "objects" / "info" / "alternates"
@@ -497,21 +494,6 @@ def _was_killed(finished: Finished) -> bool:
 
 
 @functools.cache
-def git_executable() -> str:
-    """Return git's absolute path.
-
-    Raises:
-        ToolMissingError: git or git-lfs is not on the PATH.
-    """
-    for tool in ("git-lfs", "git"):
-        found = shutil.which(tool)
-        if found is None:
-            raise ToolMissingError(f"{tool} is not installed", hint=f"install it, e.g. apt-get install {tool}")
-
-    return str(found)
-
-
-@functools.cache
 def load_git_python() -> Any:  # noqa: ANN401 - a module
     """Import GitPython, which takes 250 ms, and what is unchanged needs no git."""
     try:
@@ -553,12 +535,13 @@ def quote_path(path: str) -> bytes:
 
 
 def _lay_out(git_dir: Path) -> None:
-    """Make *git_dir* a bare repository without templates, as ``git init`` does; what is there stays."""
+    """Make *git_dir* a bare repository without templates, as ``git init`` does, that nobody else has configured."""
     for directory in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
         (git_dir / directory).mkdir(parents=True, exist_ok=True)
-    for name, text in _NEVER_WITHOUT.items():
-        if not (git_dir / name).exists():
-            (git_dir / name).write_text(text)
+    for name, text in _OURS.items():  # whole, or a power cut emptied it, or somebody set a proxy there
+        file = git_dir / name
+        if not file.is_file() or file.read_bytes() != text.encode():
+            file.write_text(text)
 
 
 def _remove_leftovers(git_dir: Path) -> int:

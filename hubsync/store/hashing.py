@@ -15,11 +15,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
 from errno import EIO
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from hubsync.store.throttle import Throttle, open_allowance
 
@@ -53,8 +53,7 @@ def run(steps: Steps[_T], on_bytes: Callable[[int], object] = lambda _: None) ->
         on_bytes(count)
 
 
-@dataclass(frozen=True, slots=True)
-class Costs:
+class Costs(NamedTuple):
     """What is allowed: threads that hash at a time, bytes a second (by timetable), and how pressed the machine may be.
 
     Attributes:
@@ -63,7 +62,7 @@ class Costs:
 
     threads: int = 2
     rate: "Rate | None" = None
-    pressure: Mapping[str, float] = field(default_factory=dict)
+    pressure: Mapping[str, float] = MappingProxyType({})
 
 
 @cache

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hubsync.errors import HubsyncError, StateError
+from hubsync.errors import HubsyncError, NewerStateError, StateError
 from hubsync.monitor.logger import get_logger
 from hubsync.store.git import Git, sync_directory
 from hubsync.store.ledger import Ledger
@@ -38,11 +38,11 @@ log = get_logger()
 
 
 def expect_known_format(directory: Path) -> None:
-    """Expect that the store in *directory* was made by no newer hubsync; raises StateError."""
+    """Expect that the store in *directory* was made by no newer hubsync; raises NewerStateError."""
     file = directory / _FORMAT_FILE
     text = file.read_text("ascii", "replace").strip() if file.exists() else ""
     if text.isdecimal() and int(text) > _FORMAT:
-        raise StateError(
+        raise NewerStateError(
             f"{directory} was written by a newer hubsync (format {text}, this one knows {_FORMAT})",
             hint="run that version again, or set another state_dir (or store_dir)",
         )

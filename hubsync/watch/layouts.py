@@ -94,14 +94,14 @@ LAYOUTS = (
     ),
     Layout(
         "marked by its writer",
-        f"{MARK} is there and no older than the weights",
+        f"{MARK} is there, less than a minute older than the weights",
         "hubsync.integrations",
         rows.is_marked,
         rows.lacks_marked,
     ),
     Layout(
         "transformers Trainer",
-        "trainer_state.json is there and no older than the weights, and no shard or rank is known to be missing",
+        "trainer_state.json is there, less than a minute older than the weights, and no shard or rank is known missing",
         "https://github.com/huggingface/transformers/blob/main/src/transformers/trainer.py",
         rows.is_trainer,
         rows.lacks_trainer,

@@ -105,6 +105,17 @@ def test_programs_are_started_by_the_batch(tmp_path: Path, source: Path, config:
     assert unchanged == 1
 
 
+def test_a_whole_publication_loads_nothing_that_is_awaited(source: Path, config: Path) -> None:
+    """huggingface_hub's bars of progress would bring asyncio, for 50 ms of each run, and show nothing."""
+    write_safetensors(source / "model.safetensors", 20_000)
+    command = [sys.executable, "-X", "importtime", "-m", "hubsync", "once", "-c", str(config)]
+
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+
+    assert re.search(r"\| +huggingface_hub$", done.stderr, re.MULTILINE)
+    assert not re.search(r"\| +(asyncio|tqdm.auto)$", done.stderr, re.MULTILINE)
+
+
 def test_what_is_unchanged_asks_no_mirror(tmp_path: Path, source: Path, config: Path) -> None:
     """Its receipts are those that the run before made."""
     (source / "a.txt").write_text("a")

@@ -269,6 +269,23 @@ def cut(request: Request) -> None:
         raise CutError
 
 
+def test_a_login_page_in_place_of_a_git_server_is_called_what_it_may_be(
+    failing: tuple[PlainServer, Remote, Git],
+) -> None:
+    """Git takes it for a server without a protocol, and speaks of WebDAV."""
+    server, remote, git = failing
+
+    def show(*_: object) -> None:
+        raise AnswerError(200, b"<html>sign in</html>", Content_Type="text/html")
+
+    server.before = show
+    with pytest.raises(MirrorError) as caught:
+        push(remote, git)
+
+    assert ("server", True) == (caught.value.error_kind, caught.value.retryable)
+    assert "login page" in caught.value.hint
+
+
 @pytest.mark.parametrize("act", [upload, push])
 def test_a_connection_that_ends_is_a_failure_of_the_network(
     failing: tuple[PlainServer, Remote, Git], act: Callable[[Remote, Git], None]

@@ -13,6 +13,7 @@ from support.plain_server import AnswerError, CutError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
 
 from hubsync.errors import MirrorError
+from hubsync.mirror import pusher
 from hubsync.store.pointer import decode_pointer
 from hubsync.store.process import StoppedError
 from hubsync.store.route import hub_attributes
@@ -825,6 +826,57 @@ def children() -> list[str]:
         if fields[2].split()[1] == str(os.getpid()):
             found.append(fields[0])
     return found
+
+
+def is_look(request: Request) -> bool:
+    """Tell whether a request asks what the mirror shows."""
+    return request.path.endswith("/info/refs?service=git-upload-pack")
+
+
+def test_what_the_mirror_shows_is_asked_while_objects_go_up(rig: Rig, server: PlainServer) -> None:
+    """Neither waits for the other, and it is asked once."""
+    looked = threading.Event()
+    is_asked_first: list[bool] = []
+
+    def hook(request: Request) -> None:
+        if is_look(request):
+            looked.set()
+        if request.method == "PUT":
+            is_asked_first.append(looked.wait(5))
+
+    server.before = hook
+    for content in (b"\1", b"\2"):
+        looked.clear()
+        server.requests.clear()
+        rig.write("model.safetensors", safetensors(20_000, content))
+        rig.update()
+
+        assert 1 == sum(map(is_look, server.requests))
+    assert [True, True] == is_asked_first
+
+
+def test_what_was_asked_long_before_the_push_is_asked_again(
+    rig: Rig, server: PlainServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload may take hours, and what stood there be another repository by then."""
+    monkeypatch.setattr(pusher, "_FRESH_S", 0.0)
+    rig.write("model.safetensors", safetensors(20_000))
+
+    rig.update()
+
+    assert 2 == sum(map(is_look, server.requests))
+    assert server.read_all(REPO).keys() >= {"model.safetensors"}
+
+
+def test_a_look_that_fails_beside_an_upload_is_repeated_after_it(rig: Rig, server: PlainServer) -> None:
+    """It is a hint and no step: the upload goes on, and what fails again then is told."""
+    server.before = once(cut, is_look)
+    rig.write("model.safetensors", safetensors(20_000))
+
+    rig.update()
+
+    assert 2 == sum(map(is_look, server.requests))
+    assert server.read_all(REPO).keys() >= {"model.safetensors"}
 
 
 def test_a_missing_repository_is_an_error_that_waits_for_somebody(rig: Rig, server: PlainServer) -> None:

@@ -77,6 +77,14 @@ def test_without_a_source_the_login_of_the_hub_counts(tmp_path: Path) -> None:
     assert [TOKEN, "from-login", None] == found
 
 
+@pytest.mark.parametrize("content", [b"\xffhf_secret", "hf_secretépart".encode(), b"hf_secret part"])
+def test_a_login_that_is_no_token_is_none(tmp_path: Path, content: bytes) -> None:
+    """It could stand in no request; who needs a token is told that there is none."""
+    (tmp_path / "token").write_bytes(content)
+
+    assert Tokens({"HF_TOKEN_PATH": str(tmp_path / "token")}).read(endpoint()) is None
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -86,6 +94,10 @@ def test_without_a_source_the_login_of_the_hub_counts(tmp_path: Path) -> None:
         {"command": ("false",)},
         {"command": ("/nonexistent/program",)},
         {"command": ("echo", "hf_secret part")},
+        {"command": ("echo", "hf_secretépart")},
+        {"command": ("printf", r"hf_secret\033[2J")},
+        {"command": ("printf", r"\377hf_secret")},
+        {"file": Path("/")},
     ],
 )
 def test_a_token_that_cannot_be_read_is_an_error_that_shows_none(source: dict[str, object]) -> None:

@@ -16,9 +16,10 @@ from support.rig import safetensors
 from hubsync.errors import FileChangedError, StateError
 from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefusedError
 from hubsync.store.git import EXECUTABLE, REGULAR
+from hubsync.store.hashing import run
 from hubsync.store.objects import Objects, PinKind
 from hubsync.store.pointer import Pointer
-from hubsync.store.route import RouteRules
+from hubsync.store.route import RouteRules, choose_route
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import look
 
@@ -473,6 +474,23 @@ def test_no_capture_is_a_state_that_never_was(source: Path, objects: Objects, ho
 
     writer.join()
     assert seen <= writer.states
+
+
+def test_a_file_that_is_replaced_once_it_is_open_has_changed(source: Path, objects: Objects) -> None:
+    """An inode without a name takes no link, which says nothing of the file system."""
+    (source / "a.raw").write_bytes(b"before")
+    entry = entry_of(source, "a.raw")
+    routing = choose_route("a.raw", 6, RULES)
+    assert routing is not None
+    fd = os.open(source / "a.raw", os.O_RDONLY)
+    (source / "new").write_bytes(b"after!")
+    (source / "new").rename(source / "a.raw")
+
+    with pytest.raises(FileChangedError):
+        run(Capturer(source, objects, RULES, "link").as_object(fd, entry, entry.identity, routing))
+
+    os.close(fd)
+    assert {} == held(objects)
 
 
 def test_what_is_released_leaves_the_page_cache(tmp_path: Path, objects: Objects) -> None:

@@ -272,6 +272,22 @@ def test_an_empty_file_of_git_is_written_again(rig: Rig, server: PlainServer) ->
     expect_all(rig, server)
 
 
+def test_a_setting_in_a_repository_of_ours_is_not_obeyed(rig: Rig, server: PlainServer) -> None:
+    """A proxy would get the token, and another address all that is pushed."""
+    planted = b'[http]\n\tproxy = http://127.0.0.1:9\n[url "http://127.0.0.1:9/"]\n\tinsteadOf = http://\n'
+    repositories = ("store.git", "mirrors/m0.git")
+
+    def plant(target: Path) -> None:
+        for repository in repositories:
+            with (target / repository / "config").open("ab") as file:
+                file.write(planted)
+
+    damage(rig, plant)
+    expect_all(rig, server)
+    for repository in repositories:
+        assert b"proxy" not in (rig.state / "targets" / "run" / repository / "config").read_bytes()
+
+
 def cut(path: Path) -> None:
     """Leave the first half of a file, as when the rest was never written."""
     path.chmod(0o600)
@@ -410,7 +426,8 @@ def test_a_damaged_pin_is_never_published(
 
 def test_a_newer_store_is_left_alone(rig: Rig) -> None:
     """What a newer hubsync wrote is not touched; the message says what to do."""
-    with pytest.raises(StateError, match="newer hubsync"):
+    with pytest.raises(StateError, match="newer hubsync") as refused:
         damage(rig, write("format", b"2\n"))
+    assert 78 == refused.value.exit_code
     write("format", b"1\n")(rig.state / "targets" / "run")
     rig.__enter__()
