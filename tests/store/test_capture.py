@@ -476,6 +476,24 @@ def test_no_capture_is_a_state_that_never_was(source: Path, objects: Objects, ho
     assert seen <= writer.states
 
 
+def test_what_is_deleted_is_not_read_on(source: Path, objects: Objects, how: str) -> None:
+    """However much of it there is: its next piece is the last."""
+    with (source / "a.raw").open("wb") as file:
+        file.truncate(64 * MIB)
+    heard: list[int] = []
+
+    def delete(count: int) -> None:
+        heard.append(count)
+        time.sleep(0.02)  # a tick of the file system's clock
+        (source / "a.raw").unlink(missing_ok=True)
+
+    with pytest.raises(FileChangedError, match="changed while it was read"):
+        Capturer(source, objects, RULES, how).capture(entry_of(source, "a.raw"), delete)
+
+    assert 1 == len(heard)
+    assert {} == held(objects)
+
+
 def test_a_file_that_is_replaced_once_it_is_open_has_changed(source: Path, objects: Objects) -> None:
     """An inode without a name takes no link, which says nothing of the file system."""
     (source / "a.raw").write_bytes(b"before")
