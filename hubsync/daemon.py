@@ -378,7 +378,7 @@ class Daemon:
         if not self._looks_at_tokens and any(mirror.last_error for target in status.targets for mirror in target.mirrors):
             self._looks_at_tokens = True
             self._jobs.wake("tokens", after_s=_TOKENS_S)
-        if any(mirror.transfer for target in status.targets for mirror in target.mirrors):
+        if any(target.being_read or any(mirror.transfer for mirror in target.mirrors) for target in status.targets):
             self._jobs.wake("status", after_s=_PROGRESS_S)
 
     def _beat(self) -> None:

@@ -167,6 +167,7 @@ class _Explainer:
         self._needy = (
             {one.what: one for one in described.waiting if one.needs_attention} if described and is_running else {}
         )
+        self._being_read = {one.path: one for one in described.being_read} if described and is_running else {}
         self.paths = _files_below(target, self._store, path)
         self._known = {each: self._store.ledger.known(each) for each in self.paths}
         self._trees = {each: self._store.ledger.in_tree(each) for each in self.paths}
@@ -233,6 +234,8 @@ class _Explainer:
         if reason:
             return _State(f"held back: {reason}", False, hint=hint)
         state = "settled and whole, not captured in this version yet"
+        if being_read := self._being_read.get(path):
+            return _State(f"settled and whole; is being read: {being_read}", True)
         if path in self._pipeline.settled():
             early = ", and its object is captured" if self._known_oid(path, found) else ""
             state = f"settled and whole{early}; waits for {self._pipeline.unit_of(path)}, which is published whole"

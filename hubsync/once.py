@@ -154,7 +154,7 @@ def _run(work: TargetWork, stop: threading.Event, deadline: float, *, confirm_de
     _finish(work)
     if pipeline.halted is not None:
         outcome.failed["source"] = pipeline.halted
-    outcome.held = dict.fromkeys(pipeline.waiting(), "still being written") | pipeline.held()
+    outcome.held = dict.fromkeys(pipeline.waiting(), "still being written") | pipeline.unread() | pipeline.held()
 
     return outcome
 

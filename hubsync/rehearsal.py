@@ -18,10 +18,11 @@ from hubsync.config.model import Config, Target
 from hubsync.pipeline import Pipeline, make_capturer, store_directory
 from hubsync.store.capture import Captured, Capturer, Prefix, as_captured
 from hubsync.store.git import CommitHeader, FastImport, TreeEntry
-from hubsync.store.hashing import shared
+from hubsync.store.hashing import Steps, run, shared
 from hubsync.store.ledger import Ledger
 from hubsync.store.pointer import Pointer
 from hubsync.store.pruned import Pruned
+from hubsync.store.reserve import Inodes, count_inodes
 from hubsync.store.route import Routing
 from hubsync.store.snapshot import SnapshotWriter, Store
 from hubsync.watch.entry import Entry, Identity
@@ -66,6 +67,8 @@ class Rehearsal:
     def _settle(self) -> None:
         for _ in range(_ROUNDS):
             self.pipeline.settle()
+            while self.pipeline.has_early():
+                self.pipeline.settle()
             if self.pipeline.next_due() is None:
                 return
 
@@ -134,8 +137,14 @@ class RehearsedStore(Store):
 
     def free_bytes(self) -> int:
         """Return how much room there is, or will be."""
-        there = next(path for path in (self.directory, *self.directory.parents) if path.exists())
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(self._there()).free
+
+    def inodes(self) -> Inodes | None:
+        """Return how many files can be made, or will be."""
+        return count_inodes(self._there())
+
+    def _there(self) -> Path:
+        return next(path for path in (self.directory, *self.directory.parents) if path.exists())
 
 
 class RehearsedCapturer(Capturer):
@@ -166,17 +175,15 @@ class RehearsedCapturer(Capturer):
     ) -> Captured:
         """Do as with any object: whether a log was only appended to, the next commit will see."""
         del before
-        return self.as_object(fd, part, part.identity, routing, on_bytes)
+        return run(self.as_object(fd, part, part.identity, routing), on_bytes)
 
-    def as_object(
-        self, fd: int, entry: Entry, identity: Identity, routing: Routing, on_bytes: Callable[[int], None]
-    ) -> Captured:
+    def as_object(self, fd: int, entry: Entry, identity: Identity, routing: Routing) -> Steps[Captured]:
         """Look for secrets, and find an oid without a pin: the true one if it may be what is published."""
         self.find_secret(fd, entry)
         oid = hashlib.sha256(repr((entry.path, identity)).encode("utf-8", "surrogateescape")).hexdigest()
         if self.published_size(entry.path) == identity.size:
             if identity.size <= _HASHED_BYTES:
-                oid = shared().digest_file(fd, take=lambda piece: on_bytes(len(piece)), end=identity.size)
+                oid = yield from shared().digest_steps(fd, None, lambda _: None, identity.size)
             else:
                 routing = Routing(routing.route, f"{routing.reason}; {SAME_SIZE}")
         self.routes[entry.path] = routing

@@ -71,6 +71,7 @@ def describe_target(
         disk_held_bytes=disk_held,
         disk_own_bytes=disk_own,
         last_error=trouble,
+        being_read=pipeline.being_read(),
         mirrors=mirrors,
     )  # fmt: skip
 
@@ -164,6 +165,7 @@ def summarize(status: Status) -> str:
         if target.state in {"halted", "paused"} or _worst_of(target).error_kind
     ]
     own += [f"{target.name} busy: {target.busy.reason}" for target in status.targets if target.busy is not None]
+    own += [f"{target.name} reads {one.path}, {one}" for target in status.targets for one in target.being_read]
     sending = [
         f"{target.name}/{mirror.name} {mirror.transfer.sent_bytes / max(1, mirror.transfer.bytes):.0%} of "
         f"{format_bytes(mirror.transfer.bytes)}, {format_bytes(mirror.transfer.bytes_per_s)}/s"

@@ -50,8 +50,8 @@ class TargetWork:
         self.pipeline.store.reserve.take()
 
     def close(self) -> None:
-        """Close the store."""
-        self.pipeline.store.close()
+        """Give up what is being read, and close the store."""
+        self.pipeline.close()
 
 
 def open_limits(state_dir: Path) -> Limits:

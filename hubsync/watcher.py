@@ -39,7 +39,7 @@ class Watcher(threading.Thread):
         self.mode = "inventory"
         self.trouble: LastError | None = None
         """Why changes are noticed late, where that can be mended."""
-        self._is_down = False
+        self._is_reading = self._is_down = False
         self._is_incomplete = self._is_told = False  # whether directories are unwatched, and whether that was said
         self._streaks = Streaks()
         self._overflows, self._overflowed = 0, float("-inf")  # how often events were lost in a row, and when last
@@ -157,10 +157,12 @@ class Watcher(threading.Thread):
 
     def _settle(self) -> None:
         settled = self._work.pipeline.settle()
-        if settled.units:
-            self._work.pipeline.commit(units_only=True)
-        if settled.units or settled.early:
+        if settled.units or settled.rest:
+            self._work.pipeline.commit(units_only=not settled.rest)
+        is_reading = bool(self._work.pipeline.being_read())
+        if settled.units or settled.early or settled.rest or is_reading != self._is_reading:
             self._on_news()
+        self._is_reading = is_reading
 
     def _start_observer(self) -> None:
         source = self._work.target.source

@@ -120,6 +120,25 @@ def test_an_unmounted_disk_deletes_nothing(config: Path, source: Path, hub: Loca
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
 
 
+def test_what_lies_below_an_unmounted_disk_is_not_published(config: Path, source: Path, hub: LocalHub) -> None:
+    """Files there, also some that were just about to be committed under that name, are another source's."""
+    config.write_text(config.read_text().replace('"propagate"', '"keep"'))
+    disk = config.parent / "disk"
+    disk.mkdir()
+    (disk / "model.txt").write_text("model")
+    with Daemon(config, *apart(f"mount --bind {disk} {source}")) as daemon:
+        daemon.wait_for("mirror.published")
+        (disk / "a.txt").write_text("of the disk")
+        inside(daemon, "umount", "-l", str(source))
+        halted = daemon.wait_for("target.halted")
+        assert 0 == daemon.stop()
+    meanwhile = download(hub, "acme/x", config.parent / "back")
+
+    assert "mount its disk again" in halted["hint"]
+    assert "model.txt" in meanwhile
+    assert not {*digests(source).values()} & {*meanwhile.values()}
+
+
 def test_a_source_that_turned_read_only_is_published_as_before(config: Path, source: Path, hub: LocalHub) -> None:
     """It is only read."""
     with Daemon(config, *apart(f"mount --bind {source} {source}")) as daemon:

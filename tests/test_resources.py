@@ -1,5 +1,6 @@
 """A disk that is full, read-only or gone, too few descriptors: hubsync says it, and goes on by itself when it is mended."""
 
+import itertools
 import json
 import os
 import resource
@@ -139,6 +140,48 @@ def test_what_is_queued_leaves_a_full_disk(config: Path, source: Path, hub: Loca
             daemon.wait_for("heartbeat")
         assert 0 == daemon.stop()
 
+    assert digests(source) == download(hub, "acme/x", config.parent / "back")
+
+
+def take_names(directory: Path) -> None:
+    """Take all inodes there are; there is room for content."""
+    for number in itertools.count():
+        try:
+            (directory / f"fill{number}").touch()
+        except OSError:
+            return
+
+
+@pytest.mark.timeout(300)
+def test_what_is_queued_leaves_a_disk_without_inodes(config: Path, source: Path, hub: LocalHub) -> None:
+    """Publishing has a reserve of them, too; what comes meanwhile waits, with the cure."""
+    state = config.parent / "state"
+    hub.add_fault("* * 503")
+    for number in range(40):
+        (source / f"{number}.bin").write_bytes(os.urandom(1000))
+    with Daemon(config, *small_disk(state, "size=64m,nr_inodes=500")) as daemon:
+        inside = Path(f"/proc/{daemon.process.pid}/root{state}")
+        daemon.wait_for("snapshot.committed")
+        while not list(inside.glob("targets/*/reserve*")):
+            daemon.wait_for("heartbeat")
+        take_names(inside)
+        (source / "late.bin").write_bytes(b"late")
+        paused = daemon.wait_for("capture.paused")
+        daemon.wait_for("heartbeat", count=2)
+        shown = ask(daemon, config, "status", "--json")
+        hub.clear_faults()
+        published = daemon.wait_for("mirror.published")
+        make_room(inside)
+        daemon.wait_for("capture.resumed")
+        daemon.wait_for("mirror.published")
+        assert 0 == daemon.stop()
+
+    [target] = json.loads(shown.stdout)["targets"]
+    assert published["files"] >= 40
+    assert "inodes" in paused["message"]
+    assert "df -i" in paused["hint"]
+    assert "degraded" == target["state"]
+    assert "inodes" in target["last_error"]["error"]
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
 
 

@@ -281,9 +281,9 @@ _EVENTS = (
     Event(
         "capture.paused",
         "warning",
-        ("path", "free_bytes", "min_free_bytes", "reason", "hint"),
-        "capture paused[: {free_bytes} free on the disk of {path}][, min_free is {min_free_bytes}]",
-        "There is less free space than `min_free`. Publishing goes on and frees pins; new files wait in the source.",
+        ("path", "free_bytes", "min_free_bytes", "free_inodes", "reason", "hint"),
+        "capture paused[: {reason}][, on the disk of {path}]",
+        "There is less free space than `min_free`, or too few inodes. Publishing goes on and frees pins; new files wait.",
         "Free some space, or see which mirror keeps the backlog: `hubsync status`.",
     ),
     Event(

@@ -122,6 +122,8 @@ def _waiting(target: TargetStatus, now: datetime) -> Iterator[str]:
     if target.busy is not None:
         since = f" for {format_duration(round((now - target.busy.since).total_seconds()))}" if target.busy.since else ""
         yield escape_unsafe(f"busy{since}: {target.busy.reason}; all else is as it was before that")
+    for read in target.being_read[:_SHOWN]:
+        yield escape_unsafe(f"reading {_shorten(read.path)}: {read}")
     for one in quiet[:_SHOWN]:
         since = f" for {format_duration(round((now - one.since).total_seconds()))}" if one.since else ""
         yield escape_unsafe(f"held{since}: {_shorten(one.what)}: {one.reason}")

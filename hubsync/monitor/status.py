@@ -21,6 +21,7 @@ from hubsync.errors import DiskFullError, HubsyncError, NotRunningError, StateEr
 from hubsync.monitor.decode import decode
 from hubsync.monitor.lines import clean_value
 from hubsync.monitor.redact import redact
+from hubsync.monitor.text import format_bytes
 
 SCHEMA_VERSION = 1
 
@@ -56,6 +57,19 @@ class Waiting:
     since: datetime | None = None
     hint: str = ""
     needs_attention: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BeingRead:
+    """How far a large file of a source is read."""
+
+    path: str
+    read_bytes: int
+    bytes: int
+
+    def __str__(self) -> str:
+        share = f"{self.read_bytes / self.bytes:.0%}, " if self.bytes else ""
+        return f"{share}{format_bytes(self.read_bytes)} of {format_bytes(self.bytes)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +132,7 @@ class TargetStatus:
         waiting: the first of what is ``held``, those that need a person before others.
         disk_own_bytes: how much of what is held on disk takes room beside the source: what that has no more, and copies.
         busy: what its store has been at work on for long; all else is as it was before that.
+        being_read: large files of its source, and how far each is read.
     """
 
     name: str
@@ -134,6 +149,7 @@ class TargetStatus:
     disk_own_bytes: int = 0
     last_error: LastError | None = None
     busy: Waiting | None = None
+    being_read: tuple[BeingRead, ...] = ()
     mirrors: tuple[MirrorStatus, ...] = ()
 
 

@@ -1,20 +1,41 @@
-"""Captures files for a pipeline: each state of a file is read once, whatever happens until it is committed."""
+"""Captures files for a pipeline: each state of a file is read once, whatever happens until it is committed.
+
+A large file is read a part at a time, so that others are captured, and what is complete is committed, in between.
+"""
 
 import threading
 import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from hubsync.monitor.logger import FilteringBoundLogger
+from hubsync.monitor.status import BeingRead
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.reading import Reading
-from hubsync.store.capture import Captured, Capturer, Prefix, has_grown
+from hubsync.store.capture import Captured, Capturer, Prefix, has_grown, has_same_content
+from hubsync.store.hashing import Steps
 from hubsync.store.ledger import Known
 from hubsync.store.pointer import Pointer
 from hubsync.store.process import StoppedError
 from hubsync.store.secrets import HINT as SECRET_HINT
 from hubsync.store.snapshot import Store
 from hubsync.units import age_s as age_of
-from hubsync.watch.entry import Entry
+from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.logs import is_text_log
+
+_LARGE_BITS = 24  # 16 MB are read in no time; from there on, a file waits for one of a fourth of its size
+_SHOWN_S = 1.0  # what is read faster is nothing to show
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A file of which a part was read."""
+
+    entry: Entry
+    since: float
+    bytes: int = 0
+    captured: Captured | None = None
+    steps: Steps[None] = field(init=False)
 
 
 class Capturing:
@@ -37,6 +58,7 @@ class Capturing:
         self._log = log
         self.reading = Reading()
         self._looked_at: set[str] = set()  # captured by this process: under the present rules for secrets
+        self._begun: dict[str, _Begun] = {}
 
     def is_early(self, path: str, size: int) -> bool:
         """Tell whether *path* is captured as soon as it settles: it is an object, and no log."""
@@ -46,9 +68,38 @@ class Capturing:
         """Tell whether *entry* goes through git-lfs whatever it holds."""
         return self._capturer.is_early(entry.path, entry.identity.size)
 
+    def is_only_pinned(self, path: str, identity: Identity) -> bool:
+        """Tell whether *path* is being read, and is as it was but for a ctime that our own pin moves.
+
+        If something else moved it, who reads it gives up.
+        """
+        begun = self._begun.get(path)
+        return begun is not None and has_same_content(identity, begun.entry.identity)
+
     def forget(self, path: str) -> None:
         """Look for secrets in *path* again when it is captured next."""
         self._looked_at.discard(path)
+
+    def has_room_for(self, size: int) -> bool:
+        """Tell whether a copy of so many bytes fits."""
+        return self._capturer.has_room_for(size)
+
+    def rank(self, entry: Entry) -> tuple[int, bool]:
+        """Return when it is the turn of *entry*: the less there is left to read the sooner, first what was begun."""
+        begun = self._begun.get(entry.path)
+        left = entry.identity.size - (begun.bytes if begun else 0)
+        return max(0, left.bit_length() - _LARGE_BITS) // 2, begun is None
+
+    def being_read(self) -> tuple[BeingRead, ...]:
+        """Return what is being read for longer than a moment, and how far it is."""
+        now = time.monotonic()
+        begun = [one for one in list(self._begun.values()) if now - one.since > _SHOWN_S]
+        return tuple(BeingRead(one.entry.path, one.bytes, one.entry.identity.size) for one in begun)
+
+    def keep_begun(self, paths: Collection[str]) -> None:
+        """Give up what was begun and is not among *paths*."""
+        for path in self._begun.keys() - set(paths):
+            self._give_up(path)
 
     def capture(self, entry: Entry) -> Captured:
         """Capture *entry*, or return what was captured of just this state before; raises as ``Capturer.capture`` does.
@@ -56,6 +107,44 @@ class Capturing:
         Raises:
             StoppedError: hubsync is stopping.
         """
+        captured = self.capture_until(entry, float("inf"))
+        assert captured is not None  # noqa: S101 - it ended before that
+        return captured
+
+    def capture_until(self, entry: Entry, deadline: float) -> Captured | None:
+        """Capture *entry* as ``capture`` does, or a part of it: ``None`` if it was not through by then. Then go on."""
+        begun = self._begin(entry)
+        try:
+            for count in begun.steps:
+                begun.bytes += count
+                self._note_read(count)
+                if time.monotonic() >= deadline:
+                    return None
+        except BaseException:
+            self._give_up(entry.path)
+            raise
+        del self._begun[entry.path]
+
+        return begun.captured
+
+    def _begin(self, entry: Entry) -> _Begun:
+        begun = self._begun.get(entry.path)
+        if begun is not None and has_same_content(begun.entry.identity, entry.identity):
+            return begun
+        self._give_up(entry.path)
+        begun = self._begun[entry.path] = _Begun(entry, time.monotonic())
+        begun.steps = self._read(begun)
+
+        return begun
+
+    def _give_up(self, path: str) -> None:
+        if (begun := self._begun.pop(path, None)) is not None:
+            begun.steps.close()
+
+    def _read(self, begun: _Begun) -> Steps[None]:
+        begun.captured = yield from self._capture_steps(begun.entry)
+
+    def _capture_steps(self, entry: Entry) -> Steps[Captured]:
         known = self._store.ledger.known(entry.path)
         if known is not None and known.oid is not None and known.identity == entry.identity:
             pointer = Pointer(known.oid, known.identity.size)
@@ -65,7 +154,7 @@ class Capturing:
                 return self._capturer.recall(entry, pointer, known.mode, known.blob)
         started = time.monotonic()
         is_log = self._files.grows(entry.path)
-        captured = self._capture_log(entry, known) if is_log else self._capturer.capture(entry, self._note_read)
+        captured = self._capture_log(entry, known) if is_log else (yield from self._capturer.capture_steps(entry))
         self.reading.add_file()
         if captured.pointer is not None:
             self._store.ledger.record(captured)

@@ -8,11 +8,11 @@ from hubsync.config.model import Target
 from hubsync.errors import HubsyncError, SourceError, read_os_error
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.status import LastError
-from hubsync.monitor.text import format_bytes, format_count
+from hubsync.monitor.text import format_count
+from hubsync.pipeline.room import find_lack
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
 
-_ROOM_HINT = "free some space there, or see which mirror keeps the backlog; publishing goes on and frees what it has sent"
 _NO_ROOM = "capture is paused: there is too little free space"
 _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
 
@@ -100,22 +100,18 @@ class Guard:
 
     def has_room(self) -> bool:
         """Tell whether the disk of the store has room."""
-        free = self._store.free_bytes()
-        if free < self._min_free_bytes and not self.is_paused:
+        lack = find_lack(self._store, self._min_free_bytes, is_paused=self.is_paused)
+        if lack is not None and not self.is_paused:
             self._since = datetime.now(UTC)
-            reason = f"too little free space: {format_bytes(free)}, min_free is {format_bytes(self._min_free_bytes)}"
-            self._log.warning("capture.paused", path=str(self._store.directory), free_bytes=free,
-                              min_free_bytes=self._min_free_bytes, reason=reason, hint=_ROOM_HINT)  # fmt: skip
-        elif free >= self._resume_at and self.is_paused:
-            self._log.info("capture.resumed", path=str(self._store.directory), free_bytes=free)
-        self.is_paused = free < (self._resume_at if self.is_paused else self._min_free_bytes)
+            inodes = self._store.inodes()
+            self._log.warning("capture.paused", path=str(self._store.directory), free_bytes=self._store.free_bytes(),
+                              min_free_bytes=self._min_free_bytes, free_inodes=inodes and inodes.free,
+                              reason=f"too little free space: {lack}", hint=lack.hint)  # fmt: skip
+        elif lack is None and self.is_paused:
+            self._log.info("capture.resumed", path=str(self._store.directory), free_bytes=self._store.free_bytes())
+        self.is_paused = lack is not None
 
         return not self.is_paused
-
-    @property
-    def _resume_at(self) -> int:
-        """How many bytes have to be free again: a disk that is full to the limit must not pause and resume all the time."""
-        return self._min_free_bytes + self._min_free_bytes // 20
 
     def why_stuck(self) -> str:
         """Return why what is settled is not committed, without figures that change; nothing if it is committed next."""
@@ -130,10 +126,8 @@ class Guard:
         """Return why the target does not go on, for people; ``None`` if it does."""
         if self.halted is not None:
             return LastError(str(self.halted), self.halted.error_kind, self.halted.hint, self._since)
-        if not self.is_paused:
+        lack = find_lack(self._store, self._min_free_bytes, is_paused=True) if self.is_paused else None
+        if lack is None:
             return next(iter(self._failures.values()), None)
-        free, wanted = format_bytes(self._store.free_bytes()), format_bytes(self._min_free_bytes)
-        return LastError(
-            f"capture is paused: {free} free on the disk of {self._store.directory}, min_free is {wanted}; "
-            f"it goes on at {format_bytes(self._resume_at)}", "disk_full", _ROOM_HINT, self._since,
-        )  # fmt: skip
+        paused = f"capture is paused: {lack}, on the disk of {self._store.directory}"
+        return LastError(f"{paused}; it goes on at {lack.show(lack.resume_at)}", "disk_full", lack.hint, self._since)

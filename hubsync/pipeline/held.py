@@ -1,5 +1,6 @@
 """Files and units that wait for something else than time, and why. Each reason is logged once, and few of many."""
 
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.store.secrets import Secret
+from hubsync.watch.names import Kind, judge_names
 
 _MOST_TOLD = 50  # between two inventories
 
@@ -68,6 +70,22 @@ class Held:
         rule, line, member, offset = (secret.rule, secret.line, secret.member, secret.offset) if secret else (None,) * 4
         self._log.warning("file.rejected", path=path, unit=unit, reason=reason, rule=rule, line=line, member=member,
                           offset=offset, hint=hint)  # fmt: skip
+
+    def note_name(self, source: Path, path: str) -> None:
+        """Say that the file at *path* is refused by its name, or that it is gone. Of directories an inventory says it."""
+        parent = path.rpartition("/")[0]
+        if parent and judge_names(parent, is_dir=True) is not None:
+            return
+        skip = judge_names(path)
+        if skip is None or skip.kind is not Kind.REJECTED:
+            return
+        try:
+            mode = (source / path).lstat().st_mode
+        except OSError:
+            self.forget(path)
+            return
+        if stat.S_ISREG(mode):
+            self.reject(path, skip.reason, skip.hint)
 
     def hold_unreadable(self, path: str, reason: str, hint: str = "") -> None:
         """Hold *path*, which this process may not read."""

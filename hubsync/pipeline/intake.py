@@ -6,11 +6,13 @@ It captures on a few threads; what it decides of the outcome, it decides in the 
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileError, FileUnreadableError
+from hubsync.monitor.status import BeingRead
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.held import Held
@@ -52,6 +54,7 @@ class Intake:
         self._capturing = capturing
         self._feed = feed
         self._forget = forget
+        self._unfitting: dict[str, int] = {}
 
     def take_early(self) -> list[Entry]:
         """Take some of the settled objects, to be captured before their commit; the others stay in ``early``.
@@ -69,12 +72,14 @@ class Intake:
         return first
 
     def capture_early(self, first: Sequence[Entry]) -> list[Captured | FileError | None]:
-        """Capture *first*, or those of it that can be begun soon (``None`` for the others).
+        """Capture *first*, or what can be read of it in a moment (``None`` for what is not through).
 
-        A large file on a slow disk takes minutes: this changes nothing but the store, so that nobody has to wait for it.
+        A large file takes minutes, and the next turn goes on with it. This changes nothing but the store, so that nobody
+        who only looks has to wait for it.
         """
         deadline = time.monotonic() + _EARLY_S
-        return self._map(lambda entry: self._try(entry) if time.monotonic() < deadline else None, first)
+        read = partial(self._capturing.capture_until, deadline=deadline)
+        return self._map(lambda entry: _try(read, entry) if time.monotonic() < deadline else None, first)
 
     def sort_early(self, first: Sequence[Entry], outcomes: Sequence[Captured | FileError | None]) -> bool:
         """Hold back, and say, which of *first* could not be captured; tell whether any was. Those without are left."""
@@ -89,9 +94,31 @@ class Intake:
         self._files.early.difference_update(entry.path for entry in entries)
         self.early += reversed(entries)
 
+    def unread(self) -> set[str]:
+        """Return the settled files that wait to be captured before their commit."""
+        return {entry.path for entry in self.early}
+
+    def being_read(self) -> tuple[BeingRead, ...]:
+        """Return the large files that are being read, and how far they are."""
+        return self._capturing.being_read()
+
+    def unfitting(self) -> set[str]:
+        """Return the files of which there is no room for a copy; each is tried again once there is."""
+        return set(self._unfitting)
+
+    def _retry_fitting(self) -> None:
+        for path, size in list(self._unfitting.items()):
+            if path not in self._files.settled or self._capturing.has_room_for(size):
+                del self._unfitting[path]
+                self._files.early.discard(path)
+
     def find_early(self, *, newest_first: bool = False) -> None:
-        """Note which settled objects were not captured yet; *newest_first*: those of the unit that was written last."""
+        """Note which settled objects were not captured yet, small ones first; what is none any more is not read on.
+
+        *newest_first*: those of the unit that was written last.
+        """
         self.early = []
+        self._retry_fitting()
         for path, identity in list(self._files.settled.items()):  # a look at one may drop it
             if path not in self._files.early and self._capturing.is_early(path, identity.size):
                 entry = self._look_settled(path)
@@ -100,6 +127,9 @@ class Intake:
         if newest_first:
             written = self._written_last(self.early)
             self.early.sort(key=lambda entry: written.get(unit_of(self._target, entry.path), 0), reverse=True)
+        else:
+            self.early.sort(key=self._capturing.rank)
+        self._capturing.keep_begun([entry.path for entry in self.early])
         self.early.reverse()  # they are taken from its end
 
     def _written_last(self, entries: Iterable[Entry]) -> dict[str | None, int]:
@@ -165,10 +195,7 @@ class Intake:
         return [done.get(entry.path) or self._try(entry) for entry in entries]
 
     def _try(self, entry: Entry) -> Captured | FileError:
-        try:
-            return self._capturing.capture(entry)
-        except FileError as exc:
-            return exc
+        return _try(self._capturing.capture, entry)
 
     def _sort(self, entry: Entry, outcome: Captured | FileError) -> Captured | None:
         """Return what was captured; if it failed, *entry* is held back alone, and said."""
@@ -178,6 +205,8 @@ class Intake:
         if isinstance(outcome, FileHeldError):
             is_loose = unit_of(self._target, entry.path) is None  # else its unit says it
             is_needy = is_loose and outcome.error_kind == "disk_full"
+            if outcome.error_kind == "disk_full":
+                self._unfitting[entry.path] = entry.identity.size
             self._held.hold(entry.path, outcome.reason, outcome.hint, needs_attention=is_needy)
         elif isinstance(outcome, FileChangedError):
             self.feed_again([entry])
@@ -214,7 +243,7 @@ class Intake:
             return None
         if self._files.grows(path):
             return entry
-        if self._files.is_settled(entry):
+        if self._files.is_settled(entry) or self._capturing.is_only_pinned(path, entry.identity):
             return entry
         self._feed(entry)
 
@@ -239,3 +268,10 @@ class Intake:
             self._held.hold(entry.path, reason, HELD_HINT)
 
         return bool(reason)
+
+
+def _try(capture: Callable[[Entry], _T], entry: Entry) -> _T | FileError:
+    try:
+        return capture(entry)
+    except FileError as exc:
+        return exc

@@ -5,39 +5,37 @@ when.
 All paths are relative to the source; all times are monotonic seconds unless they are named otherwise.
 """
 
-import heapq
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
 from hubsync.monitor.logger import get_logger
-from hubsync.monitor.status import LastError, Waiting
+from hubsync.monitor.status import BeingRead, LastError, Waiting
 from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.comparison import Comparison
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.guard import Guard
-from hubsync.pipeline.held import Held, Pending, since_change
+from hubsync.pipeline.held import Held, Pending
 from hubsync.pipeline.intake import Intake
 from hubsync.pipeline.opening import make_capturer
 from hubsync.pipeline.provenance import Provenance
 from hubsync.pipeline.reading import Reading
+from hubsync.pipeline.recheck import Root, expect_still
 from hubsync.pipeline.removals import Removals
 from hubsync.pipeline.snapshots import Written, tell_written, unit_subject, write_removal, write_snapshot
-from hubsync.pipeline.unit import Units, unit_hint
+from hubsync.pipeline.unit import Units
+from hubsync.pipeline.waits import Waits
 from hubsync.store.batch import BatchLimits, split_batches
 from hubsync.store.capture import HELD_HINT, Capturer, FileRefusedError
 from hubsync.store.snapshot import Store
 from hubsync.units import target_rules
 from hubsync.watch.entry import Entry, Identity
 from hubsync.watch.inventory import Inventory, look, take_inventory, why_unseen
-from hubsync.watch.layout_words import step_of
 from hubsync.watch.logs import is_event_log
 from hubsync.watch.names import Kind, find_collisions, judge_names
 from hubsync.watch.unit_facts import UnitFacts
@@ -50,10 +48,11 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What settling brought: complete units that wait for ``commit``, objects that may go up before theirs."""
+    """What settling brought: complete units, objects that may go up before them, the *rest* of what was to be committed."""
 
     units: bool = False
     early: bool = False
+    rest: bool = False  # all that ``commit`` left out, since it had yet to be read
 
 
 class Pipeline:
@@ -78,11 +77,15 @@ class Pipeline:
         self._removals = Removals(target, store, self._rules, self._files, self._units, self._provenance)
         self._guard = Guard(target, store, min_free_bytes, self._log)
         capturer = capturer or make_capturer(target, store)
+        capturer.min_free_bytes = min_free_bytes
         self._capturing = Capturing(capturer, self._files, store, target.quiet_s, stop, self._log)
         self._intake = Intake(target, self._files, self._held, self._capturing, self._feed, self._forget)
+        self._waits = Waits(target, self._files, self._held, self._units, self._guard, self._intake)
+        self._root = Root(target.source)
         self._looks = 0  # counts events and inventories
         self.newest_first = False  # what is settled is captured and committed so: there may be no time for all
         self._is_listed = False  # the whole source was, since the start
+        self._left_out: set[str] = set()  # by the last commit, since it had yet to be read
 
     @property
     def halted(self) -> HubsyncError | None:
@@ -98,6 +101,10 @@ class Pipeline:
     def reading(self) -> Reading:
         """How much was read, of what is not captured yet."""
         return self._capturing.reading
+
+    def being_read(self) -> tuple[BeingRead, ...]:
+        """Return the large files that are being read, and how far they are."""
+        return self._intake.being_read()
 
     @property
     def newest_unit(self) -> str | None:
@@ -149,6 +156,7 @@ class Pipeline:
 
     def _list(self, under: str, feed: Callable[[Entry], None]) -> tuple[Inventory, Comparison] | None:
         try:
+            self._root.check()
             inventory, comparison = self._files.compare(self._rules, under, self.reading.note_directory, feed)
             if not under:
                 self._guard.check(comparison.files, comparison.gone, is_all=not inventory.unreadable)
@@ -165,7 +173,8 @@ class Pipeline:
             if self.halted is not None:
                 return
             if judge_names(path) is not None:
-                self._note_refused(path)
+                if self._rules.verdict(path).taken:
+                    self._held.note_name(self.target.source, path)
                 return
             if not self._rules.verdict(path).taken:
                 self._units.note_not_taken(path)
@@ -187,32 +196,19 @@ class Pipeline:
             if not self._files.grows(path):  # a log is no signal, and changes all the time
                 self._units.judge_beside(path)
 
-    def _note_refused(self, path: str) -> None:
-        """Say that the file at *path* is refused by its name, or that it is gone. Of directories an inventory says it."""
-        parent = path.rpartition("/")[0]
-        if parent and judge_names(parent, is_dir=True) is not None:
-            return
-        skip = judge_names(path)
-        if skip is None or skip.kind is not Kind.REJECTED or not self._rules.verdict(path).taken:
-            return
-        try:
-            mode = (self.target.source / path).lstat().st_mode
-        except OSError:
-            self._held.forget(path)
-            return
-        if stat.S_ISREG(mode):
-            self._held.reject(path, skip.reason, skip.hint)
-
     def settle(self) -> Settled:
         """Take what is settled by now, capture it where it may go early, and judge units."""
         with self._turn:
             with self.lock:
-                if self.halted is not None:
+                if not self._is_there():
+                    self._capturing.keep_begun(())
                     return Settled()
                 self._units.touch(self._files.take_settled())
                 self._intake.find_early(newest_first=self.newest_first)
                 is_news = self._judge_touched()  # what is complete waits for no other file
-                first = self._intake.take_early() if self._intake.early and not is_news and self._guard.has_room() else []
+                if self._intake.early and not self._guard.has_room():
+                    self._capturing.keep_begun(())  # half a copy takes room, too
+                first = [] if is_news or self._guard.is_paused else self._intake.take_early()
             with self._guard.note_failure("capture"):
                 early = self._capture_early(first)
             with self.lock:
@@ -220,8 +216,17 @@ class Pipeline:
                 self._judge_touched()
                 self._units.abandon_late()
                 self._note_oldest(all_seen=not self._files.settler)
+                is_rest = bool(self._left_out) and not self._left_out & self._intake.unread()
+                return Settled(any(unit.completion.complete for unit in self._units.by_name.values()), early, is_rest)
 
-                return Settled(any(unit.completion.complete for unit in self._units.by_name.values()), early)
+    def _is_there(self) -> bool:
+        """Tell whether the target may go on with its source; one that was unmounted since halts it."""
+        try:
+            self._root.check()
+        except SourceError as exc:
+            self._guard.halt(exc)
+
+        return self.halted is None
 
     def _judge_touched(self) -> bool:
         """Judge the units whose files have settled and wait for no capture; tell whether one of them is complete."""
@@ -281,7 +286,11 @@ class Pipeline:
                 if (self.halted is not None and not confirm_deletes) or not self._guard.has_room():
                     return []
             with self._guard.note_failure("commit"):
-                commits = self._commit(units_only=units_only, confirm_deletes=confirm_deletes)
+                try:
+                    commits = self._commit(units_only=units_only, confirm_deletes=confirm_deletes)
+                except SourceError as exc:  # gone or unmounted since
+                    self._guard.halt(exc)
+                    return []
             with self.lock:
                 if commits or not units_only:
                     self._guard.end_failure("commit")
@@ -322,6 +331,13 @@ class Pipeline:
 
         return True
 
+    def close(self) -> None:
+        """Give up what is being read, and close the store."""
+        if self._turn.acquire(blocking=False):  # else something hangs
+            self._capturing.keep_begun(())
+            self._turn.release()
+        self.store.close()
+
     # --- what waits
 
     def waiting(self) -> dict[str, float]:
@@ -332,28 +348,12 @@ class Pipeline:
     def held(self) -> dict[str, str]:
         """Return what is held back and why: files, and units (with a trailing slash)."""
         with self.lock:
-            held = {**self._held.reasons, **self._units.reasons()}
-            if reason := self._guard.why_stuck():
-                held = dict.fromkeys(self._files.settled, reason) | held | dict.fromkeys(self._units.ready(), reason)
-            return held
+            return self._waits.held()
 
     def describe_held(self, most: int) -> list[Waiting]:
         """Return the first *most* of what is held back, and why: what needs a person, then units by step, then files."""
         with self.lock:
-            needy = {f"{name}/" for name in self._units.abandoned()} | self._held.needy
-            held = self.held()
-            first = heapq.nsmallest(most, held, lambda p: (p not in needy, p[-1] != "/", step_of(p.rstrip("/")), p))
-            return [self._describe_held(path, held[path], needs_attention=path in needy) for path in first]
-
-    def _describe_held(self, path: str, reason: str, *, needs_attention: bool) -> Waiting:
-        unit = self._units.by_name.get(path.removesuffix("/"))
-        hint = self._held.hints.get(path) or self._guard.hint_of(reason)
-        seen = self._held.since.get(path)
-        if unit is not None:
-            seen = datetime.now(UTC) - timedelta(seconds=time.monotonic() - unit.since)
-            hint = hint or (unit_hint(self.target, path.rstrip("/")) if unit.abandoned else "")
-
-        return Waiting(path, reason, since_change(self.target.source / path, seen), hint, needs_attention)
+            return self._waits.describe_held(most)
 
     def hints(self) -> dict[str, str]:
         """Return what the operator can do about what is held back."""
@@ -373,16 +373,12 @@ class Pipeline:
     def pending(self) -> dict[str, Pending]:
         """Return what is not committed as it stands: files outside of units, and units (with a trailing slash)."""
         with self.lock:
-            held, unquiet = self.held(), self._files.settler.waiting(float("-inf"))
-            files = {path: Pending(reason, final=True) for path, reason in self._held.reasons.items()}
-            files |= {path: Pending(held.get(path, "waits for the schedule"), settled=True) for path in self._files.settled}
-            files |= dict.fromkeys(unquiet, Pending("is not quiet yet"))
-            loose = {path: one for path, one in files.items() if self._units.is_loose(path) and not path.endswith("/")}
-            units = self._units.by_name.items()
-            return loose | {
-                f"{name}/": Pending(held[f"{name}/"], final=one.abandoned, hint=self._held.hints.get(f"{name}/", ""))
-                for name, one in units
-            }
+            return self._waits.pending()
+
+    def unread(self) -> dict[str, str]:
+        """Return the settled files that have yet to be read → how far that is."""
+        with self.lock:
+            return self._waits.unread()
 
     def count_settled(self) -> int:
         """Return how many settled files wait for a commit."""
@@ -415,6 +411,8 @@ class Pipeline:
     def _feed(self, entry: Entry, age_s: float | None = None, *, is_changed: bool = False) -> None:
         """Let *entry* settle, see ``Files.feed``; its unit waits for it."""
         unit = self.unit_of(entry.path)
+        if entry.path in self._files.settled and self._capturing.is_only_pinned(entry.path, entry.identity):
+            return
         if self._files.feed(entry, age_s, is_changed=is_changed) and unit is not None:
             self._units.note(unit, entry, self._looks)
 
@@ -463,7 +461,8 @@ class Pipeline:
             return []
         try:
             captured = self._intake.capture_unit(entries)
-            self._expect_still(unit, inventory)
+            self._root.check()
+            expect_still(self.target.source, self._rules, self.store.ledger, unit, inventory)
         except FileRefusedError:
             self._units.judge(unit)  # published whole or not at all
             return []
@@ -495,23 +494,13 @@ class Pipeline:
 
         return commits
 
-    def _expect_still(self, unit: str, before: Inventory) -> None:
-        """Raise FileChangedError unless the unit is, after it was captured, what it was before."""
-        now = take_inventory(self.target.source, self._rules, unit)
-        changed = [path for path in sorted(now.entries.keys() ^ before.entries.keys()) if not is_event_log(path)]
-        if changed:
-            raise FileChangedError(changed[0], "came or went while the unit was captured")
-        for path, entry in now.entries.items():
-            if is_event_log(path):
-                continue
-            known = self.store.ledger.known(path)
-            if entry.identity not in {before.entries[path].identity, known.identity if known else None}:
-                raise FileChangedError(path, "changed while the unit was captured")
-
     def _commit_settled(self) -> list[str]:
         with self.lock:
-            loose = [(path, identity.size) for path, identity in self._files.settled.items() if self._units.is_loose(path)]
-        batches = split_batches(loose, BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes))
+            loose = {path: one.size for path, one in self._files.settled.items() if self._units.is_loose(path)}
+            self._left_out = self._intake.unread() & loose.keys()
+            for path in self._left_out | self._intake.unfitting():
+                loose.pop(path, None)
+        batches = split_batches(loose.items(), BatchLimits(self.target.batch.max_files, self.target.batch.max_bytes))
         at_once = len(loose) if len(loose) <= 2 * _WRITTEN_AT_ONCE else _WRITTEN_AT_ONCE
         written: list[Written] = []
         try:
@@ -531,6 +520,7 @@ class Pipeline:
         with self.store.write() as writer:
             for batch in batches:
                 captured = self._intake.capture_settled(batch)
+                self._root.check()
                 done += [c.path for c in captured]
                 written += write_snapshot(writer, captured, describe=self._provenance.describe_again)
                 if len(done) >= at_once:

@@ -3,10 +3,8 @@
 It must never know why a file is captured or what becomes of it. The source is opened read-only and never locked.
 """
 
-import fcntl
 import hashlib
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +14,8 @@ from hubsync.errors import NO_ROOM, FileChangedError, FileUnreadableError, Hubsy
 from hubsync.monitor.text import format_bytes
 from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
-from hubsync.store.hashing import shared
+from hubsync.store.hashing import Steps, run, shared
+from hubsync.store.lease import is_being_written
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
 from hubsync.store.reading import read_all
@@ -122,6 +121,8 @@ class Capturer:
         self._capture = capture
         self._secrets = secrets
         self._knows_writers = network_file_system(source) is None  # there a lease may be refused for other reasons
+        self._to_copy: dict[Path, int] = {}  # how much the copies that are being made will still take
+        self.min_free_bytes = 0
 
     def is_early(self, path: str, size: int) -> bool:
         """Tell whether *path* is an object whatever its content, so that it may be captured before its commit."""
@@ -137,9 +138,13 @@ class Capturer:
             FileRefusedError: it is an LFS pointer without its content, or holds a secret.
             FileUnreadableError: it cannot be opened or read.
         """
+        return run(self.capture_steps(entry), on_bytes)
+
+    def capture_steps(self, entry: Entry) -> Steps[Captured]:
+        """Do as ``capture``, in steps; if it is closed, nothing is left of it."""
         fd = open_entry(self._source, entry)
         try:
-            return self._capture_open(fd, entry, on_bytes)
+            return (yield from self._capture_open(fd, entry))
         except OSError as exc:
             raise _read_failure(entry.path, exc) from exc
         finally:
@@ -191,7 +196,8 @@ class Capturer:
         size = part.identity.size
         routing = choose_route(part.path, size, self._rules)
         if routing is None or routing.route is Route.GIT:
-            content = read_all(fd, size, on_bytes)[:size]
+            content = read_all(fd, size)[:size]
+            on_bytes(len(content))
             routing = routing or choose_route_by_content(content)
             if routing.route is Route.GIT:
                 _expect_appended(part.path, only_appended=before is None or before.begins(content))
@@ -234,18 +240,19 @@ class Capturer:
         routing = Routing(Route.LFS if pointer else Route.GIT, "captured before")
         return Captured(entry.path, entry.identity, mode, routing, blob, pointer.encode() if pointer else b"", pointer)
 
-    def _capture_open(self, fd: int, entry: Entry, on_bytes: Callable[[int], None]) -> Captured:
+    def _capture_open(self, fd: int, entry: Entry) -> Steps[Captured]:
         identity = Identity.of(os.fstat(fd))
         if identity != entry.identity:
             raise FileChangedError(entry.path, "changed since it was settled")
         _expect_small_enough(entry.path, identity.size)
         _expect_whole(fd, entry.path, identity.size)
-        if self._knows_writers and time.time() - identity.mtime_ns / 1e9 < _OPEN_S and _is_being_written(fd):
+        if self._knows_writers and time.time() - identity.mtime_ns / 1e9 < _OPEN_S and is_being_written(fd):
             raise FileChangedError(entry.path, "is open for writing")
 
         routing = choose_route(entry.path, identity.size, self._rules)
         if routing is None or routing.route is Route.GIT:
-            content = read_all(fd, identity.size, on_bytes)
+            content = read_all(fd, identity.size)
+            yield len(content)
             _expect_unchanged(fd, identity, entry.path)
             routing = routing or choose_route_by_content(content)
             if routing.route is Route.GIT:
@@ -253,7 +260,7 @@ class Capturer:
                 blob = self.as_blob(entry, identity, routing, content)
                 return blob if found is None else replace(blob, secret=found)
 
-        return self.as_object(fd, entry, identity, routing, on_bytes)
+        return (yield from self.as_object(fd, entry, identity, routing))
 
     def find_secret(self, fd: int, entry: Entry, content: bytes | None = None) -> Secret | None:
         """Return the secret in *entry* if it is to be let through with a warning; raises as ``_judge_secret`` does."""
@@ -292,16 +299,16 @@ class Capturer:
 
         return Captured(entry.path, identity, _mode(entry), routing, blob_id(content), content)
 
-    def as_object(
-        self, fd: int, entry: Entry, identity: Identity, routing: Routing, on_bytes: Callable[[int], None]
-    ) -> Captured:
-        """Pin and hash an open file; raises as ``capture`` does."""
+    def as_object(self, fd: int, entry: Entry, identity: Identity, routing: Routing) -> Steps[Captured]:
+        """Pin and hash an open file, in steps, as long as it stays as it is; raises as ``capture`` does."""
         scanner = Scanner(identity.size) if self._is_looked_at(entry.path) else None
         fingerprint = Fingerprint()
 
         def take(piece: memoryview) -> None:
-            on_bytes(len(piece))
+            _expect_unchanged(fd, linked, entry.path)  # what is deleted, replaced or rewritten is not read to its end
             fingerprint.update(piece)
+            if pin.path in self._to_copy:
+                self._to_copy[pin.path] -= len(piece)
             if scanner is not None:
                 scanner.feed(piece)
 
@@ -315,7 +322,7 @@ class Capturer:
             self._expect_room(pin, entry)
             linked = Identity.of(os.fstat(fd))
             _expect_same_content(linked, identity, entry.path)
-            oid = _hash_pin(fd, pin, take)
+            oid = yield from _hash_pin(fd, pin, take)
             found = None if scanner is None else self._judge_name(entry) or scanner.finish(fd)
             secret = self._judge_secret(entry.path, found, lambda: oid)
             _expect_unchanged(fd, linked, entry.path)
@@ -323,6 +330,8 @@ class Capturer:
         except BaseException:
             self._objects.discard(pin)
             raise
+        finally:
+            self._to_copy.pop(pin.path, None)
 
         after = Identity.of(os.fstat(fd))  # naming or dropping the pin moved the ctime once more
         _expect_same_content(after, identity, entry.path)
@@ -331,13 +340,21 @@ class Capturer:
             as_captured(entry, after, routing, Pointer(oid, identity.size)), kind=pin.kind, is_new=is_new, secret=secret
         )
 
+    def has_room_for(self, size: int) -> bool:
+        """Tell whether a copy of so many bytes fits, beside those that are being made."""
+        return size <= self._objects.free_bytes() - self.min_free_bytes - sum(self._to_copy.values())
+
     def _expect_room(self, pin: Pin, entry: Entry) -> None:
-        """Expect that the copy that *pin* will be fits; a file that does not waits alone."""
-        if pin.kind is PinKind.COPY and entry.identity.size > self._objects.free_bytes():  # which is no news each time
-            needed = f"a copy of it takes {format_bytes(entry.identity.size)}, more than the store's disk has free"
+        """Expect that the copy that *pin* will be fits; else the file waits alone."""
+        if pin.kind is not PinKind.COPY:
+            return
+        if not self.has_room_for(entry.identity.size):  # which is no news each time
+            above = " above min_free" if self.min_free_bytes else ""
+            needed = f"a copy of it takes {format_bytes(entry.identity.size)}, more than the store's disk has free{above}"
             held = FileHeldError(entry.path, needed, hint=_NO_ROOM_HINT)
             held.error_kind = "disk_full"
             raise held
+        self._to_copy[pin.path] = entry.identity.size
 
 
 def as_captured(entry: Entry, identity: Identity, routing: Routing, pointer: Pointer) -> Captured:
@@ -346,15 +363,15 @@ def as_captured(entry: Entry, identity: Identity, routing: Routing, pointer: Poi
     return Captured(entry.path, identity, _mode(entry), routing, blob_id(content), content, pointer)
 
 
-def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> str:
+def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> Steps[str]:
     """Return the SHA-256 of the pinned bytes; a copy is written on the way, so that the source is read once."""
     if pin.kind is PinKind.REFLINK:
         with pin.path.open("rb", buffering=0) as clone:
-            return shared().digest_file(clone.fileno(), take=take)
+            return (yield from shared().digest_steps(clone.fileno(), None, take))
     if pin.kind is PinKind.LINK:
-        return shared().digest_file(fd, take=take)
+        return (yield from shared().digest_steps(fd, None, take))
     with pin.path.open("r+b", buffering=0) as copy:
-        oid = shared().digest_file(fd, copy.fileno(), take)
+        oid = yield from shared().digest_steps(fd, copy.fileno(), take)
         os.fsync(copy.fileno())
 
     return oid
@@ -369,24 +386,6 @@ def _expect_small_enough(path: str, size: int) -> None:
     if size > MOST_BYTES:
         reason = f"is {format_bytes(size)}, and a Hub takes files of up to {format_bytes(MOST_BYTES)}"
         raise FileRefusedError(path, reason, hint=_TOO_LARGE_HINT)
-
-
-def _is_being_written(fd: int) -> bool:
-    """Tell whether somebody has the file open for writing, as far as the kernel tells us: its owner is told.
-
-    It gives no read lease then, fcntl(2). One that it gives is given back at once, and meanwhile breaks with a harmless
-    signal.
-    """
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-
-    return False
 
 
 def _expect_whole(fd: int, path: str, size: int) -> None:

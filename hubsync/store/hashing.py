@@ -14,12 +14,12 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from errno import EIO
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from hubsync.store.throttle import Throttle, open_allowance
 
@@ -37,6 +37,20 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2): type, whence, sta
 _THREADS_AT, _TURNS_AT = 64, 4096  # in the allowance's memory, behind the throttle's part
 _THREADS = struct.Struct("=q")
 _LOOK_EVERY_S = 1.0
+
+_T = TypeVar("_T")
+Steps = Generator[int, None, _T]
+"""Yields how many bytes each step has read; in between it may be left alone, or closed."""
+
+
+def run(steps: Steps[_T], on_bytes: Callable[[int], object] = lambda _: None) -> _T:
+    """Go through all *steps* and return what comes of them; *on_bytes* hears of each."""
+    while True:
+        try:
+            count = next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return] # typed by Steps
+        on_bytes(count)
 
 
 class Costs(NamedTuple):
@@ -129,6 +143,12 @@ class Hashing:
         Raises:
             OSError: it ends before *end*.
         """
+        return run(self.digest_steps(fd, copy_fd, take, end))
+
+    def digest_steps(
+        self, fd: int, copy_fd: int | None, take: Callable[[memoryview], object], end: int | None = None
+    ) -> Steps[str]:
+        """Do as ``digest_file``, in steps."""
         sha = hashlib.sha256()
         for piece in self.read_file(fd, end):
             with self.turn():
@@ -136,6 +156,7 @@ class Hashing:
             if copy_fd is not None:
                 _write_all(copy_fd, piece)
             take(piece)
+            yield len(piece)
 
         return sha.hexdigest()
 

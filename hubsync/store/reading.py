@@ -1,12 +1,11 @@
 """Reads small files whole, as fast as hashing is allowed to read."""
 
 import os
-from collections.abc import Callable
 
 from hubsync.store.hashing import BLOCK_BYTES, shared
 
 
-def read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
+def read_all(fd: int, size: int) -> bytes:
     """Return what an open file of *size* bytes holds; one byte more shows that it has grown."""
     pieces = []
     at = 0
@@ -18,6 +17,5 @@ def read_all(fd: int, size: int, on_bytes: Callable[[int], None]) -> bytes:
         at += len(piece)
         if at == size:  # asked for more, or its identity tells
             break
-    on_bytes(at)
 
     return b"".join(pieces)

@@ -1,4 +1,4 @@
-"""Owns a file that does nothing but take room on the disk of a store, and is given up when that is full.
+"""Owns files that do nothing but take room and inodes on the disk of a store, and are given up when that is full.
 
 To publish takes a little room before it frees much: without it, a full disk would stay full.
 """
@@ -6,9 +6,12 @@ To publish takes a little room before it frees much: without it, a full disk wou
 import contextlib
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 _BYTES = 8 << 20
+_FILES = 32  # inodes: those of a push, most of which are git's temporary files
+_FULL_BYTES, _FULL_INODES = 1 << 20, 16
 _SPARE = 4  # so many times as much must be free before it is taken
 
 
@@ -17,23 +20,60 @@ class Reserve:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "reserve"
+        self._files = directory / "reserve.d"
 
     def take(self) -> None:
-        """Take the room, if that leaves enough; one that cannot be had is no failure."""
+        """Take the room, if that leaves enough; what cannot be had is no failure."""
         with contextlib.suppress(OSError):
-            if self._path.exists() or shutil.disk_usage(self._path.parent).free < _SPARE * _BYTES:
-                return
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                os.posix_fallocate(fd, 0, _BYTES)
-            finally:
-                os.close(fd)
+            self._take_bytes()
+        with contextlib.suppress(OSError):
+            self._take_files()
+
+    def make_room(self) -> None:
+        """Give the room back if there is hardly any other."""
+        inodes = count_inodes(self._path.parent)
+        if shutil.disk_usage(self._path.parent).free < _FULL_BYTES or (inodes is not None and inodes.free < _FULL_INODES):
+            self.give_up()
 
     def give_up(self) -> bool:
         """Give the room back; tell whether there was any."""
-        try:
+        given = False
+        with contextlib.suppress(OSError):
             self._path.unlink()
-        except OSError:
-            return False
+            given = True
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self._files)
+            given = True
 
-        return True
+        return given
+
+    def _take_bytes(self) -> None:
+        if self._path.exists() or shutil.disk_usage(self._path.parent).free < _SPARE * _BYTES:
+            return
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, _BYTES)
+        finally:
+            os.close(fd)
+
+    def _take_files(self) -> None:
+        inodes = count_inodes(self._path.parent)
+        if self._files.exists() or inodes is None or inodes.free < _SPARE * _FILES:
+            return
+        self._files.mkdir(mode=0o700)
+        for number in range(_FILES):
+            (self._files / str(number)).touch(mode=0o600)
+
+
+@dataclass(frozen=True, slots=True)
+class Inodes:
+    """How many more files a file system can hold, and how many in all."""
+
+    free: int
+    total: int
+
+
+def count_inodes(directory: Path) -> Inodes | None:
+    """Return how many inodes there are on the file system of *directory*; ``None`` if it makes them as it needs them."""
+    status = os.statvfs(directory)
+    return Inodes(status.f_favail, status.f_files) if status.f_files else None

@@ -38,7 +38,7 @@ from hubsync.store.recovery import (
     recover_mirror,
     was_left_open,
 )
-from hubsync.store.reserve import Reserve
+from hubsync.store.reserve import Inodes, Reserve, count_inodes
 from hubsync.store.seal import break_seal, seal
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Identity
@@ -48,7 +48,6 @@ from hubsync.watch.layout_words import choose_newest
 AUTHOR = "hubsync <hubsync@localhost>"
 
 _GIT, _LEDGER = "store.git", "ledger.sqlite"
-_FULL_BYTES = 1 << 20
 _REMEMBERED = 256  # snapshots, which never change
 _FEW_SNAPSHOTS = 8
 _FILES_AT_ONCE = 4096
@@ -101,8 +100,7 @@ class Store:
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
         make_private(self.directory)
-        if self.free_bytes() < _FULL_BYTES:  # to open it takes some room, too
-            self.reserve.give_up()
+        self.reserve.make_room()  # to open it takes some, too
         with state_errors():
             expect_known_format(self.directory)
             self._sealed = set() if was_left_open(self.directory) else set(break_seal(self.directory))
@@ -143,6 +141,10 @@ class Store:
     def free_bytes(self) -> int:
         """Return how much room there is."""
         return shutil.disk_usage(self.directory).free
+
+    def inodes(self) -> Inodes | None:
+        """Return how many files can be made; ``None`` if there is no limit."""
+        return count_inodes(self.directory)
 
     def head(self) -> str | None:
         """Return the newest snapshot's commit."""

@@ -1,4 +1,4 @@
-"""Decides whether a source lies on a file system whose changes by other machines make no inotify event."""
+"""Tells which file system a source lies on: on some, changes by other machines make no inotify event."""
 
 import os
 import re
@@ -33,10 +33,11 @@ _NETWORK = frozenset(
 )  # fmt: skip  overlay is none: a change made here is seen here; so is fuseblk, a local disk
 
 _MOUNT = re.compile(r"(?:\S+ ){4}(?P<point>\S+) .*? - (?P<kind>\S+)")  # proc_pid_mountinfo(5)
+_TABLE = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-def network_file_system(source: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> str | None:
+def network_file_system(source: Path, mountinfo: Path = _TABLE) -> str | None:
     """Return the type of the network (or FUSE) file system that holds *source*; ``None`` if it is a local one."""
     try:
         table = os.fsdecode(mountinfo.read_bytes())
@@ -47,16 +48,29 @@ def network_file_system(source: Path, mountinfo: Path = Path("/proc/self/mountin
     return kind if kind in _NETWORK or kind.startswith("fuse.") else None
 
 
+def mount_point(source: Path, mountinfo: Path = _TABLE) -> str | None:
+    """Return where the file system is mounted that holds *source*, without a slash at its end; ``None`` if nobody knows."""
+    try:
+        return _mount_of(os.path.realpath(source), os.fsdecode(mountinfo.read_bytes()))[0]
+    except OSError:
+        return None
+
+
 def file_system_of(path: str, table: str) -> str:
     """Return the type of the file system that holds *path* by the text of a mountinfo file."""
-    kind, longest = "", -1
+    return _mount_of(path, table)[1]
+
+
+def _mount_of(path: str, table: str) -> tuple[str, str]:
+    """Return the point and the type of the mount that holds *path*."""
+    found = "", ""
     for line in table.splitlines():
         mount = _MOUNT.match(line)
         if mount is None:
             continue
         point = _OCTAL.sub(lambda octal: chr(int(octal[1], 8)), mount["point"]).rstrip("/")
         holds = path == point or path.startswith(point + "/")
-        if holds and len(point) >= longest:  # the last of two mounts on one point lies on top
-            kind, longest = mount["kind"], len(point)
+        if holds and len(point) >= len(found[0]):  # the last of two mounts on one point lies on top
+            found = point, mount["kind"]
 
-    return kind
+    return found

@@ -16,6 +16,7 @@ from support.rig import safetensors
 from hubsync.errors import FileChangedError, StateError
 from hubsync.store.capture import Captured, Capturer, FileHeldError, FileRefusedError
 from hubsync.store.git import EXECUTABLE, REGULAR
+from hubsync.store.hashing import run
 from hubsync.store.objects import Objects, PinKind
 from hubsync.store.pointer import Pointer
 from hubsync.store.route import RouteRules, choose_route
@@ -486,7 +487,7 @@ def test_a_file_that_is_replaced_once_it_is_open_has_changed(source: Path, objec
     (source / "new").rename(source / "a.raw")
 
     with pytest.raises(FileChangedError):
-        Capturer(source, objects, RULES, "link").as_object(fd, entry, entry.identity, routing, lambda _: None)
+        run(Capturer(source, objects, RULES, "link").as_object(fd, entry, entry.identity, routing))
 
     os.close(fd)
     assert {} == held(objects)

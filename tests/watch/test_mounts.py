@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from hubsync.watch.mounts import file_system_of, network_file_system
+from hubsync.watch.mounts import file_system_of, mount_point, network_file_system
 
 TABLE = r"""21 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 40 21 0:35 / /data rw,relatime shared:20 - nfs4 server:/export rw,vers=4.2
@@ -35,6 +35,17 @@ def test_only_file_systems_that_hide_changes_are_named(tmp_path: Path) -> None:
         table.write_text(f"21 1 0:1 / / rw shared:1 - {kind} none rw\n")
 
         assert expected == network_file_system(tmp_path, table)
+
+
+def test_a_mount_point_is_told_by_its_own_name(tmp_path: Path) -> None:
+    """Without the slash at its end, and of a source by whatever name."""
+    table = tmp_path / "mountinfo"
+    (tmp_path / "link").symlink_to(tmp_path)
+    table.write_text(f"21 1 0:1 / / rw - ext4 none rw\n22 21 0:2 / {tmp_path} rw - xfs none rw\n")
+
+    assert str(tmp_path) == mount_point(tmp_path / "link" / "run", table)
+    assert "" == mount_point(Path("/usr"), table)
+    assert mount_point(tmp_path, tmp_path / "none") is None
 
 
 def test_no_mount_table_means_local(tmp_path: Path) -> None:
