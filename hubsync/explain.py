@@ -322,14 +322,15 @@ class _Explainer:
         store = self._store
         known = self._known[path]
         oid = self._oid(blob) or (known.oid if known else None)
-        uploaded = None if oid is None else not is_gone(store, mirror) and bool(store.ledger.uploaded(mirror.name, [oid]))
+        there = not is_gone(store, mirror)
+        uploaded = None if oid is None else there and bool(store.ledger.uploaded(mirror.name, [oid]))
         if blob is None:
             return fact("no snapshot has it yet" + (", its object is there" if uploaded else ""))
         view = View(self._target, mirror, store)
         if not view.shows(path):
             return fact("this mirror leaves it out, by its own include and exclude")
         git = Git(store.mirror_directory(mirror.name))
-        shown = None if is_gone(store, mirror) else self._shown_at(git, mirror, path, blob)
+        shown = self._shown_at(git, mirror, path, blob) if there else None
         if shown is not None and not state.is_current and not self._halted:
             return fact(f"an earlier version of it is in commit {shown}", commit=shown)
         if shown is not None:
