@@ -476,6 +476,7 @@ def test_no_capture_is_a_state_that_never_was(source: Path, objects: Objects, ho
     assert seen <= writer.states
 
 
+@pytest.mark.parametrize("how", ["auto", "copy"])
 def test_what_is_deleted_is_not_read_on(source: Path, objects: Objects, how: str) -> None:
     """However much of it there is: its next piece is the last."""
     with (source / "a.raw").open("wb") as file:
