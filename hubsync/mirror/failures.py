@@ -229,8 +229,11 @@ def read_retry_after(value: str) -> AskedWait:
 
 
 def _first_reason(said: str) -> str:
-    """Return the first of several reasons that a Hub gives for one refusal; else all that was *said*."""
-    reasons = _BETWEEN_REASONS.split(said)
+    """Return the first of several reasons that a Hub gives for one refusal, if it is a known one; else all that was *said*.
+
+    What follows the last one is git's.
+    """
+    reasons = _BETWEEN_REASONS.split(said)[:-1]
     return next((reason for reason in reasons if any(row.is_in(reason) for row in WORDS)), said)
 
 

@@ -183,6 +183,15 @@ def test_a_long_answer_is_cut() -> None:
     assert "remote:" not in str(read_failure("push", TOO_LARGE))
 
 
+def test_the_reason_of_an_unknown_rejection_is_said() -> None:
+    """It stands between two lines, as the known ones do, and git's own words follow."""
+    frame = "error: failed to push some refs to 'https://h/a.git'\n!\tx:y\t[remote rejected] (pre-receive hook declined)\n"
+    failure = read_failure("push", f"{LINE}remote: Computer says no\n{LINE}{frame}")
+
+    assert "Computer says no" in str(failure)
+    assert "rejected" == failure.error_kind
+
+
 # --- what the tools that are installed here really say
 
 
