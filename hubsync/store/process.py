@@ -111,6 +111,8 @@ def close_environment(environment: MutableMapping[str, str]) -> dict[str, str]:
     before = dict(environment)
     for name in before.keys() - _ALLOWED:
         del environment[name]
+    places = environment.get("PATH", os.defpath).split(os.pathsep)
+    environment["PATH"] = os.pathsep.join(place for place in places if place.startswith("/"))  # not where we stand
     environment.update(_FIXED)
 
     return before

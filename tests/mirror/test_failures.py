@@ -59,7 +59,7 @@ SAID = {
     BINARY: ("rejected", False),
     YAML: ("rejected", False),
     "remote: error: LFS pointer pointed to a file that does not exist: model.bin\n ! [remote rejected] main -> main"
-    " (pre-receive hook declined)": ("rejected", True),
+    " (pre-receive hook declined)": ("server", True),
     COMMITS: ("commit_quota", True),
     "HTTP 403 Private repository storage limit reached, please upgrade your plan": ("quota", False),
     " ! [rejected] main -> main (fetch first)\nerror: failed to push some refs": ("conflict", True),
@@ -181,6 +181,15 @@ def test_a_long_answer_is_cut() -> None:
     assert len(str(read_failure("push", "x" * 100_000))) < 3000
     assert "files larger than 10 MiB" in str(read_failure("push", TOO_LARGE))
     assert "remote:" not in str(read_failure("push", TOO_LARGE))
+
+
+def test_the_reason_of_an_unknown_rejection_is_said() -> None:
+    """It stands between two lines, as the known ones do, and git's own words follow."""
+    frame = "error: failed to push some refs to 'https://h/a.git'\n!\tx:y\t[remote rejected] (pre-receive hook declined)\n"
+    failure = read_failure("push", f"{LINE}remote: Computer says no\n{LINE}{frame}")
+
+    assert "Computer says no" in str(failure)
+    assert "rejected" == failure.error_kind
 
 
 # --- what the tools that are installed here really say

@@ -8,7 +8,16 @@ import pytest
 
 from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.failures import read_failure
-from hubsync.store.process import PIPE, ChildStalledError, Finished, OutputTooLongError, Watch, finish, read_command
+from hubsync.store.process import (
+    PIPE,
+    ChildStalledError,
+    Finished,
+    OutputTooLongError,
+    Watch,
+    close_environment,
+    finish,
+    read_command,
+)
 
 SAY = "import sys, time\nfor _ in range({times}):\n    sys.stderr.write({words!r}); sys.stderr.flush(); time.sleep(0.02)\n"
 
@@ -18,6 +27,15 @@ def watch(words: str, times: int, stall_s: float) -> Finished:
     argv = (sys.executable, "-c", SAY.format(times=times, words=words))
     with subprocess.Popen(argv, stdout=PIPE, stderr=PIPE, start_new_session=True) as child:
         return finish(child, watch=Watch(stall_s=stall_s, talk=b"remote: "))
+
+
+@pytest.mark.parametrize("path", [":/usr/bin::/bin:", ".:/usr/bin:bin:/bin", "/usr/bin:/bin"])
+def test_no_program_is_looked_for_where_we_stand(path: str) -> None:
+    """An empty or relative entry of the PATH is the current directory, which may be a source."""
+    environment = {"PATH": path}
+    close_environment(environment)
+
+    assert "/usr/bin:/bin" == environment["PATH"]
 
 
 def test_a_listing_that_is_too_long_is_no_listing() -> None:
