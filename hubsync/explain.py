@@ -335,12 +335,14 @@ class _Explainer:
             return fact(f"an earlier version of it is in commit {shown}", commit=shown)
         if shown is not None:
             return fact(f"in commit {shown}{self._unmerged(mirror)}", published=True, commit=shown)
-        if path in view.lost.current():
-            return fact(WHY_LOST)
-        reason, hint = self._why_lacking(mirror, path)
+        reason, hint = self._why_lacking(mirror, path, view)
         return fact(reason + (", its object is there" if uploaded else ""), hint)
 
-    def _why_lacking(self, mirror: Mirror, path: str) -> tuple[str, str]:
+    def _why_lacking(self, mirror: Mirror, path: str, view: View) -> tuple[str, str]:
+        if view.left_out.has(path):
+            return "it is left out by now, as the rule says", ""
+        if path in view.lost.current():
+            return WHY_LOST, ""
         published = read_published(self._store, mirror)
         status = self._mirrors.get(mirror.name)
         if status is not None and (trouble := status.last_error) is not None:

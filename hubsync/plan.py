@@ -162,8 +162,8 @@ def _read_backlog(store: Store, mirror: Mirror) -> _Backlog:
 
 
 def _plan_mirror(mirror: Mirror, view: View, backlog: _Backlog, sizes: dict[str, int], gone: set[str]) -> MirrorPlan:
-    before = {path: size for path, size in backlog.sizes.items() if view.shows(path)}
-    after = before | {path: size for path, size in sizes.items() if view.shows(path)}
+    before = {path: size for path, size in backlog.sizes.items() if view.gets(path)}
+    after = before | {path: size for path, size in sizes.items() if view.gets(path)}
     together = {path: size for path, size in after.items() if path not in gone}
 
     return MirrorPlan(

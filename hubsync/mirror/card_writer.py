@@ -253,6 +253,7 @@ class CardWriter(Cards):
 
     def _subject(self, line: Line, commit: str) -> Subject:
         listed, shown = self._view.list_whole(commit), line.tree(commit)  # of very many files, no copy is made in vain
+        listed = self._view.left_out.drop_from(listed, is_base=False)
         if self._view.refused:
             listed = {path: entry for path, entry in listed.items() if not self._view.is_frozen(path)}
         tree = listed

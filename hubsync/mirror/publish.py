@@ -12,6 +12,7 @@ from threading import Event
 
 from hubsync.config.model import Config, Endpoint, Mirror, Target
 from hubsync.errors import GitError, MirrorError, StateError
+from hubsync.mirror.ahead import Ahead
 from hubsync.mirror.announce import Announcer, Published, sum_up
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.branch import Grafted, MadeAnewError
@@ -32,7 +33,7 @@ from hubsync.mirror.retain import Retainer
 from hubsync.mirror.supply import Backlog, Supply, newest_first
 from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploader import Uploader
-from hubsync.mirror.view import Ahead, Step, View, fold
+from hubsync.mirror.view import Step, View, fold
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.status import Transfer
 from hubsync.store.snapshot import Snapshot, Store
@@ -211,7 +212,7 @@ class Publisher:
         shown = {
             oid: pointer
             for oid, pointer in ledger.uncommitted_objects().items()
-            if any(self._view.shows(path) for path, _ in ledger.paths_of(oid))
+            if any(self._view.gets(path) for path, _ in ledger.paths_of(oid))
         }
         if self._supply.lacks(shown):
             self._repository.check()

@@ -69,6 +69,7 @@ class Pusher:
             MadeAnewError: nothing of what we published is there.
             MirrorError: others changed what the policy says to halt for, the repository is public now, or a step failed.
         """
+        self._record.note_left_out()
         names = [line.branch for line in lines]
         seen: list[Mapping[str, Head]] = []
         while len(seen) < _LOST_RACES:

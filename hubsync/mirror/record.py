@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from hubsync.config.model import Mirror
-from hubsync.mirror.view import Ahead, View
+from hubsync.mirror.ahead import Ahead
+from hubsync.mirror.view import View
 from hubsync.store.git import Git
 from hubsync.store.snapshot import Snapshot, Store
 
@@ -42,6 +43,7 @@ class Record:
         self._ledger = store.ledger
         self._view = view
         self._view_key = f"view {mirror.name}"
+        self._left_out_key = f"left out {mirror.name}"
         self._there_key = f"there {mirror.name}"
         self._gone_key = f"{_GONE}{mirror.name}"
         self._refs: dict[str, str] = {}
@@ -103,9 +105,14 @@ class Record:
         return [ref.removeprefix(_AHEAD) for ref in self._refs if ref.startswith(_AHEAD) and not self.is_gone]
 
     def is_new_view(self) -> bool:
-        """Tell whether the config showed something else of the snapshots when the mirror was published to."""
+        """Tell whether the config showed something else of the snapshots when the mirror was published to.
+
+        Other rules of the target are a new view if something was left out by the former ones, which may be wanted now.
+        """
         known = self._ledger.meta(self._view_key)
-        return self.published is not None and known is not None and known != self._view.signature
+        if self.published is None or known is None:
+            return False
+        return known != self._view.signature or self._left_out_by() not in {"", self._view.left_out.rules}
 
     def shown(self, backlog: Sequence[Snapshot]) -> AbstractSet[str]:
         """Return the paths of ours that the main branch shows, as far as they are known."""
@@ -114,6 +121,18 @@ class Record:
     def note_view(self) -> None:
         """Remember that the mirror shows what the view says."""
         self._ledger.set_meta(self._view_key, self._view.signature)
+        left_out = self._view.left_out
+        if self._left_out_by() not in {"", left_out.rules}:
+            self._ledger.set_meta(self._left_out_key, left_out.rules if left_out.is_any else "")
+
+    def note_left_out(self) -> None:
+        """Remember, before it is passed, that something is left out by the present rules."""
+        if self._view.left_out.is_any and not self._left_out_by():
+            self._ledger.set_meta(self._left_out_key, self._view.left_out.rules)
+
+    def _left_out_by(self) -> str:
+        """Return the rules by which something was left out that the mirror lacks; none if nothing was."""
+        return self._ledger.meta(self._left_out_key) or ""
 
     def seen_ref(self, branch: str) -> str:
         """Return where the head of *branch* is fetched to."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from hubsync.config.model import KeepRules
+from hubsync.mirror.ahead import Ahead
 from hubsync.mirror.api_remote import ApiRemote
 from hubsync.mirror.dropped import Drop, Dropped
 from hubsync.mirror.graft import with_prefix
@@ -15,7 +16,7 @@ from hubsync.mirror.pusher import Pusher
 from hubsync.mirror.record import Record
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.selection import rank_best
-from hubsync.mirror.view import Ahead, Line, Step, View, diff, revision_of
+from hubsync.mirror.view import Line, Step, View, diff, revision_of
 from hubsync.monitor.logger import get_logger
 from hubsync.retention import UnitFact, Verdict, decide, describe, has_keep_rule
 from hubsync.store.git import TreeEntry
@@ -135,9 +136,9 @@ class Retainer:
         """Remove the paths of *units* from the main branch, in one commit on whatever is there."""
         [snapshot] = self._place.store.read_snapshots([published])
         self._view.dropped = self.dropped.written_at
-        after = self._main(published)
+        after = self._main(published, units)
         self._view.dropped = {unit: at for unit, at in self.dropped.written_at.items() if unit not in units}
-        before = self._main(published)
+        before = self._main(published, units)
         self._view.dropped = self.dropped.written_at
         names = ", ".join(sorted(units))
         header = replace(snapshot, units=(), message=f"Remove {names}: retention.remote does not keep it\n")
@@ -149,9 +150,11 @@ class Retainer:
 
         return sum(each.commits for each in grafted.values())
 
-    def _main(self, commit: str) -> dict[str, TreeEntry]:
-        prefix = self._place.mirror.path_in_repo
-        return {with_prefix(prefix, path): entry for path, entry in self._view.files(commit).items()}
+    def _main(self, commit: str, going: Collection[str]) -> dict[str, TreeEntry]:
+        """Return what the main branch shows, of what is left out by now only that of the units that are *going*."""
+        prefix, target, left_out = self._place.mirror.path_in_repo, self._place.target, self._view.left_out
+        files = self._view.files(commit).items()
+        return {with_prefix(prefix, p): e for p, e in files if unit_of(target, p) in going or not left_out.has(p)}
 
     def _delete_branch(self, unit: str) -> bool:
         """Delete the branch of *unit*, unless somebody else has committed to it; tell whether it is gone."""

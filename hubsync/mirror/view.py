@@ -10,13 +10,15 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
 from hubsync.config.model import Mirror, Target
+from hubsync.mirror.ahead import Ahead
 from hubsync.mirror.dropped import Dropped
 from hubsync.mirror.graft import Tree, with_prefix
+from hubsync.mirror.left_out import LeftOut
 from hubsync.mirror.lost import Lost
 from hubsync.mirror.roles import mirror_rules
 from hubsync.mirror.selection import UnitTimes, choose_best, choose_latest, newest_units
@@ -61,27 +63,6 @@ class Line:
     ours_before: AbstractSet[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
-    """The units that a mirror shows before all that was committed earlier: the newest one does not wait for the rest.
-
-    Attributes:
-        units: unit → the snapshot that it is shown at.
-        order: snapshot → its position; one that is not listed comes before all.
-    """
-
-    units: Mapping[str, str] = field(default_factory=dict)
-    order: Mapping[str, int] = field(default_factory=dict)
-
-    def shown_at(self, unit: str, commit: str) -> str | None:
-        """Return the snapshot that *unit* is shown at instead of *commit*, if that is a later one."""
-        ahead = self.units.get(unit)
-        return ahead if ahead is not None and self._position(ahead) >= self._position(commit) else None
-
-    def _position(self, commit: str) -> int:
-        return self.order.get(commit, -1)
-
-
 _ALONE = " alone"
 LOST = "lost"  # the kind of what no mirror refuses: there is nothing to send
 WHY_LOST = "this version is lost: it was changed or taken away before it was uploaded, and is deleted here"
@@ -104,6 +85,7 @@ class View:
             there.
         is_whole: whether the mirror gets all files.
         lost: what is known to be lost.
+        left_out: what the target's rules leave out by now; of it nothing more is written.
         dropped: units that go from it, and when those that went had been written; saved again, a unit is another one.
     """
 
@@ -117,6 +99,7 @@ class View:
         self._listed = functools.lru_cache(3)(self._list_shown)
         self.list_whole = functools.lru_cache(1)(store.list_tree)  # all files of a snapshot, until ``forget_listed``
         self.lost = Lost(target, store)
+        self.left_out = LeftOut(target, store)
         self.refused: Mapping[str, Refusal] = self.refuse_lost()
         self.dropped: Mapping[str, int] = Dropped(store, mirror.name).written_at
 
@@ -142,6 +125,10 @@ class View:
         """Tell whether the mirror gets *path* of the source."""
         return self.is_whole or self._rules.verdict(path).taken
 
+    def gets(self, path: str) -> bool:
+        """Tell whether the mirror gets *path* of the source as it is by now."""
+        return self.shows(path) and not self.left_out.has(path)
+
     def refuses_unit(self, unit: str) -> bool:
         """Tell whether the mirror refuses a file of *unit*."""
         return unit in self.frozen()
@@ -151,7 +138,8 @@ class View:
         kept = self._kept_after(steps)
         frozen = self.frozen()
 
-        def is_lacking(commit: str, path: str) -> bool:
+        def is_lacking(commit: str, change: TreeChange) -> bool:
+            path = change.path
             unit = unit_of(self._target, path)
             if path in frozen or unit in frozen:
                 return False
@@ -159,13 +147,13 @@ class View:
                 return False
             if self._hides(unit, commit):
                 return False
-            return self.shows(path)
+            return self.shows(path) if change.after is None else self.gets(path)
 
         filtered = []
         for step in steps:
             commit = step.snapshot.commit
             units = tuple(u for u in step.snapshot.units if u not in frozen and not ahead.shown_at(u, commit))
-            changes = tuple(change for change in step.changes if is_lacking(commit, change.path))
+            changes = tuple(change for change in step.changes if is_lacking(commit, change))
             filtered.append(Step(replace(step.snapshot, units=units), changes))
 
         if self.dropped:
@@ -206,7 +194,7 @@ class View:
             return step
         changed = {change.path for change in step.changes}
         files = self._listed(step.snapshot.commit).items()
-        rest = {p: entry for p, entry in files if p not in changed and unit_of(self._target, p) in units}
+        rest = {p: e for p, e in files if p not in changed and unit_of(self._target, p) in units and self.gets(p)}
 
         return Step(step.snapshot, (*step.changes, *diff({}, rest)))
 
@@ -262,14 +250,14 @@ class View:
         mine = {path for path in before.keys() | after.keys() if unit_of(self._target, path) in snapshot.units}
         changes = diff({p: before[p] for p in mine if p in before}, {p: after[p] for p in mine if p in after})
 
-        return Step(snapshot, tuple(changes))
+        return Step(snapshot, tuple(c for c in changes if c.after is None or self.gets(c.path)))
 
     def lines(self, base: str | None, steps: Sequence[Step], ahead: Ahead) -> list[Line]:
         """Return what each branch is to show after *base*."""
         uploaded = self._uploaded(base, steps, ahead)
 
         def tree(commit: str | None) -> Tree:
-            return self._main_tree(commit, ahead, uploaded)
+            return self._main_tree(commit, ahead, uploaded, is_base=commit == base)
 
         if self._target.publish == "tree" and self._mirror.keep_latest is None:
             placed = tuple(Step(step.snapshot, self._place_all(step.changes)) for step in steps)
@@ -292,14 +280,15 @@ class View:
         then.refused = {
             path: Refusal(said.removesuffix(_ALONE), "", alone=said.endswith(_ALONE)) for path, said in refused.items()
         }
-        return then._main_tree(commit, ahead, None).keys()  # noqa: SLF001 - of another view, for itself
+        return then._main_tree(commit, ahead, None, is_base=True).keys()  # noqa: SLF001 - of another view, for itself
 
     def lines_ahead(self, base: str | None, step: Step, before: Ahead, after: Ahead) -> list[Line]:
         """Return what each branch is to show for a ``unit_step`` that turns what is ahead from *before* to *after*."""
         uploaded = self._uploaded(base, [step], before)
 
         def tree(commit: str | None) -> Tree:
-            return self._main_tree(base, after if commit == step.snapshot.commit else before, uploaded)
+            is_base = commit != step.snapshot.commit
+            return self._main_tree(base, before if is_base else after, uploaded, is_base=is_base)
 
         units = self._unit_lines(base, [step], before) if self._target.publish == "revisions" else []
 
@@ -318,9 +307,9 @@ class View:
 
         return Line(self._mirror.branch, base, tuple(placed), tree, None, self._is_frozen_place)
 
-    def _main_tree(self, commit: str | None, ahead: Ahead, uploaded: Collection[str] | None) -> Tree:
+    def _main_tree(self, commit: str | None, ahead: Ahead, uploaded: Collection[str] | None, *, is_base: bool) -> Tree:
         """Return what the main branch shows at a snapshot (``None``: of nothing but what is *ahead*)."""
-        files = self._files(commit, ahead)
+        files = self.left_out.drop_from(self._files(commit, ahead), is_base=is_base)
         is_tree = self._target.publish == "tree"
         if is_tree and self._mirror.keep_latest is None:
             return {self.place(path): entry for path, entry in files.items()} if self._prefix else files
@@ -431,19 +420,17 @@ class View:
                 revision_of(unit, self._mirror.branch),
                 base,
                 tuple(own),
-                functools.partial(self._unit_tree, unit, ahead),
+                functools.partial(self._unit_tree, unit, ahead, base),
                 unit,
             )
             for unit, own in by_unit.items()
         ]
 
-    def _unit_tree(self, unit: str, ahead: Ahead, commit: str | None) -> dict[str, TreeEntry]:
+    def _unit_tree(self, unit: str, ahead: Ahead, base: str | None, commit: str | None) -> dict[str, TreeEntry]:
         inside = len(unit) + 1
-        return {
-            self.place(path[inside:]): entry
-            for path, entry in self._files(commit, ahead).items()
-            if path.startswith(f"{unit}/")
-        }
+        files = {path: entry for path, entry in self._files(commit, ahead).items() if path.startswith(f"{unit}/")}
+        left = self.left_out.drop_from(files, is_base=commit == base)
+        return {self.place(path[inside:]): entry for path, entry in left.items()}
 
     # --- files
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError, MirrorError
+from hubsync.mirror.ahead import Ahead
 from hubsync.mirror.graft import policy_of, with_prefix
 from hubsync.mirror.record import Record
 from hubsync.mirror.token import Tokens
-from hubsync.mirror.view import Ahead, Step, View
+from hubsync.mirror.view import Step, View
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.pipeline.provenance import is_own
 from hubsync.proof.ask import Asker
