@@ -189,6 +189,10 @@ class _Explainer:
         unit = self._pipeline.unit_of(path)
         unit_state, missing = self._units(unit) if unit else (None, ())
         blob = self._trees[path]
+        mirrors = tuple(self._explain_mirror(mirror, path, blob, state) for mirror in self._target.mirrors)
+        is_kept = (
+            found is None and state.is_current and self._target.deletes == "keep" and any(one.commit for one in mirrors)
+        )
 
         return Explanation(
             target=self._target.name,
@@ -197,7 +201,7 @@ class _Explainer:
             rule=("taken: " if ruling.taken else "not taken: ") + ruling.reason,
             rule_from=self._rule_from(ruling),
             taken=ruling.taken and not isinstance(found, Skip),
-            state=state.reason,
+            state=state.reason + "; the mirrors keep it" * is_kept,
             settled=state.settled,
             settled_in_s=state.settled_in_s,
             hint=state.hint,
@@ -207,7 +211,7 @@ class _Explainer:
             route=self._route(path, entry, blob),
             oid=self._oid(blob) or self._known_oid(path, entry),
             snapshot=self._snapshot_of(path) if blob else None,
-            mirrors=tuple(self._explain_mirror(mirror, path, blob, state) for mirror in self._target.mirrors),
+            mirrors=mirrors,
         )
 
     # --- here
@@ -218,7 +222,8 @@ class _Explainer:
         if isinstance(found, Skip):
             return _State(f"not taken: {found.reason}", False, hint=found.hint)
         if found is None:
-            return _State(self._why_gone(path), False, is_current=self._trees[path] is not None)
+            was_there = self._trees[path] is not None
+            return _State("is not there any more" if was_there else "is not there", False, is_current=was_there)
 
         return self._judge_present(path, found)
 
@@ -254,10 +259,6 @@ class _Explainer:
         is_pending = path in self._store.changes or path in self._held or path in self._pipeline.settled()
 
         return tree is not None and not is_pending
-
-    def _why_gone(self, path: str) -> str:
-        kept = "; the mirrors keep it" if self._target.deletes == "keep" else ""
-        return f"is not there any more{kept}" if self._trees[path] else "is not there"
 
     def _rule_from(self, ruling: Ruling) -> str:
         """Return where the rule stands that takes *path* or not: a key of the config, or hubsync itself."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hubsync.config.model import Target
-from hubsync.errors import MirrorError
+from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.cards import Cards
 from hubsync.mirror.failures import find_named
 from hubsync.mirror.record import Record
@@ -11,6 +11,7 @@ from hubsync.mirror.view import LOST, Refusal, Step, View
 from hubsync.monitor.logger import get_logger
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
+from hubsync.watch.inventory import examine
 
 log = get_logger()
 
@@ -35,11 +36,11 @@ class Refusals:
 
     def reasons(self) -> dict[str, str]:
         """Return the files that the mirror refuses as they are, and why."""
-        return {path: one.reason for path, one in self._view.refused.items() if one.error_kind != LOST}
+        return {path: one.reason for path, one in self._standing().items()}
 
     def standing(self) -> dict[str, str]:
         """Return the files that the mirror refuses until a person sees to them, and why; others have a next version."""
-        return {path: one.reason for path, one in self._view.refused.items() if one.error_kind not in {LOST, "spoiled"}}
+        return {path: one.reason for path, one in self._standing().items() if one.error_kind != "spoiled"}
 
     def reasons_in(self, unit: str) -> dict[str, str]:
         """Return the files of *unit* that the mirror refuses, or that are lost, and why."""
@@ -48,7 +49,19 @@ class Refusals:
 
     def kinds(self) -> frozenset[str]:
         """Return the kinds of what the mirror refuses."""
-        return frozenset(refusal.error_kind for refusal in self._view.refused.values()) - {LOST}
+        return frozenset(refusal.error_kind for refusal in self._standing().values())
+
+    def _standing(self) -> dict[str, Refusal]:
+        """Return what the mirror refuses, but what is deleted here: nobody has to mend that, nor to wait for it."""
+        refused = self._view.refused.items()
+        return {path: one for path, one in refused if one.error_kind != LOST and not self.is_gone(path)}
+
+    def is_gone(self, path: str) -> bool:
+        """Tell whether *path* is deleted here."""
+        try:
+            return examine(self._store.source, path) is None
+        except HubsyncError:  # the source itself may come back
+            return False
 
     def try_again(self) -> None:
         """Forget what the mirror refused: it may take it now. What is lost stays so."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from hubsync.errors import HubsyncError, MirrorError
+from hubsync.errors import MirrorError
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.uploader import Objects, Uploader
@@ -16,7 +16,6 @@ from hubsync.mirror.view import LOST, WHY_LOST, Step, fold
 from hubsync.store.git import blob_id
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
-from hubsync.watch.inventory import examine
 from hubsync.watch.rules import PathRules
 
 
@@ -88,7 +87,7 @@ class Supply:
         return any(held)
 
     def _why_lost(self, path: str, oid: str) -> MirrorError:
-        if oid not in self._uploader.not_given and self._is_gone(path):
+        if oid not in self._uploader.not_given and self._refusals.is_gone(path):
             return MirrorError(
                 WHY_LOST,
                 error_kind=LOST,
@@ -109,12 +108,6 @@ class Supply:
             retryable=True,
             hint="see how the other mirror is; hubsync asks it again by itself",
         )
-
-    def _is_gone(self, path: str) -> bool:
-        try:
-            return examine(self._store.source, path) is None
-        except HubsyncError:  # the source itself may come back
-            return False
 
     def publishable(self, steps: Sequence[Step]) -> list[Step]:
         """Return the steps whose objects the mirror has; a step that lacks one is folded into the next."""

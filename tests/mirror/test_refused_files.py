@@ -12,6 +12,8 @@ from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
 
 from hubsync.errors import MirrorError
+from hubsync.explain import explain
+from hubsync.report import describe_target
 
 MakeRig = Callable[..., Rig]
 
@@ -68,6 +70,26 @@ def test_one_refused_file_holds_back_itself_only(rig: Rig, strict: PlainServer) 
     assert ("bad.txt", True) == (told["path"], "lfs" in told["hint"])
     assert ["bad.txt"] == list(rig.publisher().refusals.reasons())
     assert [] == rig.publisher().backlog()
+
+
+def test_a_refused_file_that_is_deleted_here_is_nobodys_matter(rig: Rig, strict: PlainServer) -> None:
+    """Nothing has to be mended nor waited for, also after it was tried again; and no mirror is said to keep it."""
+    rig.write("a.txt", b"a")
+    bad = rig.write("bad.txt", b"REFUSED")
+    rig.update()
+    bad.unlink()
+    worker = rig.work.workers[0]
+
+    for flush in (False, True):
+        rig.commit()
+        worker.run(now=flush)
+
+        status = describe_target(rig.work, mode="events", is_paused=False)
+        assert ("ok", ()) == (status.state, status.waiting)
+        assert worker.publisher.holds(rig.store.head() or "", None)
+    [one] = explain(rig.config, str(bad), Path("/"))
+    assert ("is not there any more", False) == (one.state, one.mirrors[0].published)
+    assert {"a.txt": b"a"} == strict.read_all(REPO)
 
 
 def test_a_file_that_a_server_refuses_in_its_own_words_is_held_back(rig: Rig, server: PlainServer) -> None:
