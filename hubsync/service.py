@@ -10,12 +10,12 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hubsync.config.model import Config, Target
-from hubsync.errors import BusyError, StateError, read_os_error
+from hubsync.errors import BusyError, HubsyncError, StateError, read_os_error
 from hubsync.mirror.limits import Limits
 from hubsync.mirror.publish import Means, Publisher
 from hubsync.mirror.token import Tokens, find_exposed_tokens
@@ -26,8 +26,10 @@ from hubsync.presence import Owner, is_same_file, read_owner
 from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.store.objects import state_errors
 from hubsync.store.private import make_private, private_files
+from hubsync.store.snapshot import Store
 from hubsync.store.tools import expect_recent_tools, git_executable
 
+_STRICTNESS = ("off", "warn", "block")  # of secrets, in this order
 _ORPHAN_S = 5.0
 _STARTING_S = 2.0  # how long it may take another hubsync to say that the lock is its own
 _POLL_S = 0.05
@@ -70,7 +72,21 @@ def open_target(target: Target, means: Means, lock_fd: int) -> TargetWork:
         for worker in workers
     )
 
+    _tell_if_tightened(target, store, workers)
+
     return TargetWork(target, Pipeline(target, store, service.min_free_bytes, means.stop), workers, keepers)
+
+
+def _tell_if_tightened(target: Target, store: Store, workers: Iterable[MirrorWorker]) -> None:
+    """Say it if something waits that was captured when ``secrets`` was weaker: it is not looked at again."""
+    with contextlib.suppress(HubsyncError):  # a ledger in trouble is told of by what needs it
+        known = store.ledger.meta("secrets") or "block"
+        if _STRICTNESS.index(target.secrets) > _STRICTNESS.index(known):
+            waiting = max(worker.publisher.measure_backlog().files for worker in workers)
+            if waiting:
+                log.warning("secrets.tightened", target=target.name, files=waiting, hint="exclude what must not go")
+        if known != target.secrets:
+            store.ledger.set_meta("secrets", target.secrets)
 
 
 @contextlib.contextmanager

@@ -208,3 +208,21 @@ def test_an_object_that_was_captured_before_is_looked_at_again(make_rig: MakeRig
 
     assert ["checkpoint-1/", "checkpoint-1/training_args.bin"] == sorted(rig.pipeline.held())
     assert "" == server.git(REPO, "branch")
+
+
+def test_what_waits_when_the_rules_become_stricter_is_told(make_rig: MakeRig, server: PlainServer) -> None:
+    """It was not looked at so, and goes; it is said once, and what is excluded then does not go."""
+    rig = make_rig(server, secrets="off")
+    rig.restart()
+    rig.write("run.sh", f"export HF_TOKEN={TOKEN}\n".encode())
+    rig.write("notes.txt", b"fine")
+    rig.commit()
+
+    with capture_logs() as log:
+        rig.restart_with({}, secrets="block")
+        rig.restart_with({}, secrets="block", exclude=("run.sh",))
+
+    [told] = [entry for entry in log if entry["event"] == "secrets.tightened"]
+    assert ("run", 2) == (told["target"], told["files"])
+    rig.update()
+    assert {"notes.txt": b"fine"} == server.read_all(REPO)

@@ -279,6 +279,14 @@ _EVENTS = (
         "Take the secret out and revoke it; what was published stays in the history of the mirrors.",
     ),
     Event(
+        "secrets.tightened",
+        "warning",
+        ("files", "hint"),
+        "{files} files that wait for a mirror were captured under weaker rules for secrets, and go as they are",
+        "`secrets` is stricter than it was, and something waits for a mirror that was not looked at so.",
+        "`exclude` what must not go: that holds for what waits, too.",
+    ),
+    Event(
         "capture.paused",
         "warning",
         ("path", "free_bytes", "min_free_bytes", "free_inodes", "reason", "hint"),
