@@ -9,6 +9,7 @@ from support.plain_server import PlainServer
 from support.rig import REPO, Rig
 from support.units import write_unit
 
+from hubsync.config.model import MirrorRetention, RemoteRetention
 from hubsync.explain import explain
 
 MakeRig = Callable[..., Rig]
@@ -151,3 +152,23 @@ def test_no_object_is_sent_early(make_units: MakeRig, server: PlainServer) -> No
     rig.publisher().upload_early()
 
     assert {} == server.objects
+
+
+def test_a_unit_goes_with_what_is_excluded_by_now(make_units: MakeRig, server: PlainServer) -> None:
+    """What the mirror shows of it goes with its unit, also if others have committed; and nothing comes in its place."""
+    keep = {"retention": MirrorRetention(remote=RemoteRetention(keep_last=1))}
+    rig = make_units(keep)
+    rig.write("oops.txt", SECRETS[0])
+    os.utime(rig.write("checkpoint-1/oops.bin", SECRETS[1]), (1_600_000_000, 1_600_000_000))
+    write_unit(rig, 1)
+    rig.update()
+    assert "checkpoint-1/oops.bin" in server.read_all(REPO)
+    server.commit(REPO, {"oops.txt": None, "theirs.txt": b"1"})
+    rig.restart_with(keep, exclude=EXCLUDE)
+    write_unit(rig, 2)
+
+    rig.update()
+
+    assert {"checkpoint-2", "theirs.txt", ".gitattributes"} == {p.partition("/")[0] for p in server.read_all(REPO)} | {
+        ".gitattributes"
+    }
