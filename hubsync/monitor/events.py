@@ -353,6 +353,14 @@ _EVENTS = (
         "Objects that are not here any more were asked from another mirror in vain.",
     ),
     Event(
+        "object.lost",
+        "warning",
+        ("files", "bytes", "hint"),
+        "{mirror} does not have {files:object}[ ({bytes})] any more that it had[; {hint}]",
+        "Before a publication names objects that the mirror was sent earlier, it is asked for them, and lacks some.",
+        "They are sent again, from here or from another mirror. See what is wrong with the Hub's storage.",
+    ),
+    Event(
         "object.healed",
         "info",
         ("source", "files", "bytes"),
