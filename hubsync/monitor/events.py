@@ -489,7 +489,7 @@ _EVENTS = (
         "A mirror lacks files, shows others' content in their place, has pointers without their objects, or gives bytes "
         "with a wrong hash; or it could not be asked. The first of the paths are listed.",
         "`hubsync verify TARGET` lists all. The next publication puts back what others removed or changed; what is lost "
-        "has to come from another mirror: `hubsync restore`.",
+        "is sent again if it is here or on another mirror.",
     ),
     Event(
         "receipt.made",
