@@ -70,7 +70,8 @@ WORDS: tuple[FailureRow, ...] = (
     _row(r"files larger than \d+ ?Mi?B?", "rejected", _SPLIT_HINT),
     _row(r"contains binary files", "rejected", "add the file's pattern to lfs.patterns"),
     _row(r"YAML metadata verification", "rejected", "mend the metadata at the top of README.md"),
-    _row(_LACKS_OBJECT, "rejected", "the Hub lost an object; hubsync sends it again", retryable=True),
+    # Of its storage, never of the content: a pointer without its content is not captured.
+    _row(_LACKS_OBJECT, "server", "the Hub lacks an object that it took; hubsync sends it again", retryable=True),
     _row(r"pack exceeds maximum|\bGH001\b|file size limit|enable upload of files > ?5 ?GB", "too_large",
          "the server refuses a file of this size"),
     _row(r"no DAV locking support|git-http-push failed|not valid: is this a git repository", "server",

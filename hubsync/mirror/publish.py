@@ -91,12 +91,11 @@ class Publisher:
         self._pulls = Pulls(place, self._hub, self._remote, self._record) if mirror.pull_request else None
         self._repository = Repository(mirror, self._hub, self._remote, self._record)
         self._supply = Supply(store, uploader, self.refusals)
-        self._pusher = Pusher(place, self._remote, self._record, cards, self._pulls)
+        self._pusher = Pusher(place, self._repository, self._remote, self._record, cards, self._pulls)
         self.retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0
         self.on_success: Callable[[], None] = lambda: None  # called after each push, of which a publication may have two
-        self._lacking_at: tuple[str, ...] = ()  # the files whose objects the mirror lacked at the last refusal
         self._measured: tuple[object, Backlog] = (None, Backlog())
 
     def published(self) -> str | None:
@@ -254,14 +253,9 @@ class Publisher:
                 finally:
                     self._view.forget_listed()
 
-    def _sends_again(self, exc: MirrorError) -> bool:
-        """Tell whether the mirror lacks an object that it was not sent again yet; a second time it is the file's fault."""
-        before, self._lacking_at = self._lacking_at, exc.paths if exc.lacks_object else ()
-        return exc.lacks_object and self._lacking_at != before
-
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
-            self.forget_uploads()
+            self._supply.forget(self._waiting())
         if exc.error_kind == "conflict" and exc.paths:
             self._announcer.tell_halted(exc.paths)
         self._repository.note_failure(exc)
@@ -278,9 +272,8 @@ class Publisher:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
         if not is_of_content(exc):
             return False
-        base = None if self._record.is_new_view() else self.published()
-        steps = self._lacking(base, self.backlog(), Ahead())
-        if not self.refusals.name_files(exc, steps) or self._sends_again(exc):
+        steps = self._waiting()
+        if not self.refusals.name_files(exc, steps):
             return False
         if self.refusals.refuse_card(exc):
             return True
@@ -401,6 +394,10 @@ class Publisher:
         others = [step for step in steps if step.snapshot.commit != newest.commit]
 
         return newest if self._supply.lacks_for(others) else None
+
+    def _waiting(self) -> list[Step]:
+        """Return all that the mirror lacks."""
+        return self._lacking(None if self._record.is_new_view() else self.published(), self.backlog(), Ahead())
 
     def _lacking(self, base: str | None, backlog: Sequence[Snapshot], ahead: Ahead) -> list[Step]:
         changes = self._store.steps(base, backlog)

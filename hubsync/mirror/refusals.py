@@ -70,8 +70,7 @@ class Refusals:
         """Have *exc* say which files of *steps* it is about; tell whether there are such."""
         if not exc.paths and (named := find_named(exc.said, [*self._view.places(steps), self._cards.path])):
             exc.paths, exc.error_kind = named, "rejected"
-            if not exc.lacks_object:
-                exc.hint = "mend the file, or leave it out with exclude"
+            exc.hint = "mend the file, or leave it out with exclude"
 
         return bool(exc.paths)
 

@@ -73,6 +73,10 @@ class Supply:
 
         return any(held)
 
+    def forget(self, steps: Sequence[Step]) -> None:
+        """Have what *steps* need sent again: the mirror says that it lacks some of it."""
+        self._uploader.forget(self._objects(steps))
+
     def hold_back_lost(self, steps: Sequence[Step]) -> bool:
         """Hold back the files whose content cannot be had; tell whether there are such."""
         if not (lacked := self._lacked_blobs(steps)):

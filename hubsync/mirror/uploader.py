@@ -42,6 +42,10 @@ class Uploader:
         known = self._store.ledger.uploaded(self._name, objects)
         return {oid: pointer for oid, pointer in objects.items() if oid not in known}
 
+    def forget(self, objects: Objects) -> None:
+        """Forget which of *objects* the mirror has; it is asked again."""
+        self._store.ledger.forget_uploads(self._name, objects)
+
     def upload(self, objects: Objects) -> dict[str, MirrorError]:
         """Upload those of *objects* that the mirror lacks and that are pinned; return those that it refuses, and why.
 

@@ -295,19 +295,6 @@ class Ledger(ProofRows):
             known = {row[0]: Pointer(row[1], row[2]) for row in self._all(query, json.dumps(some))}
             yield from ((name, known.get(name)) for name in some)
 
-    def record_uploads(self, mirror: str, oids: Iterable[str]) -> None:
-        """Remember that *mirror* has the objects *oids*."""
-        self._many("INSERT OR IGNORE INTO uploads VALUES (?,?)", ((mirror, oid) for oid in oids))
-
-    def uploaded(self, mirror: str, oids: Iterable[str]) -> set[str]:
-        """Return those of *oids* that *mirror* is known to have."""
-        query = "SELECT oid FROM uploads WHERE mirror = ? AND oid = ?"
-        return {oid for oid in oids if self._one(query, mirror, oid)}
-
-    def forget_uploads(self, mirror: str) -> None:
-        """Forget what *mirror* has (its repository was made anew)."""
-        self._do("DELETE FROM uploads WHERE mirror = ?", mirror)
-
     def _refresh_inode(self, identity: Identity) -> None:
         inode = (identity.ctime_ns, identity.dev, identity.ino, identity.size, identity.mtime_ns)
         for table in ("files", "pins"):

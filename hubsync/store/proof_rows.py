@@ -1,4 +1,4 @@
-"""Reads and writes the rows of a ledger that tell what mirrors were proved to hold, and what was published to them.
+"""Reads and writes the rows of a ledger that tell what mirrors were sent, were proved to hold, and what was published.
 
 It must never know how a ledger is opened: that is ``ledger``'s.
 """
@@ -61,7 +61,23 @@ class Publication:
 
 
 class ProofRows(ABC):
-    """Receipts and publications, as a ledger has them."""
+    """Uploads, receipts and publications, as a ledger has them."""
+
+    def record_uploads(self, mirror: str, oids: Iterable[str]) -> None:
+        """Remember that *mirror* has the objects *oids*."""
+        self._many("INSERT OR IGNORE INTO uploads VALUES (?,?)", ((mirror, oid) for oid in oids))
+
+    def uploaded(self, mirror: str, oids: Iterable[str]) -> set[str]:
+        """Return those of *oids* that *mirror* is known to have."""
+        query = "SELECT oid FROM uploads WHERE mirror = ? AND oid = ?"
+        return {oid for oid in oids if self._one(query, mirror, oid)}
+
+    def forget_uploads(self, mirror: str, oids: Iterable[str] | None = None) -> None:
+        """Forget which of *oids* *mirror* has; by default of all (its repository was made anew)."""
+        if oids is None:
+            self._do("DELETE FROM uploads WHERE mirror = ?", mirror)
+        else:
+            self._many("DELETE FROM uploads WHERE mirror = ? AND oid = ?", ((mirror, oid) for oid in oids))
 
     def receipts(self, mirror: str, after: str = "", until: str | None = None) -> dict[str, Receipt]:
         """Return what *mirror* was proved to hold, by path of the source: of those *after* one *until* another one."""

@@ -59,7 +59,7 @@ SAID = {
     BINARY: ("rejected", False),
     YAML: ("rejected", False),
     "remote: error: LFS pointer pointed to a file that does not exist: model.bin\n ! [remote rejected] main -> main"
-    " (pre-receive hook declined)": ("rejected", True),
+    " (pre-receive hook declined)": ("server", True),
     COMMITS: ("commit_quota", True),
     "HTTP 403 Private repository storage limit reached, please upgrade your plan": ("quota", False),
     " ! [rejected] main -> main (fetch first)\nerror: failed to push some refs": ("conflict", True),

@@ -397,7 +397,7 @@ def test_an_object_that_the_server_lost_is_sent_again(rig: Rig, server: PlainSer
     hook.chmod(0o755)
     with pytest.raises(MirrorError) as caught:
         rig.update()
-    assert ("rejected", True, True) == (caught.value.error_kind, caught.value.retryable, caught.value.lacks_object)
+    assert ("server", True, True) == (caught.value.error_kind, caught.value.retryable, caught.value.lacks_object)
     server.objects.clear()
     hook.unlink()
 
