@@ -37,7 +37,7 @@ _UPLOAD_THREADS = 2
 # What comes of JSON that is none, is nested without end, or says something else than a Hub does.
 _NO_ANSWERS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 _API_PATH = re.compile(r"/api/|/info/lfs/objects/batch$|/resolve/")
-_BAD_REQUEST = 400
+_ASKED: Any = ["private", "sha"]  # of a repository; unasked, it lists all of its files
 _LOOKED_UP = 200  # paths in one request
 _LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.EMFILE}
 
@@ -69,7 +69,7 @@ class Hub:
         api = self._api()  # what is wrong with the token is no failure of the network
         try:
             # Without a timeout of its own this call waits for ever, whatever the client's is.
-            info = api.repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s)
+            info = api.repo_info(mirror.repo_id, repo_type=mirror.repo_type, timeout=self.endpoint.timeout_s, expand=_ASKED)
         except RepositoryNotFoundError as exc:
             if exc.response is not None and exc.response.status_code == HTTPStatus.UNAUTHORIZED:
                 raise _translated("look at the repository", exc) from exc  # the client takes each 401 for a missing one
@@ -346,7 +346,7 @@ def _translated(doing: str, exc: Exception) -> MirrorError:
     # What is no API is an address that the Hub gave for an upload.
     place = "" if _API_PATH.search(response.request.url.path) else "storage: "
     failure = read_failure(doing, f"{place}HTTP {response.status_code} {said}")
-    if place and response.status_code == _BAD_REQUEST:  # so some storages say that it is out of date
+    if place and response.status_code == HTTPStatus.BAD_REQUEST:  # so some storages say that it is out of date
         failure.retryable, failure.error_kind, failure.hint = True, "server", ADDRESS_HINT
     if failure.retry_after_s is None and failure.retry_at is None:
         _note_asked_wait(failure, response.headers)

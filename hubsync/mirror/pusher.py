@@ -17,6 +17,7 @@ from hubsync.mirror.place import Place
 from hubsync.mirror.pulls import Pulls
 from hubsync.mirror.record import Record
 from hubsync.mirror.remote import HeadMovedError, Remote
+from hubsync.mirror.repository import Repository
 from hubsync.mirror.view import Line
 from hubsync.monitor.logger import get_logger
 
@@ -31,9 +32,16 @@ class Pusher:
     """Moves the heads of one mirror."""
 
     def __init__(
-        self, place: Place, remote: Remote | ApiRemote, record: Record, cards: Cards, pulls: Pulls | None = None
+        self,
+        place: Place,
+        repository: Repository,
+        remote: Remote | ApiRemote,
+        record: Record,
+        cards: Cards,
+        pulls: Pulls | None = None,
     ) -> None:
         self._place = place
+        self._repository = repository
         self._pulls = pulls
         self._remote = remote
         self._record = record
@@ -59,7 +67,7 @@ class Pusher:
 
         Raises:
             MadeAnewError: nothing of what we published is there.
-            MirrorError: others changed what the policy says to halt for, or a step failed.
+            MirrorError: others changed what the policy says to halt for, the repository is public now, or a step failed.
         """
         names = [line.branch for line in lines]
         seen: list[Mapping[str, Head]] = []
@@ -72,6 +80,8 @@ class Pusher:
                 for line in lines
             }
             moved = {name: new.commit for name, new in grafted.items() if new.commit and new.commit != heads[name].commit}
+            if moved:
+                self._repository.check(fresh_s=_FRESH_S)  # an upload may have taken hours
             if self._opens_pull(moved):
                 continue
             try:

@@ -1,5 +1,7 @@
 """Sees to it that a mirror's repository exists, is as private as declared, and is the one that the config names."""
 
+import time
+
 from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
@@ -20,19 +22,22 @@ class Repository:
         self._hub = hub
         self._remote = remote
         self._record = record
-        self._is_checked = False
+        self._checked_at: float | None = None  # monotonic
+        self._is_told = False  # who may see it: a server that is no Hub does not say
         self._makes_again = False
 
-    def check(self) -> None:
-        """Make sure that the repository exists and is as private as declared; done once, and again after a failure.
+    def check(self, *, fresh_s: float = 0.0) -> None:
+        """Make sure that the repository exists and is as private as declared, unless that was seen *fresh_s* ago.
 
-        One that was there and is gone is not made again unasked: somebody deleted it. Through the API it is looked
-        at each time: its client follows a repository that was renamed without a word.
+        One that was there and is gone is not made again unasked: somebody deleted it. A private one is looked at each
+        time, since anybody who may can make it public; and through the API any, whose client follows a repository that
+        was renamed without a word. Of the others, once is enough, and again after a failure.
 
         Raises:
             MirrorError: it is public although it is declared private, or cannot be seen or made, or has another name.
         """
-        if self._is_checked:
+        now = time.monotonic()
+        if self._checked_at is not None and (not self._may_change or now < self._checked_at + fresh_s):
             return
         mirror = self._mirror
         state = self._hub.look(mirror)
@@ -51,11 +56,12 @@ class Repository:
         if state.visibility is not Visibility.UNKNOWN:
             self._record.note_there(mirror.repo_id)
         self._makes_again = False
-        self._is_checked = self._mirror.transport != "http"
+        self._is_told |= state.visibility is not Visibility.UNKNOWN
+        self._checked_at = now
 
     def make_again(self) -> None:
         """Let the repository be made again if it is gone: a person wishes it."""
-        self._is_checked, self._makes_again = False, True
+        self._checked_at, self._makes_again = None, True
 
     def note_failure(self, exc: MirrorError) -> None:
         """Check again before the next try; git says neither which name a repository has now nor that it is gone.
@@ -63,7 +69,7 @@ class Repository:
         Raises:
             MirrorError: it says that.
         """
-        self._is_checked = False
+        self._checked_at = None
         if exc.error_kind == "not_found":
             state = self._hub.look(self._mirror)
             self._expect_same_name(state)
@@ -76,6 +82,10 @@ class Repository:
             return self._remote.read_heads([self._mirror.branch]) if state.visibility is Visibility.UNKNOWN else state
         except MirrorError as exc:
             return exc.error_kind
+
+    @property
+    def _may_change(self) -> bool:
+        return self._mirror.transport == "http" or (self._mirror.private and self._is_told)
 
     def _expect_there(self, state: RepoState) -> None:
         was_there = state.visibility is Visibility.MISSING and self._record.was_there(self._mirror.repo_id)

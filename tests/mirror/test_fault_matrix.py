@@ -54,7 +54,7 @@ ROUTES = {
     "verify": Route("git", r"POST .*/info/lfs/verify", is_json=False),
     "part": Route("git", r"PUT /_lfs/", is_json=False, part_bytes=_PART_BYTES),
     "complete": Route("git", r"POST /api/complete_multipart", is_json=False, part_bytes=_PART_BYTES),
-    "info": Route("git", rf"GET /api/models/{REPO}$"),
+    "info": Route("git", rf"GET /api/models/{REPO}\?expand="),
     "create": Route("git", r"POST /api/repos/create", exists=False),
     "http-refs": Route("http", rf"GET /api/models/{REPO}/refs"),
     "http-tree": Route("http", rf"GET /api/models/{REPO}/tree"),

@@ -1,5 +1,7 @@
 """Mirrors that wait for a person, and how they notice by themselves that it was mended; by git and by the API alone."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,3 +193,58 @@ def test_a_storage_that_cannot_take_a_file_parks_nothing(rig: Rig, hub: LocalHub
     worker.run(now=True)
 
     assert worker.trouble is None
+
+
+def test_a_private_repository_that_was_made_public_is_not_published_to(rig: Rig, api: HfApi, hub: LocalHub) -> None:
+    """No restart is needed to notice; nothing more is sent, be it an object; made private again, it goes on by itself."""
+    rig.write("secret.bin", b"\0secret")
+    rig.commit()
+    api.update_repo_settings(REPO, private=False)
+    hub.forget_requests()
+    worker = rig.work.workers[0]
+    worker.run()
+    assert ("forbidden", True) == parked_for(worker)
+    assert worker.trouble is not None
+    assert "set private = false" in worker.trouble.hint
+    assert set() == {request.method for request in hub.requests} - {"GET"}
+    api.update_repo_settings(REPO, private=True)
+
+    look(worker)
+
+    assert worker.trouble is None
+    assert {"b.txt", "secret.bin"} <= set(api.list_repo_files(REPO))
+
+
+def test_a_repository_that_is_made_public_during_an_upload_shows_nothing_more(
+    rig: Rig, api: HfApi, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes hours to upload is not shown to all because the repository was private when that began."""
+    monkeypatch.setattr("hubsync.mirror.pusher._FRESH_S", 0.0)
+    rig.write("secret.bin", b"\0secret")
+    rig.commit()
+    fault = hub.add_fault("PUT * delay=1s")
+    worker = rig.work.workers[0]
+    running = threading.Thread(target=worker.run)
+    running.start()
+    while running.is_alive() and not fault.met:
+        time.sleep(0.01)
+    api.update_repo_settings(REPO, private=False)
+    running.join()
+
+    assert fault.met
+    assert ("forbidden", True) == parked_for(worker)
+    assert {"b.txt", "secret.bin"}.isdisjoint(api.list_repo_files(REPO))
+
+
+def test_a_public_repository_is_looked_at_once(make_rig: MakeRig, hub: LocalHub) -> None:
+    """Where the config says public, a publication asks for nothing but what is to be published."""
+    rig = make_rig(hub, mirror={"private": False})
+    rig.write("a.txt", b"1")
+    rig.update()
+    rig.write("a.txt", b"2")
+    rig.commit()
+    hub.forget_requests()
+
+    rig.publish()
+
+    assert [] == [request.path for request in hub.requests if "/api/" in request.path]
