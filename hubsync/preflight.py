@@ -68,7 +68,7 @@ def _guarded(what: str, work: object) -> Iterator[Finding]:
 
 def _check_tools() -> Iterator[Finding]:
     try:
-        yield from (Finding("tools", said) for said in expect_recent_tools())
+        yield from (Finding(tool, said) for tool, said in expect_recent_tools().items())
     except ToolMissingError as exc:
         yield Finding("tools", str(exc), exc.error_kind, exc.hint, exc.exit_code)
 

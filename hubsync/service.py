@@ -65,6 +65,7 @@ def open_target(target: Target, means: Means, lock_fd: int) -> TargetWork:
     """Open *target*'s store and make its workers."""
     service = means.config.service
     store = open_store(target, service.state_dir, inherit=(lock_fd,))
+    store.ledger.keep_mirrors(mirror.name for mirror in target.mirrors)
     publishers = (Publisher(store, target, mirror, means) for mirror in target.mirrors)
     workers = tuple(MirrorWorker(target.name, store, publisher, means.limits) for publisher in publishers)
     keepers = tuple(

@@ -252,7 +252,7 @@ class TargetRun:
             return
         published = worker.run(early=not self._is_finishing)  # what is not complete by now will not be
         give_back()
-        if published is not None:
+        if published is not None or worker.publisher.supply.take_healed():
             self._jobs.wake(self._prove_name(worker.mirror))
         self.work.release()
         if worker.trouble is None:
@@ -268,6 +268,8 @@ class TargetRun:
         """Bring a mirror's receipts up to date, unless the mirror is in trouble, or its Hub asked for a wait."""
         wait_s = worker.wait_s() if worker.trouble is None else max(_TROUBLED_S, worker.wait_s())
         again_s = wait_s if wait_s > 0 else keeper.keep()
+        if worker.publisher.supply.is_owed():
+            self._jobs.wake(self._push_name(worker))
         give_back()
         if again_s is not None:
             self._jobs.wake(self._prove_name(worker.mirror), after_s=max(0.1, again_s))
@@ -283,7 +285,7 @@ class TargetRun:
         for keeper in self.work.keepers:
             keeper.refresh()
             self._jobs.wake(self._prove_name(keeper.mirror))
-        self._on_change()
+        self.wake_mirrors()  # what they lost is sent again
 
     def _prove_name(self, mirror: Mirror) -> str:
         return f"prove:{self.target.name}/{mirror.name}"

@@ -3,6 +3,7 @@
 Each leads a process group of its own: Ctrl-C reaches the demo alone, which then ends both in order.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -39,13 +40,21 @@ class Child:
         """Start the program with *variables* added to its environment."""
         self._process = subprocess.Popen(  # noqa: S603 - our own modules
             self._argv,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(variables or {})},
             start_new_session=True,
         )
         self._reader.start()
+
+    def tell(self, line: str) -> None:
+        """Write *line* to the program's standard input, if it still reads that."""
+        assert self._process is not None  # noqa: S101 - started
+        assert self._process.stdin is not None  # noqa: S101 - a pipe
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.flush()
 
     def exit_code(self) -> int | None:
         """Return the exit code; ``None`` while the program runs or before it was started."""
@@ -56,6 +65,9 @@ class Child:
         if self._process is None:
             return None
         end_group(self._process, _GRACE_S)
+        with contextlib.suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
         self._reader.join()
 
         return self._process.returncode

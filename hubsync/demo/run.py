@@ -192,6 +192,9 @@ class Demo:
             self._screen.say(line)
         if said.who == WRITER and self._outage:
             self._outage.follow(said.fields)
+        if said.fields.get("event") == "snapshot.committed" and not self._is_own:
+            for unit in said.fields["units"]:
+                self._writer.tell(unit)
 
     def _sample(self) -> None:
         now = time.monotonic()

@@ -39,6 +39,7 @@ class Run:
         self._random = np.random.default_rng(0)
         self._weights: list[dict[str, np.ndarray]] = []
         self._losses: list[dict[str, float]] = []
+        self._named: set[str] = set()
 
     def train(self, checkpoints: int) -> None:
         """Train, save, rotate; at the end the model is saved beside the checkpoints, as ``save_model`` does."""
@@ -107,6 +108,9 @@ class Run:
         }
 
     def _delete(self, unit: str) -> None:
+        """Delete *unit* once a line of standard input names it, if it is open: the show goes on on slow machines, too."""
+        while unit not in self._named and (line := sys.stdin.readline()):
+            self._named.add(line.strip())
         shutil.rmtree(self._directory / unit)
         tell("deleted", unit=unit)
 

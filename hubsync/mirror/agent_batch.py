@@ -16,6 +16,7 @@ from hubsync.mirror.agent_handover import Thing
 _GROUP_THINGS = 100  # as git-lfs
 _GROUP_BYTES = 4 << 30  # so that the addresses are used before they expire
 _EXPIRY_MARGIN_S = 60.0
+_ASKED_AT_ONCE = 256  # as huggingface_hub
 
 
 class Actions(NamedTuple):
@@ -66,6 +67,18 @@ class Batch:
             return answer
 
         raise answer or TransferError("the LFS Batch API did not answer for this object", status=422)
+
+    def ask_all(self) -> dict[str, bool]:
+        """Return of each thing whether the server has it (by oid); nothing of those that it refuses.
+
+        Raises:
+            TransferError: it answers no request.
+        """
+        answers: dict[str, Actions | TransferError] = {}
+        for start in range(0, len(self._things), _ASKED_AT_ONCE):
+            answers |= self._ask(self._things[start : start + _ASKED_AT_ONCE])
+
+        return {oid: answer.upload is None for oid, answer in answers.items() if isinstance(answer, Actions)}
 
     def _group(self, first: Thing) -> list[Thing]:
         """Return *first* and what follows it and was not asked for, few enough to be sent soon."""

@@ -12,10 +12,11 @@ from threading import Event
 
 from hubsync.config.model import Mirror
 from hubsync.errors import MirrorError
+from hubsync.mirror.asking import ask_for
 from hubsync.mirror.hub import Hub
 from hubsync.mirror.hub_facts import HubCommit
 from hubsync.mirror.paced import PacedReader
-from hubsync.mirror.remote import HeadMovedError
+from hubsync.mirror.remote import HeadMovedError, web_url
 from hubsync.mirror.uploads import Gauge, Told, declare_limit, find_limit
 from hubsync.store.git import REGULAR, Git, TreeEntry
 from hubsync.store.objects import Objects
@@ -93,6 +94,12 @@ class ApiRemote:
             self._told.forget()
         finally:
             self.sending = None
+
+    def ask_for(self, objects: Iterable[Pointer]) -> dict[str, bool]:
+        """Return of *objects* (by oid) whether the mirror has each; nothing of what it would not take."""
+        endpoint = self._hub.endpoint
+        lfs_url = f"{web_url(endpoint, self._mirror)}.git/info/lfs"
+        return ask_for(lfs_url, endpoint, self._hub.tokens.read(endpoint), objects)
 
     def delete_branch(self, branch: str, head: str) -> None:  # noqa: ARG002 - the API knows no expected head
         """Delete *branch*."""

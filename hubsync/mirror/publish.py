@@ -62,6 +62,7 @@ class Publisher:
     Attributes:
         refusals: what the mirror refuses.
         retainer: what lets units go from it that its rules do not keep.
+        supply: what brings objects to it.
     """
 
     def __init__(self, store: Store, target: Target, mirror: Mirror, means: Means) -> None:
@@ -91,7 +92,7 @@ class Publisher:
         place = Place(target, mirror, store, self._git)
         self._pulls = Pulls(place, self._hub, self._remote, self._record) if mirror.pull_request else None
         self._repository = Repository(mirror, self._hub, self._remote, self._record)
-        self._supply = Supply(store, uploader, self.refusals)
+        self.supply = Supply(store, uploader, self.refusals)
         self._pusher = Pusher(place, self._repository, self._remote, self._record, cards, self._pulls)
         self.retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
@@ -200,24 +201,25 @@ class Publisher:
             return Backlog()
         ahead = self._record.ahead(backlog)
         if ahead.units:  # each is there as of a snapshot of its own
-            return self._supply.measure([fold(self._lacking(published, backlog, ahead))], backlog[0].committed_at)
+            return self.supply.measure([fold(self._lacking(published, backlog, ahead))], backlog[0].committed_at)
         changes = self._store.git.diff_trees(published, backlog[-1].commit)
         parts = self._view.filter_each(published, backlog[-1], changes, ahead)
 
-        return self._supply.measure(parts, backlog[0].committed_at)
+        return self.supply.measure(parts, backlog[0].committed_at)
 
     def upload_early(self) -> None:
-        """Upload what is captured of files that no snapshot has yet, so far as the mirror gets them."""
+        """Upload what is captured of files that no snapshot has yet, and again what the mirror has lost."""
         ledger = self._store.ledger
         shown = {
             oid: pointer
             for oid, pointer in ledger.uncommitted_objects().items()
             if any(self._view.gets(path) for path, _ in ledger.paths_of(oid))
         }
-        if self._supply.lacks(shown):
+        if self.supply.lacks(shown) or self.supply.is_owed():
             self._repository.check()
             try:
-                self._supply.send_early(shown)
+                self.supply.send_early(shown)
+                self.supply.heal()
             except MirrorError as exc:
                 self._repository.note_failure(exc)
                 raise
@@ -256,7 +258,7 @@ class Publisher:
 
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
-            self._supply.forget(self._waiting())
+            self.supply.forget(self._waiting())
         if exc.error_kind == "conflict" and exc.paths:
             self._announcer.tell_halted(exc.paths)
         self._repository.note_failure(exc)
@@ -266,6 +268,7 @@ class Publisher:
     def make_again(self) -> None:
         """Let a repository be made again that is gone, and a pull request that was closed without being merged."""
         self._repository.make_again()
+        self.supply.heal_again()
         if self._pulls is not None:
             self._pulls.open_again()
 
@@ -273,8 +276,7 @@ class Publisher:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
         if not is_of_content(exc):
             return False
-        steps = self._waiting()
-        if not self.refusals.name_files(exc, steps):
+        if not self.refusals.name_files(exc, steps := self._waiting()):
             return False
         if self.refusals.refuse_card(exc):
             return True
@@ -317,14 +319,15 @@ class Publisher:
         ahead = Ahead() if is_new_view else self._record.ahead(backlog)
         base = None if is_new_view else self.published()
         steps = self._lacking(base, backlog, ahead)
-        if self._supply.bring(steps, self._pusher.asking_ahead) | self._supply.hold_back_lost(steps):
+        if self.supply.bring(steps, self._pusher.asking_ahead) | self.supply.hold_back_lost(steps):
             steps = self._lacking(base, backlog, ahead)
         if steps and self.refusals.folds:
             steps = [fold(steps)]
-        if steps := self._budget.fit(self._supply.publishable(steps), with_revisions=self._target.publish == "revisions"):
+        if steps := self._budget.fit(self.supply.publishable(steps), with_revisions=self._target.publish == "revisions"):
             *others, main = self._view.lines(base, steps, ahead)
             lines = [*others, replace(main, ours_before=self._record.shown(backlog)) if is_new_view else main]
             grafted = self._pusher.push(lines, is_new_view=is_new_view)
+            self.supply.note_published(steps)
             self._note_published(grafted, steps[-1].snapshot.commit, ahead)
             done.append(self._announcer.tell(steps, lines, grafted, time.monotonic() - started))
         self.refusals.folds = False
@@ -363,15 +366,16 @@ class Publisher:
         if newest is None:
             return None
         step = self._view.unit_step(base, newest, ahead)
-        if self._supply.bring([step], self._pusher.asking_ahead):
+        if self.supply.bring([step], self._pusher.asking_ahead):
             return None
-        if not self._supply.publishable([step]):
-            self._supply.hold_back_lost([step])
+        if not self.supply.publishable([step]):
+            self.supply.hold_back_lost([step])
             return None
         commit = newest.commit
         after = Ahead({**ahead.units, **dict.fromkeys(newest.units, commit)}, ahead.order)
         lines = self._view.lines_ahead(base, step, ahead, after)
         grafted = self._pusher.push(lines, is_new_view=False)
+        self.supply.note_published([step])
         self._note_published(grafted, base, ahead, ahead_of=commit)
 
         return self._announcer.tell([step], lines, grafted, time.monotonic() - started)
@@ -394,7 +398,7 @@ class Publisher:
         newest = of_units[0].snapshot
         others = [step for step in steps if step.snapshot.commit != newest.commit]
 
-        return newest if self._supply.lacks_for(others) else None
+        return newest if self.supply.lacks_for(others) else None
 
     def _waiting(self) -> list[Step]:
         """Return all that the mirror lacks."""

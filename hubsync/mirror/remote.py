@@ -13,6 +13,7 @@ from threading import Event
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import GitKilledError, MirrorError
 from hubsync.mirror.agent_handover import Thing
+from hubsync.mirror.asking import ask_for
 from hubsync.mirror.failures import read_failure
 from hubsync.mirror.git_headers import kept_headers
 from hubsync.mirror.lfs_trace import traced
@@ -31,6 +32,11 @@ _SLOWEST_BYTES_PER_S = 100
 _GIT_BYTES = 2 << 30  # git keeps a list of refs in memory, however long a hostile server makes it
 _FETCH = ("fetch", "--progress", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-gc")
 _PUSH = ("push", "--progress", "--porcelain")
+
+
+def web_url(endpoint: Endpoint, mirror: Mirror) -> str:
+    """Return the address of the mirror's repository, as a browser shows it."""
+    return f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
 
 
 class HeadMovedError(MirrorError):
@@ -74,7 +80,7 @@ class Remote:
         self.sending: Gauge | None = None
         self._told = Told()
         self.refs: dict[str, str] = {}  # branch → the ref of a pull request that stands for it
-        base = f"{endpoint.url}/{_PREFIX[mirror.repo_type]}{mirror.repo_id}"
+        base = web_url(endpoint, mirror)
         self._candidates = tuple(_Addresses(git, f"{base}.git/info/lfs") for git in (f"{base}.git", base))
         self._found: _Addresses | None = None
         declare_limit(endpoint)
@@ -174,6 +180,10 @@ class Remote:
             self._network("upload", "lfs", "push", "--object-id", "--stdin", "{url}", options=options)
         finally:
             self.sending = None
+
+    def ask_for(self, objects: Iterable[Pointer]) -> dict[str, bool]:
+        """Return of *objects* (by oid) whether the mirror has each; nothing of what it would not take."""
+        return ask_for(self.lfs_url, self._endpoint, self._tokens.read(self._endpoint), objects)
 
     def _lfs(self, doing: str, *args: str, feed: tuple[bytes, ...] = (), config: Mapping[str, str] | None = None) -> None:
         """Run git-lfs by its own means."""

@@ -4,6 +4,7 @@ What the mirror refuses, and what is nowhere any more, is held back. It must nev
 """
 
 import functools
+import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from hubsync.store.git import blob_id
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
 from hubsync.watch.rules import PathRules
+
+_HEAL_AGAIN_S = 300.0  # a storage that loses what it takes is not sent it without end
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Supply:
         self._store = store
         self._uploader = uploader
         self._refusals = refusals
+        self._tried: dict[str, float] = {}  # what ``heal`` tried, and when: monotonic
+        self._has_healed = False
 
     def measure(self, parts: Iterable[Step], since: int) -> Backlog:
         """Return how much *parts* of a step bring together; each may be forgotten before the next one comes."""
@@ -64,6 +69,7 @@ class Supply:
         Tell whether the mirror refused something, which is held back from now on.
         """
         objects = self._objects(steps)
+        self._uploader.look_again(objects)
         with beside() if self.lacks(objects) else nullcontext():
             refused = self._uploader.upload_from_anywhere(objects)
         blobs = {blob_id(objects[oid].encode()): failure for oid, failure in refused.items()}
@@ -76,6 +82,37 @@ class Supply:
         """Have what *steps* need sent again: the mirror says that it lacks some of it."""
         self._uploader.forget(self._objects(steps))
 
+    def note_published(self, steps: Sequence[Step]) -> None:
+        """Rely no more on the mirror's having what *steps* needed: what names it next is another publication."""
+        self._uploader.doubt(self._objects(steps))
+
+    def is_owed(self) -> bool:
+        """Tell whether the mirror lost something that it was not sent again, nor a moment ago."""
+        return bool(self._owed())
+
+    def heal(self) -> None:
+        """Send again what the mirror has lost, so far as it can be had."""
+        owed = self._owed()
+        self._uploader.keep(owed)
+        self._uploader.look_again(owed)
+        self._uploader.upload_from_anywhere(owed)  # what is refused stays lost
+        self._tried |= dict.fromkeys(owed, time.monotonic())
+        self._has_healed |= bool(owed.keys() - self._uploader.lost().keys())
+
+    def take_healed(self) -> bool:
+        """Tell whether anything was sent again since this was asked last."""
+        has_healed, self._has_healed = self._has_healed, False
+        return has_healed
+
+    def _owed(self) -> Objects:
+        now = time.monotonic()
+        self._tried = {oid: at for oid, at in self._tried.items() if at > now - _HEAL_AGAIN_S}
+        return {oid: pointer for oid, pointer in self._uploader.lost().items() if oid not in self._tried}
+
+    def heal_again(self) -> None:
+        """Let ``heal`` try what it could not get a moment ago."""
+        self._tried = {}
+
     def hold_back_lost(self, steps: Sequence[Step]) -> bool:
         """Hold back the files whose content cannot be had; tell whether there are such."""
         if not (lacked := self._lacked_blobs(steps)):
@@ -87,7 +124,8 @@ class Supply:
         return any(held)
 
     def _why_lost(self, path: str, oid: str) -> MirrorError:
-        if oid not in self._uploader.not_given and self._refusals.is_gone(path):
+        was_there = oid in self._uploader.lost()
+        if not was_there and oid not in self._uploader.not_given and self._refusals.is_gone(path):
             return MirrorError(
                 WHY_LOST,
                 error_kind=LOST,
@@ -95,6 +133,8 @@ class Supply:
                 hint='let the writer replace files (write, then rename), or set capture = "copy"; all else is published',
             )
         gone = "it was changed or deleted here before it was uploaded, and"
+        if was_there:
+            gone = "the mirror has lost it, it was changed or deleted here, and"
         if (failure := self._uploader.not_given.get(oid)) is None:
             return MirrorError(
                 f"{gone} no other mirror has it",

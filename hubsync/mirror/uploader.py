@@ -5,7 +5,7 @@ It knows objects and where they may be had; which of them are wanted, and when, 
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
@@ -19,6 +19,8 @@ from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
 
 Objects = Mapping[str, Pointer]  # by oid
+
+_SURE_S = 600.0  # for so long an answer is relied on, if nothing was published by it meanwhile
 
 log = get_logger()
 
@@ -34,6 +36,7 @@ class Uploader:
         self._remote = remote
         self._others = others
         self._min_free_bytes = min_free_bytes
+        self._sure: dict[str, float] = {}  # what the mirror said itself that it has, and when: monotonic
         self.not_given: dict[str, MirrorError] = {}
         """The objects that are not here, and that another mirror has but did not give when it was asked last."""
 
@@ -45,6 +48,41 @@ class Uploader:
     def forget(self, objects: Objects) -> None:
         """Forget which of *objects* the mirror has; it is asked again."""
         self._store.ledger.forget_uploads(self._name, objects)
+        self.doubt(objects)
+
+    def doubt(self, objects: Objects) -> None:
+        """Have the mirror asked for *objects* before anything names them again."""
+        self._sure = {oid: at for oid, at in self._sure.items() if oid not in objects}
+
+    def lost(self) -> Objects:
+        """Return the objects that the mirror was found to have lost, and was not sent again."""
+        return self._store.ledger.lost_objects(self._name)
+
+    def look_again(self, objects: Objects) -> None:
+        """Ask the mirror for those of *objects* that it is only remembered to have, or that are not here to be sent.
+
+        What it took once it may have lost since, and what it has is not lost.
+        """
+        now, known = time.monotonic(), self._store.ledger.uploaded(self._name, objects)
+        self._sure = {oid: at for oid, at in self._sure.items() if at > now - _SURE_S}
+        unsure = {
+            oid: pointer
+            for oid, pointer in objects.items()
+            if oid not in self._sure and (oid in known or not self._store.has_intact(oid))
+        }
+        if not unsure:
+            return
+        there = self._remote.ask_for(unsure.values())
+        self._note_there(oid for oid, has in there.items() if has)
+        if lost := {oid: unsure[oid].size for oid, has in there.items() if not has and oid in known}:
+            self._store.ledger.record_lost(self._name, lost)
+            log.warning("object.lost", files=len(lost), bytes=sum(lost.values()),
+                        hint="hubsync sends them again; `hubsync verify` looks for others")  # fmt: skip
+
+    def _note_there(self, oids: Iterable[str]) -> None:
+        oids = list(oids)
+        self._store.ledger.record_uploads(self._name, oids)
+        self._sure |= dict.fromkeys(oids, time.monotonic())
 
     def upload(self, objects: Objects) -> dict[str, MirrorError]:
         """Upload those of *objects* that the mirror lacks and that are pinned; return those that it refuses, and why.
@@ -81,10 +119,14 @@ class Uploader:
 
         return refused
 
-    def _upload_from_anywhere(self, objects: Objects) -> dict[str, MirrorError]:
-        for oid in self.lacks(objects):
+    def keep(self, objects: Objects) -> None:
+        """Pin those of *objects* that the source still holds: its writer may delete them before they are sent."""
+        for oid in objects:
             if not self._store.has_intact(oid):
                 self._store.pin_again(oid)
+
+    def _upload_from_anywhere(self, objects: Objects) -> dict[str, MirrorError]:
+        self.keep(self.lacks(objects))
         downloaded = self._download(objects)
         try:
             return self.upload(objects)
@@ -99,7 +141,7 @@ class Uploader:
 
     def _note_sent(self, oids: list[str], objects: Objects, started: float) -> None:
         sent = [oid for oid in oids if self._store.has_intact(oid)]
-        self._store.ledger.record_uploads(self._name, sent)
+        self._note_there(sent)
         self._let_go(sent)
         took_s = round(time.monotonic() - started, 3)
         for oid in sent:

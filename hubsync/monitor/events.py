@@ -361,6 +361,14 @@ _EVENTS = (
         "Objects that are not here any more were asked from another mirror in vain.",
     ),
     Event(
+        "object.lost",
+        "warning",
+        ("files", "bytes", "hint"),
+        "{mirror} does not have {files:object}[ ({bytes})] any more that it had[; {hint}]",
+        "Before a publication names objects that the mirror was sent earlier, it is asked for them, and lacks some.",
+        "They are sent again, from here or from another mirror. See what is wrong with the Hub's storage.",
+    ),
+    Event(
         "object.healed",
         "info",
         ("source", "files", "bytes"),
@@ -489,7 +497,7 @@ _EVENTS = (
         "A mirror lacks files, shows others' content in their place, has pointers without their objects, or gives bytes "
         "with a wrong hash; or it could not be asked. The first of the paths are listed.",
         "`hubsync verify TARGET` lists all. The next publication puts back what others removed or changed; what is lost "
-        "has to come from another mirror: `hubsync restore`.",
+        "is sent again if it is here or on another mirror.",
     ),
     Event(
         "receipt.made",

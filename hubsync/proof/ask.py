@@ -267,11 +267,11 @@ def _as_file(file: HubFile) -> File:
 def _answer(
     claim: Claim, shown: File | None, head: str | None, lost: Mapping[str, TransferError], damaged: Mapping[str, str]
 ) -> Holding:
-    reason, is_answer = judge(claim.content, shown), True
+    reason, is_answer, is_lost = judge(claim.content, shown), True, False
     if head is None:
         reason = f"the mirror has no branch {claim.place.branch!r}"
     elif not reason and shown is not None and shown.pointer is not None and (why := lost.get(shown.pointer.oid)):
-        is_answer = not why.retryable
+        is_answer = is_lost = not why.retryable
         what = "the pointer is there, but not its object" if is_answer else "its object cannot be asked for"
         reason = f"{what}: {why}"
     elif not reason and shown is not None and shown.pointer is not None and (said := damaged.get(shown.pointer.oid)):
@@ -279,4 +279,4 @@ def _answer(
         reason = f"its object is damaged there: {said}" if is_answer else f"its object: {said}"
 
     is_damaged = reason.endswith(DAMAGED)
-    return Holding(claim, reason, head, is_answer=is_answer, at=time.time(), is_damaged=is_damaged)
+    return Holding(claim, reason, head, is_answer=is_answer, at=time.time(), is_damaged=is_damaged, is_lost=is_lost)

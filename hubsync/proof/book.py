@@ -62,6 +62,14 @@ class ReceiptBook:
         except StateError:
             return
 
+    def note_lost(self, mirror: str, oids: Iterable[str]) -> None:
+        """Note which objects *mirror* was found to have lost: those that are ours are sent again."""
+        try:
+            with open_beside(self._path) as ledger:
+                ledger.record_lost(mirror, oids)
+        except StateError:
+            return
+
     def note_verdict(self, mirror: str, failure: Failure | None) -> None:
         """Note how *mirror* failed its verification, or (``None``) that it passed."""
         try:
@@ -81,6 +89,7 @@ def note_holdings(ledger: Ledger, mirror: str, holdings: Sequence[Holding]) -> N
     with ledger.transaction():
         ledger.record_receipts(mirror, (receipt_of(each) for each in holdings if not each.reason))
         ledger.forget_receipts(mirror, (each.claim.path for each in holdings if each.reason and each.is_answer))
+        ledger.record_lost(mirror, {each.claim.content.oid for each in holdings if each.is_lost and each.claim.content.oid})
 
 
 def receipt_of(holding: Holding) -> Receipt:

@@ -49,6 +49,7 @@ class Holding:
         is_answer: whether the mirror said so itself; else it could not be asked, and may hold it all the same.
         at: when it was said, seconds since the epoch.
         is_damaged: whether the object is there with other bytes.
+        is_lost: whether the pointer is there, and not its object.
     """
 
     claim: Claim
@@ -58,6 +59,7 @@ class Holding:
     at: float
     hint: str = ""
     is_damaged: bool = False
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,9 @@ class ReceiptKeeper:
         while some := dict(islice(wanted, _AT_ONCE)):
             if self.stop.is_set():
                 raise StoppedError("interrupted: hubsync is stopping")
-            holdings = [_dated(each, known) for each in asker.prove(list(some), known, heads)]
+            new = {claim.content.oid for claim, receipt in some.items() if not _is_settled(claim, receipt)}
+            old = {oid: at for oid, at in known.items() if oid not in new}  # what is named anew may be lost since
+            holdings = [_dated(each, old) for each in asker.prove(list(some), old, heads)]
             note_holdings(self.store.ledger, self.mirror.name, holdings)
             told.add(holdings, {claim.path for claim, receipt in some.items() if receipt is not None})
 

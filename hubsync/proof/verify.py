@@ -33,7 +33,10 @@ from hubsync.units import target_rules
 from hubsync.watch.inventory import take_inventory
 
 CARD = "README.md"
-_CURE = "the next publication puts back what others changed; get what is lost from another mirror: hubsync restore"
+_CURE = (
+    "the next publication puts back what others changed; what is lost is sent again if it is here or on another mirror, "
+    "where `hubsync restore` gets it too"
+)
 
 log = get_logger()
 
@@ -206,6 +209,7 @@ def _look(
     book.note_read(mirror.name, wanted.keys() - damaged.keys(), [oid for oid, why in damaged.items() if why == DAMAGED])
     holdings = expected.holdings(shown, bad, heads)
     book.note(mirror.name, holdings)
+    book.note_lost(mirror.name, lost)
     lacking = {*found.missing, *found.different, *found.dangling}
     verdict.is_provable = not found.damaged and lacking <= {name_of(each.claim.place) for each in holdings}
 

@@ -19,7 +19,7 @@ from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.graft import with_prefix
 from hubsync.mirror.hub import Hub
-from hubsync.mirror.remote import Remote
+from hubsync.mirror.remote import Remote, web_url
 from hubsync.mirror.token import Tokens, basic_authorization
 from hubsync.restore.catalog import File as CatalogFile
 from hubsync.restore.catalog import Files, below
@@ -31,7 +31,6 @@ from hubsync.store.tools import git_executable
 _CONNECT_S = 10.0
 _READ_BYTES = 16 << 20  # of blobs that are in memory at once
 _SUBMODULE = "160000"
-_WEB_PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 
 
 class Source(Protocol):
@@ -170,7 +169,7 @@ class ApiSource:
         self._endpoint = endpoint
         self._tokens = tokens
         self._hub = Hub(endpoint, tokens)
-        self._base = f"{endpoint.url}/{_WEB_PREFIX[mirror.repo_type]}{mirror.repo_id}"
+        self._base = web_url(endpoint, mirror)
         self._listed: dict[str, Files] = {}
         self.lfs = _Lfs(endpoint, tokens)
 

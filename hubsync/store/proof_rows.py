@@ -7,14 +7,18 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+
+from hubsync.store.pointer import Pointer
 
 # Added later: a ledger of the same version that lacks a table is given it.
 PROOF_TABLES = """
 CREATE TABLE IF NOT EXISTS receipts (
   mirror TEXT, path TEXT, branch TEXT, place TEXT, size INTEGER, oid TEXT, blob TEXT, commit_id TEXT, proven_at REAL,
   PRIMARY KEY (mirror, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lost (mirror TEXT, oid TEXT, size INTEGER, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS damaged (mirror TEXT, oid TEXT, PRIMARY KEY (mirror, oid)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS publications (
   mirror TEXT, at REAL, commit_id TEXT, units TEXT, files INTEGER, bytes INTEGER, took_s REAL, trigger TEXT, since TEXT,
@@ -65,7 +69,10 @@ class ProofRows(ABC):
 
     def record_uploads(self, mirror: str, oids: Iterable[str]) -> None:
         """Remember that *mirror* has the objects *oids*."""
-        self._many("INSERT OR IGNORE INTO uploads VALUES (?,?)", ((mirror, oid) for oid in oids))
+        with self.transaction():
+            rows = [(mirror, oid) for oid in oids]
+            self._many("INSERT OR IGNORE INTO uploads VALUES (?,?)", rows)
+            self._many("DELETE FROM lost WHERE mirror = ? AND oid = ?", rows)
 
     def uploaded(self, mirror: str, oids: Iterable[str]) -> set[str]:
         """Return those of *oids* that *mirror* is known to have."""
@@ -78,6 +85,31 @@ class ProofRows(ABC):
             self._do("DELETE FROM uploads WHERE mirror = ?", mirror)
         else:
             self._many("DELETE FROM uploads WHERE mirror = ? AND oid = ?", ((mirror, oid) for oid in oids))
+
+    def record_lost(self, mirror: str, oids: Iterable[str]) -> None:
+        """Remember that *mirror* has lost those of *oids* that are ours; what was proved of any of them counts no more."""
+        if not (oids := list(oids)):
+            return
+        given = json.dumps(oids)
+        these = "oid IN (SELECT value FROM json_each(?))"
+        with self.transaction():
+            self._do(f"INSERT OR REPLACE INTO lost SELECT ?, oid, size FROM pointers WHERE {these}", mirror, given)  # noqa: S608
+            for table in ("uploads", "receipts"):
+                self._do(f"DELETE FROM {table} WHERE mirror = ? AND {these}", mirror, given)  # noqa: S608 - constants
+            self.note_proved(mirror, "")
+
+    def lost_objects(self, mirror: str) -> dict[str, Pointer]:
+        """Return the objects that *mirror* has lost and was not sent again, by oid."""
+        rows = self._all("SELECT oid, size FROM lost WHERE mirror = ?", mirror)
+        return {row[0]: Pointer(*row) for row in rows}
+
+    def all_lost(self) -> set[str]:
+        """Return the objects that any mirror has lost and was not sent again."""
+        return {row[0] for row in self._all("SELECT oid FROM lost")}
+
+    def keep_mirrors(self, mirrors: Iterable[str]) -> None:
+        """Forget what others than *mirrors*, which are all there are, have lost."""
+        self._do("DELETE FROM lost WHERE mirror NOT IN (SELECT value FROM json_each(?))", json.dumps(list(mirrors)))
 
     def receipts(self, mirror: str, after: str = "", until: str | None = None) -> dict[str, Receipt]:
         """Return what *mirror* was proved to hold, by path of the source: of those *after* one *until* another one."""
@@ -156,6 +188,10 @@ class ProofRows(ABC):
         """Return the units that were published to *mirror* → when that was last, in seconds since the epoch."""
         rows = self._all("SELECT units, at FROM publications WHERE mirror = ? ORDER BY at", mirror)
         return {unit: at for units, at in rows for unit in json.loads(units)}
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[None]:
+        """Keep all that is written meanwhile, or nothing."""
 
     @abstractmethod
     def _one(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row

@@ -335,7 +335,7 @@ class Store:
 
     def release(self, published: Sequence[str | None]) -> int:
         """Drop the pins that no mirror needs; return how many bytes that gives back."""
-        wanted = self.wanted_objects(published).keys() | self.ledger.uncommitted_objects().keys()
+        wanted = self.wanted_objects(published).keys() | self.ledger.uncommitted_objects().keys() | self.ledger.all_lost()
         freed = 0
         for oid, status in list(self.objects.held()):
             if oid in wanted:

@@ -25,13 +25,13 @@ def git_executable() -> str:
     return _find("git")
 
 
-def expect_recent_tools() -> tuple[str, ...]:
+def expect_recent_tools() -> dict[str, str]:
     """Return what git and git-lfs say of their versions; nothing of one that does not say it in time.
 
     Raises:
         ToolMissingError: one is not on the PATH, or too old.
     """
-    return tuple(_expect_recent(tool, oldest) for tool, oldest in _OLDEST.items())
+    return {tool: _expect_recent(tool, oldest) for tool, oldest in _OLDEST.items()}
 
 
 def _expect_recent(tool: str, oldest: tuple[int, int]) -> str:

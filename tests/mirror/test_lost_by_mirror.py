@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -69,3 +70,107 @@ def test_a_storage_that_acknowledges_and_shows_nothing_is_sent_the_object_until_
     hook.unlink()
     worker.run(now=True)
     assert safetensors(3000) == server.read(REPO, MODEL)
+
+
+def batches(server: PlainServer) -> int:
+    """Return how often the LFS Batch API was asked since this was asked last."""
+    count = len([request for request in server.requests if request.path.endswith("/objects/batch")])
+    server.requests.clear()
+    return count
+
+
+def events(entries: list[Any], name: str) -> list[Any]:
+    return [entry for entry in entries if entry["event"] == name]
+
+
+def test_a_lost_object_that_is_named_again_is_sent_again_first(units: Rig, server: PlainServer) -> None:
+    """Another checkpoint has the same weights: they are asked for before the push, and both can be loaded."""
+    save(units, 1, safetensors(3000))
+    units.update()
+    units.work.release()
+    server.objects.clear()
+    save(units, 2, safetensors(3000))
+
+    with capture_logs() as entries:
+        units.update()
+
+    assert safetensors(3000) == server.read(REPO, "checkpoint-2/model.safetensors") == server.read(REPO, MODEL)
+    assert [(1, len(safetensors(3000)))] == [(entry["files"], entry["bytes"]) for entry in events(entries, "object.lost")]
+
+
+def test_only_what_is_named_again_is_asked_for(units: Rig, server: PlainServer) -> None:
+    """A new object costs the question that its upload asks, also if it went up early; one that is there, one question."""
+    worker = units.work.workers[0]
+    counts = []
+    for step, content in ((1, safetensors(3000)), (2, safetensors(3001)), (3, safetensors(3001))):
+        units.write(f"checkpoint-{step}/model.safetensors", content)
+        if step == 2:
+            units.commit()
+            worker.run()
+            assert 2 == len(server.objects)
+        units.write(f"checkpoint-{step}/DONE", b"%d" % step)
+        units.commit()
+        worker.run()
+        counts.append(batches(server))
+
+    assert [1, 1, 1] == counts
+    assert 3 == len([path for path in server.read_all(REPO) if path.endswith("safetensors")])
+
+
+def test_a_lost_object_comes_from_the_other_mirror(make_rig: MakeRig, server: PlainServer, second: PlainServer) -> None:
+    """It is neither pinned nor in the source any more."""
+    rig = make_rig(server, second, units=("checkpoint-*",), complete_when=("DONE",))
+    save(rig, 1, safetensors(3000))
+    rig.update(0)
+    rig.publish(1)
+    server.objects.clear()
+    save(rig, 2, safetensors(3000))
+    rig.commit()
+    shutil.rmtree(rig.source)
+    rig.source.mkdir()
+    rig.publish(1)
+    rig.store.release([rig.store.head()])
+
+    rig.publish(0)
+
+    assert safetensors(3000) == server.read(REPO, "checkpoint-2/model.safetensors") == server.read(REPO, MODEL)
+
+
+def test_what_is_lost_everywhere_is_not_named_again(units: Rig, server: PlainServer) -> None:
+    """The checkpoint that needs it waits with the reason, and the next one arrives."""
+    save(units, 1, safetensors(3000))
+    units.update()
+    units.work.release()
+    server.objects.clear()
+    save(units, 2, safetensors(3000))
+    units.commit()
+    shutil.rmtree(units.source / "checkpoint-1")
+    shutil.rmtree(units.source / "checkpoint-2")
+    units.work.release()
+    server.requests.clear()
+
+    units.publish()
+
+    assert 1 == len(server.history(REPO))
+    assert "the mirror has lost it" in units.publisher().refusals.reasons()["checkpoint-2/model.safetensors"]
+    save(units, 3, safetensors(4000))
+    units.update()
+    assert safetensors(4000) == server.read(REPO, "checkpoint-3/model.safetensors")
+
+
+def test_what_is_not_here_and_not_known_to_be_there_is_asked_for(units: Rig, server: PlainServer) -> None:
+    """What was remembered is gone: an object that the mirror still has is not called lost."""
+    save(units, 1, safetensors(3000))
+    units.update()
+    units.work.release()
+    save(units, 2, safetensors(3000))
+    units.commit()
+    shutil.rmtree(units.source / "checkpoint-1")
+    shutil.rmtree(units.source / "checkpoint-2")
+    units.work.release()
+    units.publisher().forget_uploads()
+
+    units.publish()
+
+    assert safetensors(3000) == server.read(REPO, "checkpoint-2/model.safetensors")
+    assert {} == units.publisher().refusals.reasons()

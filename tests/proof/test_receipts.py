@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from proof.conftest import change, reasons, write_unit
+from proof.conftest import change, objects_of, reasons, write_unit
 from support.plain_server import PlainServer
 from support.rig import Rig, safetensors
 
@@ -54,6 +54,19 @@ def test_a_new_unit_is_asked_for_alone(kept: Rig, server: PlainServer) -> None:
     assert {kept.publisher().head()} == set(receipts(kept).values())
     assert {"checkpoint-1", "checkpoint-2"} == kept.work.keepers[0].proven.keys()
     assert before.oid == kept.store.ledger.receipts("m0")[MODEL].oid
+
+
+def test_an_old_proof_is_none_for_what_is_named_anew(kept: Rig, hub: LocalHub) -> None:
+    """The object was lost after it was proved: the new unit is not proved by that, nor the old one any more."""
+    write_unit(kept, "checkpoint-2")
+    kept.update()
+    for path in objects_of(hub):
+        path.unlink()
+
+    keep(kept)
+
+    assert {MODEL, "checkpoint-2/model.safetensors"} == reasons(kept, "checkpoint-1", "checkpoint-2", cached=True).keys()
+    assert {} == kept.work.keepers[0].proven
 
 
 def test_a_lost_ledger_gets_its_receipts_anew(rig: Rig, server: PlainServer) -> None:

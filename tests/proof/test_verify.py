@@ -1,5 +1,6 @@
 """``verify`` finds whatever is wrong with a mirror, and nothing where all is well."""
 
+import shutil
 import threading
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from support.rig import NO_LOGIN, REPO, Rig, safetensors
 from hubsync.errors import MirrorError, UsageError
 from hubsync.localhub import LocalHub
 from hubsync.mirror.token import Tokens
+from hubsync.proof.standing import read_failure
 from hubsync.proof.verify import Means, MirrorVerdict, Reading, verify
 
 MakeRig = Callable[..., Rig]
@@ -76,6 +78,51 @@ def test_what_is_wrong_is_named(published: Rig, hub: LocalHub, damage: Callable[
 
     assert (False, 1) == (failed.is_passed, failed.found.faults)
     assert [f"main:{MODEL}"] == getattr(failed.found, kind)
+
+
+def test_what_is_lost_is_sent_again_from_the_source(hub: LocalHub, make_rig: MakeRig) -> None:
+    """Also by the only mirror's next try; then all is as published, and proved."""
+    rig = make_rig(hub)
+    write_unit(rig)
+    rig.update()
+    rig.work.release()
+    for path in objects_of(hub):
+        path.unlink()
+    assert not look(rig).is_passed
+    assert MODEL in reasons(rig, MODEL, cached=True)
+    worker, keeper = rig.work.workers[0], rig.work.keepers[0]
+
+    worker.run()
+
+    assert worker.publisher.supply.take_healed()
+    assert keeper.keep() is None
+    assert (None, True) == (read_failure(rig.store.ledger, "m0"), look(rig).is_passed)
+    assert {} == reasons(rig, "checkpoint-1", cached=True)
+    rig.work.release()
+    assert set() == rig.held_objects()
+
+
+def test_what_is_lost_is_kept_until_it_is_sent_again(rig: Rig, server: PlainServer) -> None:
+    """The mirror is away while the trainer deletes it: it is not lost with the source."""
+
+    def refuse(request: Request) -> None:
+        if "lfs" in request.path:
+            raise AnswerError(503)
+
+    write_unit(rig)
+    rig.update()
+    rig.work.release()
+    server.objects.clear()
+    assert not look(rig).is_passed
+    server.before = refuse
+    rig.work.workers[0].run()
+    shutil.rmtree(rig.source / "checkpoint-1")
+    rig.work.release()
+    server.before = lambda _: None
+
+    rig.work.workers[0].run(now=True)
+
+    assert safetensors(3000) == server.read(REPO, MODEL)
 
 
 def test_reading_finds_what_asking_cannot(published: Rig, hub: LocalHub) -> None:
