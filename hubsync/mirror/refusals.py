@@ -13,6 +13,8 @@ from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 from hubsync.watch.inventory import examine
 
+_AT_FAULT = frozenset({"rejected", "too_large"})
+
 log = get_logger()
 
 
@@ -52,9 +54,9 @@ class Refusals:
         return frozenset(refusal.error_kind for refusal in self._standing().values())
 
     def _standing(self) -> dict[str, Refusal]:
-        """Return what the mirror refuses, but what is deleted here: nobody has to mend that, nor to wait for it."""
-        refused = self._view.refused.items()
-        return {path: one for path, one in refused if one.error_kind != LOST and not self.is_gone(path)}
+        """Return what the mirror refuses, but what is at fault itself and deleted here: nobody can mend that."""
+        refused = {path: one for path, one in self._view.refused.items() if one.error_kind != LOST}
+        return {path: one for path, one in refused.items() if one.error_kind not in _AT_FAULT or not self.is_gone(path)}
 
     def is_gone(self, path: str) -> bool:
         """Tell whether *path* is deleted here."""
