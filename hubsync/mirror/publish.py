@@ -209,16 +209,11 @@ class Publisher:
 
     def upload_early(self) -> None:
         """Upload what is captured of files that no snapshot has yet, and again what the mirror has lost."""
-        ledger = self._store.ledger
-        shown = {
-            oid: pointer
-            for oid, pointer in ledger.uncommitted_objects().items()
-            if any(self._view.gets(path) for path, _ in ledger.paths_of(oid))
-        }
-        if self.supply.lacks(shown) or self.supply.is_owed():
+        early = self.supply.find_early(self._view.gets)
+        if early or self.supply.is_owed():
             self._repository.check()
             try:
-                self.supply.send_early(shown)
+                self.supply.send_early(early)
                 self.supply.heal()
             except MirrorError as exc:
                 self._repository.note_failure(exc)

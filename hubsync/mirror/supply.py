@@ -51,17 +51,21 @@ class Supply:
 
         return Backlog(files, sum(pointer.size for pointer in pointers.values()), since)
 
-    def lacks(self, objects: Objects) -> bool:
-        """Tell whether the mirror lacks some of *objects*."""
-        return bool(self._uploader.lacks(objects))
-
     def lacks_for(self, steps: Sequence[Step]) -> bool:
         """Tell whether the mirror lacks something that *steps* need."""
-        return self.lacks(self._objects(steps))
+        return bool(self._uploader.lacks(self._objects(steps)))
+
+    def find_early(self, shows: Callable[[str], bool]) -> Objects:
+        """Return what the mirror lacks of the objects that no snapshot has yet, of files that it *shows*."""
+        ledger = self._store.ledger
+        captured = ledger.uncommitted_objects().items()
+        shown = {oid: pointer for oid, pointer in captured if any(shows(path) for path, _ in ledger.paths_of(oid))}
+
+        return self._uploader.lacks(shown)
 
     def send_early(self, objects: Objects) -> None:
         """Upload *objects* that no step needs yet; what is refused is said when its file is to be published."""
-        self._uploader.upload(self._uploader.lacks(objects))
+        self._uploader.upload(objects)
 
     def bring(self, steps: Sequence[Step], beside: Callable[[], AbstractContextManager[None]]) -> bool:
         """Upload what *steps* need, if the mirror lacks any of it, inside what *beside* returns.
@@ -70,7 +74,7 @@ class Supply:
         """
         objects = self._objects(steps)
         self._uploader.look_again(objects)
-        with beside() if self.lacks(objects) else nullcontext():
+        with beside() if self._uploader.lacks(objects) else nullcontext():
             refused = self._uploader.upload_from_anywhere(objects)
         blobs = {blob_id(objects[oid].encode()): failure for oid, failure in refused.items()}
         by_path = {c.path: blobs[c.after.blob] for step in steps for c in step.changes if c.after and c.after.blob in blobs}
