@@ -95,11 +95,11 @@ class ApiRemote:
         finally:
             self.sending = None
 
-    def ask_for(self, objects: Iterable[Pointer]) -> dict[str, bool]:
-        """Return of *objects* (by oid) whether the mirror has each; nothing of what it would not take."""
+    def ask_for(self, objects: Iterable[Pointer], operation: str = "upload") -> dict[str, bool]:
+        """Return of *objects* (by oid) whether the mirror has each; nothing of what it does not take, or give."""
         endpoint = self._hub.endpoint
         lfs_url = f"{web_url(endpoint, self._mirror)}.git/info/lfs"
-        return ask_for(lfs_url, endpoint, self._hub.tokens.read(endpoint), objects)
+        return ask_for(lfs_url, endpoint, self._hub.tokens.read(endpoint), objects, operation)
 
     def delete_branch(self, branch: str, head: str) -> None:  # noqa: ARG002 - the API knows no expected head
         """Delete *branch*."""

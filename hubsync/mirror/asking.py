@@ -1,6 +1,6 @@
 """Asks the LFS Batch API of a mirror which objects it has: what it once took it may have lost since.
 
-It asks as an upload does, and sends nothing.
+It asks as an upload or a download does, and moves nothing.
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,10 @@ from hubsync.store.pointer import Pointer
 _CONNECT_S = 30.0
 
 
-def ask_for(lfs_url: str, endpoint: Endpoint, token: str | None, objects: Iterable[Pointer]) -> dict[str, bool]:
-    """Return of *objects* (by oid) whether the LFS API at *lfs_url* has each; nothing of what it would not take.
+def ask_for(
+    lfs_url: str, endpoint: Endpoint, token: str | None, objects: Iterable[Pointer], operation: str
+) -> dict[str, bool]:
+    """Return of *objects* (by oid) whether the LFS API at *lfs_url* has each; nothing of what it does not take, or give.
 
     Raises:
         MirrorError: it cannot be asked, or refuses.
@@ -27,7 +29,7 @@ def ask_for(lfs_url: str, endpoint: Endpoint, token: str | None, objects: Iterab
     client = Client(lfs_url, authorization, stall_s=endpoint.timeout_s, connect_s=min(_CONNECT_S, endpoint.timeout_s))
     things = [Thing(pointer.oid, pointer.size, is_shared=False) for pointer in objects]
     try:
-        return Batch(client, lfs_url, things).ask_all()
+        return Batch(client, lfs_url, things, operation).ask_all()
     except TransferError as exc:
         raise read_failure("ask for objects", str(exc)) from exc
     finally:

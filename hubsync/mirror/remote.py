@@ -181,9 +181,9 @@ class Remote:
         finally:
             self.sending = None
 
-    def ask_for(self, objects: Iterable[Pointer]) -> dict[str, bool]:
-        """Return of *objects* (by oid) whether the mirror has each; nothing of what it would not take."""
-        return ask_for(self.lfs_url, self._endpoint, self._tokens.read(self._endpoint), objects)
+    def ask_for(self, objects: Iterable[Pointer], operation: str = "upload") -> dict[str, bool]:
+        """Return of *objects* (by oid) whether the mirror has each; nothing of what it does not take, or give."""
+        return ask_for(self.lfs_url, self._endpoint, self._tokens.read(self._endpoint), objects, operation)
 
     def _lfs(self, doing: str, *args: str, feed: tuple[bytes, ...] = (), config: Mapping[str, str] | None = None) -> None:
         """Run git-lfs by its own means."""

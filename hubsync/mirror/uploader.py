@@ -73,6 +73,10 @@ class Uploader:
         if not unsure:
             return
         there = self._remote.ask_for(unsure.values())
+        self.keep(lacked := {oid: unsure[oid] for oid, has in there.items() if not has})
+        # Simple servers would take again what they have: of what cannot be sent, it counts what they would give.
+        if gone := [pointer for oid, pointer in lacked.items() if not self._store.has_intact(oid)]:
+            there |= self._remote.ask_for(gone, "download")
         self._note_there(oid for oid, has in there.items() if has)
         if lost := {oid: unsure[oid].size for oid, has in there.items() if not has and oid in known}:
             self._store.ledger.record_lost(self._name, lost)

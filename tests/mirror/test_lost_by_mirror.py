@@ -158,8 +158,11 @@ def test_what_is_lost_everywhere_is_not_named_again(units: Rig, server: PlainSer
     assert safetensors(4000) == server.read(REPO, "checkpoint-3/model.safetensors")
 
 
-def test_what_is_not_here_and_not_known_to_be_there_is_asked_for(units: Rig, server: PlainServer) -> None:
-    """What was remembered is gone: an object that the mirror still has is not called lost."""
+@pytest.mark.parametrize("offers_all", [False, True])
+def test_what_is_not_here_and_not_known_to_be_there_is_asked_for(
+    units: Rig, server: PlainServer, *, offers_all: bool
+) -> None:
+    """What was remembered is gone: an object that the mirror still has is not called lost, also if it takes it twice."""
     save(units, 1, safetensors(3000))
     units.update()
     units.work.release()
@@ -169,6 +172,7 @@ def test_what_is_not_here_and_not_known_to_be_there_is_asked_for(units: Rig, ser
     shutil.rmtree(units.source / "checkpoint-2")
     units.work.release()
     units.publisher().forget_uploads()
+    server.offers_all = offers_all
 
     units.publish()
 

@@ -64,6 +64,7 @@ class PlainServer:
     before: Callable[[Request], None] = _pass
     after: Callable[[Request], None] = _pass
     port: int = 0
+    offers_all: bool = False  # as simple servers do: to take also what it has
 
     def __enter__(self) -> Self:
         self._git = _serve(self, _GitHandler, self.port)
@@ -212,9 +213,10 @@ class _GitHandler(_Handler):
     def _batch(self, asked: dict) -> tuple[int, bytes, dict[str, str]]:
         def describe(item: dict) -> dict:
             have = item["oid"] in self.owner.objects
+            offers = self.owner.offers_all or not have
             action = {"href": f"{self.owner.storage_url}/{item['oid']}", "expires_in": 3600}
             if asked["operation"] == "upload":
-                return item | ({} if have else {"actions": {"upload": action}})
+                return item | ({"actions": {"upload": action}} if offers else {})
             return item | ({"actions": {"download": action}} if have else {"error": {"code": 404, "message": "gone"}})
 
         answer = {"transfer": "basic", "objects": [describe(item) for item in asked["objects"]]}
