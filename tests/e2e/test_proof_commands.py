@@ -62,10 +62,9 @@ def test_a_daemon_proves_what_it_published(tmp_path: Path, source: Path, hub: Lo
         assert 0 == hubsync(config, "safe", str(source / "checkpoint-1")).returncode
         shutil.rmtree(next(hub.directory.rglob("acme/x*")))
         assert "not" in hubsync(config, "safe", str(source / "checkpoint-1")).stdout.lower()
-        failed = daemon.wait_for("verify.failed")
+        daemon.wait_for("verify.failed", error_kind="not_found")  # one that meets half of it says "lost" first
         daemon.stop()
 
-    assert "not_found" == failed["error_kind"]
     status = document(hubsync(config, "status", "--json"), 3)
     [proved] = status["targets"][0]["mirrors"][0]["proven"]
     assert "checkpoint-1" == proved["unit"]
