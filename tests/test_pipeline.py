@@ -224,9 +224,11 @@ def test_a_unit_that_grows_while_it_is_captured_is_not_published_in_two(make_rig
         rig.write("checkpoint-1/late.txt", b"late")
 
     writer = threading.Thread(target=write)
+    shared().declare(Costs(threads=2, rate=parse_rate("8MB/s")))  # so that the writer has its turn meanwhile
     writer.start()
     commits = rig.pipeline.commit()
     writer.join()
+    shared().declare(Costs())
 
     commits += rig.commit()
     assert 1 == len(commits)

@@ -118,7 +118,7 @@ def test_a_reload_that_waits_for_a_hub_holds_up_nothing_else(plain_config: Path,
     (source / "a.txt").write_text("a")
     add_target(plain_config, "other", "m0:acme/y")
     edit(plain_config, '[[target]]\nname = "run"', 'timeout = "30s"\n[[target]]\nname = "run"')
-    holdup = Holdup(plain, lambda request: request.path.startswith("/api/") and request.path.endswith("acme/x"))
+    holdup = Holdup(plain, lambda request: request.path.partition("?")[0].endswith("/api/models/acme/x"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(plain_config.parent / "notify"))
         listener.settimeout(QUICKLY_S)
