@@ -20,7 +20,7 @@ from hubsync.store.git import Git
 from hubsync.store.hashing import PRESSURE, read_pressure
 from hubsync.store.objects import Objects
 from hubsync.store.private import expect_private, user_name
-from hubsync.store.tools import expect_recent_tools
+from hubsync.store.tools import TOOLS, expect_recent
 from hubsync.units import target_rules
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry
@@ -67,10 +67,14 @@ def _guarded(what: str, work: object) -> Iterator[Finding]:
 
 
 def _check_tools() -> Iterator[Finding]:
-    try:
-        yield from (Finding(tool, said) for tool, said in expect_recent_tools().items())
-    except ToolMissingError as exc:
-        yield Finding("tools", str(exc), exc.error_kind, exc.hint, exc.exit_code)
+    for tool in TOOLS:
+        try:
+            said = expect_recent(tool)
+        except ToolMissingError as exc:
+            yield Finding(tool, str(exc), exc.error_kind, exc.hint, exc.exit_code)
+            continue
+        silent = Finding(tool, "does not say its version", "tool", f"see what `{tool} version` says", 78)
+        yield Finding(tool, said) if said else silent
 
 
 def _check_state(config: Config) -> Iterator[Finding]:

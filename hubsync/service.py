@@ -27,7 +27,7 @@ from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.store.objects import state_errors
 from hubsync.store.private import make_private, private_files
 from hubsync.store.snapshot import Store
-from hubsync.store.tools import expect_recent_tools, git_executable
+from hubsync.store.tools import TOOLS, expect_recent, git_executable
 
 _STRICTNESS = ("off", "warn", "block")  # of secrets, in this order
 _ORPHAN_S = 5.0
@@ -104,7 +104,8 @@ def hold_state(state_dir: Path, *, is_once: bool = False) -> Iterator[int]:
     if is_once:
         git_executable()  # which costs no program: one that runs for a moment starts few
     else:
-        expect_recent_tools()
+        for tool in TOOLS:
+            expect_recent(tool)
     make_private(state_dir)
     with private_files():
         try:

@@ -57,6 +57,22 @@ def test_a_tool_that_does_not_say_its_version_in_time_is_believed(tmp_path: Path
         assert 0 == daemon.stop()
 
 
+@pytest.mark.parametrize("tool", ["git", "git-lfs"])
+def test_a_tool_that_says_no_version_fails_the_check(tmp_path: Path, hub: LocalHub, tool: str) -> None:
+    """Nobody knows what it is, though the service would believe it."""
+    (tmp_path / "source").mkdir()
+    config = write_config(tmp_path / "hubsync.toml", tmp_path / "source", {endpoint(hub): "acme/x"})
+    tools = _link_tools(tmp_path / "tools")
+    real = (tools / tool).resolve()
+    (tools / tool).unlink()
+    _write_script(tools / tool, f'[ "$1" != version ] || exit 0\nexec {real} "$@"')
+
+    done = hubsync(config, "check", "--online", PATH=str(tools))
+
+    assert 78 == done.returncode
+    assert f"{tool}: does not say its version" in done.stdout
+
+
 def _link_tools(place: Path) -> Path:
     """Fill *place* with links to all that this machine's PATH offers."""
     place.mkdir()

@@ -161,14 +161,9 @@ class CardWriter(Cards):
         self._git = git
         self._held: dict[str, str] = {}
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether this mirror gets a card."""
-        return not self.is_refused
-
     def write(self, line: Line, commit: str, changes: Changes, head: str | None, left: str | None) -> dict[str, bytes]:
         """Return the files of the card for the snapshot *commit*."""
-        if not self.is_wanted:
+        if self.is_refused:
             return {}
         try:
             composed = self._compose(line, commit, changes, head, left)
@@ -192,7 +187,7 @@ class CardWriter(Cards):
     def unmerged(self, theirs: Mapping[str, Shown], *published: TreeEntry | None) -> Mapping[str, Shown]:
         """Return *theirs* with the card as it was *published* by the source, if only our block was added to that."""
         held = theirs.get(self.path)
-        if held is None or not self.is_wanted:
+        if held is None or self.is_refused:
             return theirs
         for entry in published:
             if entry is not None and entry != held and self._is_merge(held, entry):
@@ -202,7 +197,7 @@ class CardWriter(Cards):
 
     def refuse(self, paths: Iterable[str], reason: str) -> bool:
         """Write no card any more if it is what the mirror refuses; tell whether that changes anything."""
-        if not self.is_wanted or self.path not in paths:
+        if self.is_refused or self.path not in paths:
             return False
         self.is_refused = True
         self._hold(self._mirror.branch, reason)

@@ -11,7 +11,6 @@ from hubsync.config.model import Config, Endpoint, TokenSource
 from hubsync.errors import MirrorError
 from hubsync.monitor.log import register_secret
 from hubsync.store.process import read_command
-from hubsync.watch.beneath import words
 from hubsync.watch.entry import Identity
 
 _NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -88,7 +87,7 @@ class Tokens:
         try:
             token = self._fetch(source).strip()
         except OSError as exc:
-            raise _unreadable(endpoint, words(exc)) from exc
+            raise _unreadable(endpoint, str(exc)) from exc
         except UnicodeDecodeError as exc:
             raise _unreadable(endpoint, "it is no text") from exc
         if not token:

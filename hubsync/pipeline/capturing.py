@@ -154,7 +154,7 @@ class Capturing:
                 return self._capturer.recall(entry, pointer, known.mode, known.blob)
         started = time.monotonic()
         is_log = self._files.grows(entry.path)
-        captured = self._capture_log(entry, known) if is_log else (yield from self._capturer.capture_steps(entry))
+        captured = self._capture_log(entry, known) if is_log else (yield from self._capturer.capture(entry))
         self.reading.add_file()
         if captured.pointer is not None:
             self._store.ledger.record(captured)

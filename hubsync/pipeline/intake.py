@@ -17,7 +17,7 @@ from hubsync.pipeline.capturing import Capturing
 from hubsync.pipeline.files import Files
 from hubsync.pipeline.held import Held
 from hubsync.priority import stand_back_further
-from hubsync.store.capture import HELD_HINT, Captured, FileHeldError, FileRefusedError, has_same_content
+from hubsync.store.capture import HELD_HINT, Captured, CopyTooLargeError, FileHeldError, FileRefusedError, has_same_content
 from hubsync.store.hashing import shared
 from hubsync.units import check_file, unit_of
 from hubsync.watch.beneath import held_directories
@@ -204,10 +204,9 @@ class Intake:
             return outcome
         if isinstance(outcome, FileHeldError):
             is_loose = unit_of(self._target, entry.path) is None  # else its unit says it
-            is_needy = is_loose and outcome.error_kind == "disk_full"
-            if outcome.error_kind == "disk_full":
+            if is_too_large := isinstance(outcome, CopyTooLargeError):
                 self._unfitting[entry.path] = entry.identity.size
-            self._held.hold(entry.path, outcome.reason, outcome.hint, needs_attention=is_needy)
+            self._held.hold(entry.path, outcome.reason, outcome.hint, needs_attention=is_loose and is_too_large)
         elif isinstance(outcome, FileChangedError):
             self.feed_again([entry])
         elif isinstance(outcome, FileRefusedError):

@@ -17,10 +17,11 @@ from hubsync.errors import MirrorError, ToolMissingError, UsageError
 from hubsync.mirror.agent_batch import Actions, Batch
 from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_handover import Thing
+from hubsync.mirror.asking import open_client
 from hubsync.mirror.graft import with_prefix
 from hubsync.mirror.hub import Hub
 from hubsync.mirror.remote import Remote, web_url
-from hubsync.mirror.token import Tokens, basic_authorization
+from hubsync.mirror.token import Tokens
 from hubsync.restore.catalog import File as CatalogFile
 from hubsync.restore.catalog import Files, below
 from hubsync.store.git import DIRECTORY, REGULAR, Git
@@ -76,9 +77,7 @@ class _Lfs:
         with self._lock:
             if self._batch is None:
                 token = self._tokens.read(self._endpoint)
-                authorization = basic_authorization(token) if token else None
-                timeout_s = self._endpoint.timeout_s
-                client = Client(lfs_url, authorization, stall_s=timeout_s, connect_s=min(_CONNECT_S, timeout_s))
+                client = open_client(lfs_url, self._endpoint, token, connect_s=_CONNECT_S)
                 self._clients.append(client)
                 self._batch = Batch(client, lfs_url, self._things, "download")
             batch = self._batch

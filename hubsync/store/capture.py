@@ -14,7 +14,7 @@ from hubsync.errors import NO_ROOM, FileChangedError, FileUnreadableError, Hubsy
 from hubsync.monitor.text import format_bytes
 from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
-from hubsync.store.hashing import Steps, run, shared
+from hubsync.store.hashing import Steps, shared
 from hubsync.store.lease import is_being_written
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.pointer import Pointer, decode_pointer
@@ -41,6 +41,12 @@ class FileHeldError(FileChangedError):
     """A file is not whole yet; the message says what is missing."""
 
     error_kind = "held"
+
+
+class CopyTooLargeError(FileHeldError):
+    """A copy of a file does not fit; it waits until it does."""
+
+    error_kind = "disk_full"
 
 
 class FileRefusedError(FileUnreadableError):
@@ -129,8 +135,8 @@ class Capturer:
         routing = choose_route(path, size, self._rules)
         return routing is not None and routing.route is Route.LFS
 
-    def capture(self, entry: Entry, on_bytes: Callable[[int], None] = lambda _: None) -> Captured:
-        """Capture *entry*; *on_bytes* hears of every piece that was read.
+    def capture(self, entry: Entry) -> Steps[Captured]:
+        """Capture *entry*, in steps; if it is closed before their end, nothing is left of it.
 
         Raises:
             FileChangedError: it is not what *entry* says any more, or changed while it was read.
@@ -138,10 +144,6 @@ class Capturer:
             FileRefusedError: it is an LFS pointer without its content, or holds a secret.
             FileUnreadableError: it cannot be opened or read.
         """
-        return run(self.capture_steps(entry), on_bytes)
-
-    def capture_steps(self, entry: Entry) -> Steps[Captured]:
-        """Do as ``capture``, in steps; if it is closed, nothing is left of it."""
         fd = open_entry(self._source, entry)
         try:
             return (yield from self._capture_open(fd, entry))
@@ -351,9 +353,7 @@ class Capturer:
         if not self.has_room_for(entry.identity.size):  # which is no news each time
             above = " above min_free" if self.min_free_bytes else ""
             needed = f"a copy of it takes {format_bytes(entry.identity.size)}, more than the store's disk has free{above}"
-            held = FileHeldError(entry.path, needed, hint=_NO_ROOM_HINT)
-            held.error_kind = "disk_full"
-            raise held
+            raise CopyTooLargeError(entry.path, needed, hint=_NO_ROOM_HINT)
         self._to_copy[pin.path] = entry.identity.size
 
 

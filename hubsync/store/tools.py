@@ -10,6 +10,7 @@ from hubsync.errors import ToolMissingError
 from hubsync.store.process import ChildStalledError, read_command
 
 _OLDEST = {"git": (2, 36), "git-lfs": (3, 0)}  # an older git knows no core.fsync: a power cut might take what it has kept
+TOOLS = tuple(_OLDEST)
 _CLOSED = {"HOME": "/", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
 _PATIENCE_S = 5.0
 
@@ -25,22 +26,20 @@ def git_executable() -> str:
     return _find("git")
 
 
-def expect_recent_tools() -> dict[str, str]:
-    """Return what git and git-lfs say of their versions; nothing of one that does not say it in time.
+def expect_recent(tool: str) -> str:
+    """Return what *tool*, one of ``TOOLS``, says of its version; nothing if it does not say it, or not in time.
 
     Raises:
-        ToolMissingError: one is not on the PATH, or too old.
+        ToolMissingError: it is not on the PATH, or too old.
     """
-    return {tool: _expect_recent(tool, oldest) for tool, oldest in _OLDEST.items()}
-
-
-def _expect_recent(tool: str, oldest: tuple[int, int]) -> str:
-    said = ""
+    said, oldest = "", _OLDEST[tool]
     with contextlib.suppress(ChildStalledError):
         done = read_command((_find(tool), "version"), {**os.environ, **_CLOSED}, timeout_s=_PATIENCE_S)
         said = done.stdout.decode("utf-8", "replace").strip()
     version = re.search(r"(\d+)\.(\d+)", said)
-    if version and (int(version[1]), int(version[2])) < oldest:
+    if version is None:
+        return ""
+    if (int(version[1]), int(version[2])) < oldest:
         raise ToolMissingError(f"{said} is too old", hint=f"install {tool} {oldest[0]}.{oldest[1]} or newer")
 
     return said

@@ -94,7 +94,7 @@ LAYOUTS = (
     ),
     Layout(
         "marked by its writer",
-        f"{MARK} is there, less than a minute older than the weights",
+        f"{MARK} is there and no older than the weights",
         "hubsync.integrations",
         rows.is_marked,
         rows.lacks_marked,

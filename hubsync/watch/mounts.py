@@ -39,21 +39,22 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 def network_file_system(source: Path, mountinfo: Path = _TABLE) -> str | None:
     """Return the type of the network (or FUSE) file system that holds *source*; ``None`` if it is a local one."""
-    try:
-        table = os.fsdecode(mountinfo.read_bytes())
-    except OSError:
-        return None  # no /proc: no way to know, and the periodic inventory sees everything anyway
-    kind = file_system_of(os.path.realpath(source), table)
+    kind = _read_mount(source, mountinfo)[1] or ""
 
     return kind if kind in _NETWORK or kind.startswith("fuse.") else None
 
 
 def mount_point(source: Path, mountinfo: Path = _TABLE) -> str | None:
     """Return where the file system is mounted that holds *source*, without a slash at its end; ``None`` if nobody knows."""
+    return _read_mount(source, mountinfo)[0]
+
+
+def _read_mount(source: Path, mountinfo: Path) -> tuple[str | None, str | None]:
+    """Return the point and the type of the mount that holds *source*."""
     try:
-        return _mount_of(os.path.realpath(source), os.fsdecode(mountinfo.read_bytes()))[0]
+        return _mount_of(os.path.realpath(source), os.fsdecode(mountinfo.read_bytes()))
     except OSError:
-        return None
+        return None, None  # no /proc: no way to know, and the periodic inventory sees everything anyway
 
 
 def file_system_of(path: str, table: str) -> str:

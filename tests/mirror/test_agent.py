@@ -25,6 +25,7 @@ from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import UploadError, declare_limit
 from hubsync.store.capture import Capturer
 from hubsync.store.git import Git
+from hubsync.store.hashing import run
 from hubsync.store.objects import Objects, Pin, PinKind
 from hubsync.store.route import RouteRules
 from hubsync.watch.inventory import look
@@ -63,7 +64,7 @@ class Store:
         file.write_bytes(content)
         entry = look(source, file.name)
         assert entry
-        captured = Capturer(source, self.objects, RouteRules(("*.bin",), 0), "link").capture(entry)
+        captured = run(Capturer(source, self.objects, RouteRules(("*.bin",), 0), "link").capture(entry))
         assert captured.pointer
         return captured.pointer.oid, file
 

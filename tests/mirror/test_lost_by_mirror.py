@@ -83,13 +83,18 @@ def events(entries: list[Any], name: str) -> list[Any]:
     return [entry for entry in entries if entry["event"] == name]
 
 
+def lose_and_save_again(rig: Rig, server: PlainServer) -> None:
+    """Have *server* lose the weights of a checkpoint, and save them as another one."""
+    save(rig, 1, safetensors(3000))
+    rig.update()
+    rig.work.release()
+    server.objects.clear()
+    save(rig, 2, safetensors(3000))
+
+
 def test_a_lost_object_that_is_named_again_is_sent_again_first(units: Rig, server: PlainServer) -> None:
     """Another checkpoint has the same weights: they are asked for before the push, and both can be loaded."""
-    save(units, 1, safetensors(3000))
-    units.update()
-    units.work.release()
-    server.objects.clear()
-    save(units, 2, safetensors(3000))
+    lose_and_save_again(units, server)
 
     with capture_logs() as entries:
         units.update()
@@ -138,11 +143,7 @@ def test_a_lost_object_comes_from_the_other_mirror(make_rig: MakeRig, server: Pl
 
 def test_what_is_lost_everywhere_is_not_named_again(units: Rig, server: PlainServer) -> None:
     """The checkpoint that needs it waits with the reason, and the next one arrives."""
-    save(units, 1, safetensors(3000))
-    units.update()
-    units.work.release()
-    server.objects.clear()
-    save(units, 2, safetensors(3000))
+    lose_and_save_again(units, server)
     units.commit()
     shutil.rmtree(units.source / "checkpoint-1")
     shutil.rmtree(units.source / "checkpoint-2")

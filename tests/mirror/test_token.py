@@ -108,6 +108,7 @@ def test_a_token_that_cannot_be_read_is_an_error_that_shows_none(source: dict[st
     assert ("auth", False) == (caught.value.error_kind, caught.value.retryable)
     assert "token" in caught.value.hint
     assert "hf_secret" not in str(caught.value)
+    assert "file" not in source or str(source["file"]) in str(caught.value)
 
 
 # --- how git gets it

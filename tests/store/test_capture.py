@@ -70,7 +70,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 
 def capture(source: Path, objects: Objects, path: str, how: str = "link") -> Captured:
-    return Capturer(source, objects, RULES, how).capture(entry_of(source, path))
+    return run(Capturer(source, objects, RULES, how).capture(entry_of(source, path)))
 
 
 def test_a_link_is_no_second_copy(source: Path, objects: Objects) -> None:
@@ -158,7 +158,7 @@ def test_a_large_file_is_read_once(source: Path, objects: Objects, name: str, ho
     entry = entry_of(source, name)
     before = bytes_read()
 
-    capturer.capture(entry, heard.append)
+    run(capturer.capture(entry), heard.append)
 
     assert size == sum(heard)
     assert size <= bytes_read() - before < size + MIB
@@ -298,7 +298,7 @@ def test_a_file_that_changes_while_it_is_read_is_never_torn(
     captured = None
 
     try:
-        captured = Capturer(source, objects, RULES, how).capture(entry, lambda _: [one(file) for one in changes])
+        captured = run(Capturer(source, objects, RULES, how).capture(entry), lambda _: [one(file) for one in changes])
     except FileChangedError:
         assert {} == held(objects)
     else:
@@ -364,7 +364,7 @@ def test_a_file_that_changed_since_it_settled_is_refused(
     change(source / name)
 
     with pytest.raises(FileChangedError):
-        Capturer(source, objects, RULES, "link").capture(entry)
+        run(Capturer(source, objects, RULES, "link").capture(entry))
 
     assert {} == held(objects)
 
@@ -388,7 +388,7 @@ def test_ordinary_content_is_never_torn(source: Path, objects: Objects) -> None:
     writer.start()
     capturer = Capturer(source, objects, RouteRules((), 1 << 40), "link")
     try:
-        content = capturer.capture(entry).content
+        content = run(capturer.capture(entry)).content
     except FileChangedError:
         content = b""
     writer.join()
@@ -466,7 +466,7 @@ def test_no_capture_is_a_state_that_never_was(source: Path, objects: Objects, ho
         if entry is None or time.time_ns() - max(entry.identity.mtime_ns, entry.identity.ctime_ns) < 10_000_000:
             continue  # it is not quiet
         try:
-            captured = capturer.capture(entry)
+            captured = run(capturer.capture(entry))
         except FileChangedError:
             continue
         assert captured.pointer is not None
@@ -489,7 +489,7 @@ def test_what_is_deleted_is_not_read_on(source: Path, objects: Objects, how: str
         (source / "a.raw").unlink(missing_ok=True)
 
     with pytest.raises(FileChangedError, match="changed while it was read"):
-        Capturer(source, objects, RULES, how).capture(entry_of(source, "a.raw"), delete)
+        run(Capturer(source, objects, RULES, how).capture(entry_of(source, "a.raw")), delete)
 
     assert 1 == len(heard)
     assert {} == held(objects)
