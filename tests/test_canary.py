@@ -45,12 +45,15 @@ def test_a_token_in_a_file_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("where", "script"), [
-    ("argv", f"sh -c 'read x; :' {TOKEN}; :"),
-    ("environ", f"A={TOKEN} sh -c 'read x; :'; :"),
+    ("argv", "read t; sh -c 'read x; :' $t; :"),
+    ("environ", "read t; A=$t sh -c 'read x; :'; :"),
 ], ids=["argv", "environ"])  # fmt: skip
 def test_a_token_given_to_a_grandchild_is_seen(where: str, script: str) -> None:
-    """By a process that is not ours, such as git; what a child has before it runs its own program is its parent's."""
+    """By a process that is not ours, such as git, which was given it where nobody looks."""
     given = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, process_group=0)
+    assert given.stdin is not None
+    given.stdin.write(f"{TOKEN}\n".encode())
+    given.stdin.flush()
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not (seen := list(canary.search_processes(given.pid))) and time.monotonic() < deadline:
@@ -59,7 +62,7 @@ def test_a_token_given_to_a_grandchild_is_seen(where: str, script: str) -> None:
         os.killpg(given.pid, signal.SIGKILL)
         given.communicate()
 
-    assert [f"{where} of b"] == [place[: len(where) + 5] for place in seen]  # the quote is its parent's, or its own
+    assert [f"{where} of b'sh"] == [place[: len(where) + 8] for place in seen]
 
 
 def test_a_token_that_is_printed_is_seen(tmp_path: Path) -> None:
