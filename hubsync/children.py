@@ -8,8 +8,9 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.monitor.logger import get_logger
 
@@ -22,8 +23,7 @@ _LAST_LOOK_S = 2.0
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(Struct, frozen=True):
     """What a child and its own have done: processor time in ticks; *is_stopped*: none of them may run (SIGSTOP)."""
 
     ticks: int

@@ -7,9 +7,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError, UsageError
 from hubsync.monitor.logger import get_logger
@@ -26,8 +27,7 @@ log = get_logger()
 Obey = Callable[[str, tuple[str, ...]], dict[str, object]]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What was asked over the socket; *options* are those of ``wait``."""
 
     command: str

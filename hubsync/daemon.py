@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from datetime import UTC, datetime
+
+from msgspec import to_builtins
 
 from hubsync import __version__
 from hubsync.children import Children
@@ -347,7 +348,8 @@ class Daemon:
             answer, holds_s = looked or (self._targets.why_closed(wish.target), LOOK_S)
             left_s = deadline - time.monotonic()
             if answer.final or left_s <= 0:
-                return asdict(answer)
+                plain: dict[str, object] = to_builtins(answer)
+                return plain
             self._news.wait_after(seen, min(left_s, holds_s))
 
         raise NotRunningError("hubsync is stopping")

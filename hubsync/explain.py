@@ -7,8 +7,9 @@ nothing; a daemon may run meanwhile or not.
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError, UsageError
@@ -31,8 +32,7 @@ from hubsync.watch.names import Skip
 from hubsync.watch.rules import Ruling
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorFact:
+class MirrorFact(Struct, frozen=True):
     """Where a path stands on one mirror; *commit* is the mirror's that brought it there, as far as it is known here."""
 
     mirror: str
@@ -45,8 +45,7 @@ class MirrorFact:
     object_uploaded: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """Everything that decides about one path."""
 
     target: str
@@ -74,8 +73,7 @@ class Explanation:
         return bool(required) and all(fact.published for fact in required)
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
+class _State(Struct, frozen=True):
     """How a file is here; *is_current*: what the newest snapshot has is what there is."""
 
     reason: str

@@ -5,8 +5,9 @@ A part that does not is said once. It knows no service manager; who feeds a watc
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
 
 from hubsync.monitor.events import CATALOGUE
 from hubsync.monitor.logger import get_logger
@@ -21,8 +22,7 @@ def _since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while the machine sleeps, as the system clock does
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Something that gets on by itself; *progressed* is when it last did, in monotonic seconds (``None``: it has ended)."""
 
     name: str

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import HubsyncError, MirrorError
@@ -33,8 +35,7 @@ _PAUSE_S = 0.2
 _SHORT_S = 0.3  # what is read in that time is sent all at once: each upload starts a dozen programs
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """What ``once`` did for one target: commits made, what was held back, and what failed on which mirror."""
 
     target: str

@@ -1,7 +1,8 @@
 """Works out what ``once`` would do, with reasons: it rehearses it, and puts the outcome into steps. It changes nothing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.mirror.record import read_published
@@ -17,8 +18,7 @@ from hubsync.watch.inventory import look
 _REPLACED = "gone, and its unit was saved anew: a unit is published as one version"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """What would happen to one path.
 
     ``action`` is ``capture`` (commit and publish it), ``upload`` (its object only: its unit waits), ``wait`` (with its
@@ -34,8 +34,7 @@ class Step:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorPlan:
+class MirrorPlan(Struct, frozen=True):
     """What one mirror would get: *files* and *bytes* in all, of which the backlog was captured before.
 
     *snapshot* is what it holds now. Left out is what its own rules leave out, not what ``keep_latest`` drops.
@@ -51,16 +50,14 @@ class MirrorPlan:
     backlog_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(Struct, frozen=True):
     """Why nothing would be captured."""
 
     error: str
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What ``once`` would do for one target."""
 
     target: str
@@ -139,8 +136,7 @@ def _wait(target: Target, rehearsal: Rehearsal, path: str, size: int) -> Step:
     return Step(action, path, size, routing.route.value, reason, unit)
 
 
-@dataclass(frozen=True, slots=True)
-class _Backlog:
+class _Backlog(Struct, frozen=True):
     published: str | None
     snapshots: int
     sizes: dict[str, int]

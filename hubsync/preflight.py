@@ -4,9 +4,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+
+from msgspec import Struct
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, MirrorError, StateError, ToolMissingError
@@ -32,8 +33,7 @@ _READ_SAMPLE = 200
 _OTHERS_READ = 0o004
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing that was tried; without an ``error_kind`` it is well."""
 
     what: str

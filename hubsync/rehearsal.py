@@ -10,9 +10,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+
+from msgspec import Struct, field
 
 from hubsync.config.model import Config, Target
 from hubsync.pipeline import Pipeline, make_capturer, store_directory
@@ -32,8 +33,7 @@ _HASHED_BYTES = 256 << 20  # a larger file that was only touched is not read for
 _ROUNDS = 3
 
 
-@dataclass(slots=True)
-class Rehearsal:
+class Rehearsal(Struct):
     """A pipeline on a copy, and what was *published* and *gone* before it ran."""
 
     pipeline: Pipeline

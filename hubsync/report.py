@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from msgspec.structs import replace
 
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError, StateError

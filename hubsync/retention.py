@@ -4,23 +4,22 @@ It says nothing of whether a unit may go yet: that takes receipts, and nobody at
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.config.model import KeepRules, LocalRetention
 from hubsync.monitor.text import format_bytes
 from hubsync.watch.layout_words import choose_newest, step_of
 
 
-@dataclass(frozen=True, slots=True)
-class UnitFact:
+class UnitFact(Struct, frozen=True):
     """A complete unit: when it was last written (seconds since the epoch), and the disk space that its removal gives."""
 
     written_at: int
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Whether *unit* stays, and the rule that says so."""
 
     unit: str

@@ -11,8 +11,9 @@ import re
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import BusyError, HubsyncError, StateError, read_os_error
@@ -37,8 +38,7 @@ _POLL_S = 0.05
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class TargetWork:
+class TargetWork(Struct, frozen=True):
     """One target at work: its pipeline, and for each mirror a worker and a keeper of its receipts."""
 
     target: Target

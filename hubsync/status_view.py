@@ -4,9 +4,10 @@ import contextlib
 import shutil
 import sys
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from hubsync.config.glance import Glance
 from hubsync.errors import ConfigError, HubsyncError, NotRunningError, StateError

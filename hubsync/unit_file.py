@@ -6,8 +6,9 @@ asks for at its end, since the last assignment counts, and lists are added to.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.config.model import Config, Target
 from hubsync.errors import UsageError
@@ -21,8 +22,7 @@ _PLAIN = re.compile(r"[\w./@:+,=~-]+", re.ASCII)
 _HIDDEN = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - PrivateTmp= shows the service others in their place
 
 
-@dataclass(frozen=True, slots=True)
-class Installation:
+class Installation(Struct, frozen=True):
     """Who runs hubsync, and how.
 
     Attributes:

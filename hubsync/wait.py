@@ -5,8 +5,10 @@ It looks at one target's pipeline and mirrors and changes nothing; who waits, an
 
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from hubsync.config.model import Target
 from hubsync.errors import UsageError
@@ -17,8 +19,7 @@ from hubsync.store.git import TreeEntry
 MirrorProgress = Literal["published", "waiting", "failing", "parked"]
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What is waited for: *unit*, else all; on *mirror*, else on all that are required."""
 
     target: str
@@ -26,8 +27,7 @@ class Wish:
     mirror: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """How far it is. *final*: waiting longer changes nothing. *hasten*: something new can be committed."""
 
     published: bool

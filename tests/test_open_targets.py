@@ -4,11 +4,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.rig import NO_LOGIN, declare
 
 from hubsync import open_targets

@@ -1,7 +1,8 @@
 """Makes a whole card from facts, the operator's words and the card that stands there. Pure; knows no disk and no mirror."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from hubsync.card import CARD
 from hubsync.card.curves import DARK, LIGHT, draw_curves
@@ -18,8 +19,7 @@ from hubsync.config.model import Card
 _LIGHT, _DARK = ".hubsync/curves.svg", ".hubsync/curves-dark.svg"
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """What a card is about.
 
     Attributes:
@@ -35,8 +35,7 @@ class Subject:
     metric: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Composed(Struct, frozen=True):
     """The files to write (path → text); none, and the reason, if the card that stands there is to be left alone."""
 
     files: Mapping[str, str] = field(default_factory=dict)

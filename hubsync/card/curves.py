@@ -7,8 +7,9 @@ import functools
 import importlib.util
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from hubsync.card.history import History, is_evaluation, is_learning_rate, is_train_loss
 
@@ -16,8 +17,7 @@ _PANELS_MOST = 4
 _LINES_MOST = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Theme:
+class Theme(Struct, frozen=True):
     """The colours of a page."""
 
     ink: str
@@ -29,8 +29,7 @@ LIGHT = Theme("#374151", "#e5e7eb", ("#2563eb", "#d97706", "#059669", "#dc2626",
 DARK = Theme("#d1d5db", "#374151", ("#60a5fa", "#fbbf24", "#34d399", "#f87171", "#a78bfa"))
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(Struct, frozen=True):
     """One set of axes: its title, and names with their (step, value)."""
 
     title: str

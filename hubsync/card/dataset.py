@@ -6,7 +6,8 @@ https://huggingface.co/docs/hub/datasets-file-names-and-splits
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.card.render import join_sections
 from hubsync.card.tables import code, format_size, table
@@ -28,8 +29,7 @@ _COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 _HEADINGS = ("Dataset description", "Intended uses & limitations", "How to use", "Files", "Source data")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """The files of one split and format."""
 
     split: str

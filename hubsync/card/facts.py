@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from hubsync.card import recorded
 from hubsync.card.files import Files, is_events
@@ -35,8 +36,7 @@ _PROCESSORS = (  # the file that tells → the class that loads it
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Struct, frozen=True):
     """A unit that is published: its name, and where a mirror shows it."""
 
     name: str
@@ -44,8 +44,7 @@ class Unit:
     revision: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class UnitRow:
+class UnitRow(Struct, frozen=True):
     """What the table of units says of one."""
 
     unit: Unit
@@ -54,8 +53,7 @@ class UnitRow:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What the files say of a model.
 
     Attributes:

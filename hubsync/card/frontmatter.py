@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import yaml
@@ -18,8 +19,7 @@ class OddYamlError(ValueError):
     """The metadata cannot be read, or not be changed without touching what people wrote."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrontMatter:
+class FrontMatter(Struct, frozen=True):
     """A card taken apart: what opens the metadata, its text, what closes it, and all that follows.
 
     Attributes:

@@ -5,8 +5,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeGuard
+
+from msgspec import Struct
 
 _EVAL = re.compile(r"(?:eval|val|valid|validation|test)[_/](?P<metric>.+)")
 _LEARNING_RATE = re.compile(r"(?:train/)?(?:learning_rate|lr)(?:[-/_].*)?|lr-.*")
@@ -16,8 +17,7 @@ _NO_METRIC = re.compile(  # how long it took, and what is no measure of the mode
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """What was logged at one step."""
 
     step: int

@@ -8,8 +8,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from hubsync.card.frontmatter import FrontMatter, OddYamlError, newline_of, read_front_matter
 from hubsync.card.metadata import encode_metadata
@@ -21,8 +22,7 @@ _MARK, _ANY_BEGIN, _END = "<!-- hubsync:", "<!-- hubsync:begin", "<!-- hubsync:e
 _DIGEST_LENGTH = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """What hubsync would say: the metadata, which of its keys the operator has *told*, and the text of the block."""
 
     metadata: Mapping[str, Any]
@@ -30,16 +30,14 @@ class Draft:
     told: AbstractSet[str] = field(default_factory=frozenset)
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True):
     """The card as it is to be; ``None`` if it is left alone, and the reason."""
 
     card: str | None
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(Struct, frozen=True):
     """Where the block stands in the card, and what it remembers."""
 
     start: int

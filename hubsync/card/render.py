@@ -2,7 +2,9 @@
 
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.card.facts import Facts, UnitRow
 from hubsync.card.files import thin_out
@@ -40,8 +42,7 @@ _PICTURE = """<picture>
 </picture>"""
 
 
-@dataclass(frozen=True, slots=True)
-class Pictures:
+class Pictures(Struct, frozen=True):
     """Where the curves stand, drawn for light and for dark pages; empty if they are not drawn."""
 
     light: str = ""

@@ -3,7 +3,7 @@
 The tasks are those of the Hub: https://huggingface.co/tasks. An architecture that could be for several is left out.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 # What a config's architecture ends in → (task, the Auto class that loads it).
 _BY_HEAD = (
@@ -67,8 +67,7 @@ TEXT_TASKS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """The Hub's name of what a model is for (empty: not known), and the class that loads it."""
 
     pipeline_tag: str

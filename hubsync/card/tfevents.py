@@ -8,7 +8,8 @@ https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/s
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 _HEAD = struct.Struct("<QI")
 _CRC_BYTES = 4
@@ -24,8 +25,7 @@ _TYPE_FLOAT, _TYPE_DOUBLE = 1, 2
 _Field = tuple[int, "int | bytes"]
 
 
-@dataclass(frozen=True, slots=True)
-class Events:
+class Events(Struct, frozen=True):
     """What an event file holds: tag → (step, value) in the order of writing, and tag → text."""
 
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)

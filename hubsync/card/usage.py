@@ -1,7 +1,8 @@
 """Writes the example code of a card: what loads this model from this repository, or nothing. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.card.facts import Facts
 from hubsync.card.rules import legal_repo_ids
@@ -11,8 +12,7 @@ _SHOWN_FILES = 3
 _PROMPT_TOKENS = 24  # what the longest prompt of an example may take
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a mirror shows the model.
 
     Attributes:

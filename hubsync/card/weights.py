@@ -4,14 +4,14 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _LENGTH = struct.Struct("<Q")
 HEADER_MOST = 100_000_000  # MAX_HEADER_SIZE of safetensors' src/tensor.rs
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Struct, frozen=True):
     """How many parameters there are, of which types (F32 → count), and how many bytes the files take."""
 
     parameters: int

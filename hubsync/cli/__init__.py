@@ -28,7 +28,11 @@ def main() -> None:
     forbid_core_dumps()
     gc.set_threshold(_COLLECT_EVERY)
     sys.setswitchinterval(_SWITCH_S)
+    environment = close_environment(os.environ)
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = (
+        "1"  # whoever installed one did not mean us, and all packages are asked for them
+    )
     try:
-        cli(obj=close_environment(os.environ))
+        cli(obj=environment)
     finally:
         gc.freeze()  # all that is left ends with the process: to look for circles in it took a quarter of a short command

@@ -5,12 +5,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from hubsync.errors import ConfigError, HubsyncError, StateError, UsageError
 from hubsync.monitor.text import escape_unsafe
@@ -38,8 +39,7 @@ Exit codes:
 """
 
 
-@dataclass(slots=True)
-class Session:
+class Session(Struct):
     """What all commands share: the config's path and the environment that hubsync was started in."""
 
     path: Path | None
@@ -217,4 +217,8 @@ def error_document(error: HubsyncError) -> dict[str, Any]:
 def print_json(**document: Any) -> None:  # noqa: ANN401 - values that JSON can hold
     """Print one document on standard output."""
     generated = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "generated_at": generated, **document}, default=str))
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "generated_at": generated, **document}, default=_as_plain))
+
+
+def _as_plain(value: object) -> object:
+    return asdict(value) if isinstance(value, Struct) else str(value)

@@ -2,11 +2,11 @@
 # ruff: noqa: PLC0415 - heavy imports stand in the commands that need them
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from hubsync.cli.app import Session, Size, cli, pass_session
 from hubsync.errors import StateError

@@ -2,11 +2,11 @@
 # ruff: noqa: PLC0415 - heavy imports stand in the commands that need them
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from hubsync.cli.app import SHOWN_ROWS, Moment, Session, cli, config_option, json_option, pass_session, print_json
 from hubsync.errors import ConfigError, HubsyncError, StateError
@@ -162,7 +162,7 @@ def events(names: tuple[str, ...], *, markdown: bool, as_json: bool) -> None:
 
     listed = [one for one in CATALOGUE.values() if not names or any(fnmatch(one.name, name) for name in names)]
     if as_json:
-        print_json(events=[asdict(event) for event in listed])
+        print_json(events=listed)
     elif markdown:
         click.echo(draw_catalogue(), nl=False)
     else:

@@ -3,7 +3,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -45,7 +44,7 @@ def check(session: Session, *, online: bool, as_json: bool) -> None:
         findings = list(check_online(config, Tokens(session.environment)))
     failed = [finding for finding in findings if finding.error_kind]
     if as_json:
-        print_json(ok=not failed, config=str(config.path), findings=[asdict(finding) for finding in findings])
+        print_json(ok=not failed, config=str(config.path), findings=findings)
     else:
         names = ", ".join(target.name for target in config.targets)
         click.echo(f"{config.path}: valid ({len(config.targets)} target{'s' * (len(config.targets) != 1)}: {names})")

@@ -5,11 +5,11 @@ import contextlib
 import sys
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from hubsync.cli.app import (
     SHOWN_ROWS,
@@ -195,12 +195,12 @@ def _verification(found: "Verification") -> dict[str, Any]:
     mirrors = []
     for mirror in found.mirrors:
         document = asdict(mirror) | {"passed": mirror.is_passed, "error": None}
-        document |= document.pop("found")
+        document |= asdict(document.pop("found"))
         if mirror.error is not None:
             document |= error_document(mirror.error)
         mirrors.append(document)
 
-    return {"target": found.target, "passed": found.is_passed, "source": asdict(found.source), "mirrors": mirrors}
+    return {"target": found.target, "passed": found.is_passed, "source": found.source, "mirrors": mirrors}
 
 
 def _tell_verification(found: "Verification") -> None:
@@ -240,7 +240,7 @@ def _document(name: str, proof: "Proof") -> dict[str, Any]:
         "safe": proof.is_safe,
         "files": proof.files,
         "bytes": proof.bytes,
-        "reasons": [asdict(objection) for objection in proof.objections],
+        "reasons": proof.objections,
         "mirrors": mirrors,
     }
 

@@ -3,7 +3,6 @@
 
 import sys
 import threading
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -40,7 +39,7 @@ def prune(session: Session, target: str, *, execute: bool, dry_run: bool, as_jso
     means = Means(config, Tokens(session.environment), threading.Event())
     outcomes = Pruner(found, means).run(execute=execute)
     if as_json:
-        print_json(target=target, dry_run=not execute, units=[asdict(outcome) for outcome in outcomes])
+        print_json(target=target, dry_run=not execute, units=outcomes)
     else:
         _print(target, outcomes, execute=execute)
     sys.exit(execute and any(outcome.action == "leave" for outcome in outcomes))

@@ -2,10 +2,10 @@
 # ruff: noqa: PLC0415 - heavy imports stand in the commands that need them
 
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from hubsync.cli.app import (
     SHOWN_ROWS,
@@ -93,7 +93,7 @@ def plan(session: Session, targets: tuple[str, ...], *, as_json: bool) -> None:
     discard_log()
     plans = [make_plan(config, target) for target in select_targets(config, targets)]
     if as_json:
-        print_json(targets=[asdict(one) for one in plans])
+        print_json(targets=plans)
     else:
         for one in plans:
             _print_plan(one)

@@ -4,11 +4,11 @@
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from hubsync.cli.app import Session, cli, config_option, json_option, pass_session, print_json
 from hubsync.errors import UsageError

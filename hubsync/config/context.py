@@ -1,15 +1,15 @@
 """What a path in a config file means. It knows no key, and nothing that takes long to import."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_PATH_BYTES = 4096  # PATH_MAX
 
 
-@dataclass(frozen=True, slots=True)
-class FileContext:
+class FileContext(Struct, frozen=True):
     """What a path in a file depends on: the *directory* of that file, and *home*, the user's."""
 
     directory: Path

@@ -4,11 +4,11 @@ It reads the files as they stand and skips what the shape has refused already, s
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path, PurePosixPath
 
+from msgspec import Struct
 from pydantic import ValidationError
 
 from hubsync.config.documents import Document
@@ -20,8 +20,7 @@ from hubsync.config.shape import read_shape
 from hubsync.config.tables import MirrorTable
 
 
-@dataclass(frozen=True, slots=True)
-class _Spot:
+class _Spot(Struct, frozen=True):
     """A key in a file."""
 
     document: Document
@@ -34,8 +33,7 @@ class _Spot:
         return f"{spell_key(self.loc)} ({self.document.where(self.loc)})"
 
 
-@dataclass(frozen=True, slots=True)
-class _Mirror:
+class _Mirror(Struct, frozen=True):
     """A mirror that was read, and where it stands."""
 
     spot: _Spot
@@ -48,8 +46,7 @@ class _Role(Enum):
     FILE = "a file that hubsync writes"
 
 
-@dataclass(frozen=True, slots=True)
-class _Directory:
+class _Directory(Struct, frozen=True):
     """A directory or file that was named, and for what."""
 
     spot: _Spot

@@ -5,9 +5,11 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.config.context import FileContext
 from hubsync.config.positions import Loc, Place, Places, find_places
@@ -28,8 +30,7 @@ _CURES = {  # by what tomllib says, whose words are kept
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """One file, as TOML: its *data*, where its keys stand, what its paths depend on, and a *mark* that an edit changes."""
 
     path: Path

@@ -4,14 +4,14 @@ A full check takes longer to import than ``status`` takes to answer.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.config.documents import Document, find_config, find_included, mark_of, read_document
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
+class Glance(Struct, frozen=True):
     """A config's state directory, its log file, and the mark that ``Config.mark`` is if it was loaded as it stands now."""
 
     state_dir: Path

@@ -1,12 +1,12 @@
 """Tells whether two paths lead to the same files, whatever they are called: symbolic links, bind mounts, parents."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
+
+class Lineage(Struct, frozen=True):
     """What a path leads to, by name and by inode, and all that it lies in. A path need not exist."""
 
     name: str

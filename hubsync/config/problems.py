@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.config.positions import Loc, Place
 from hubsync.errors import ConfigError
@@ -14,8 +15,7 @@ from hubsync.monitor.text import escape_unsafe
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """What is wrong at *key* of *file*, and the cure."""
 
     file: Path

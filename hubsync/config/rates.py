@@ -5,7 +5,8 @@ Where no row matches, the rate is unlimited.
 """
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.config.units import SIZE_PATTERN, bare_number, parse_size, spell_size
 
@@ -24,8 +25,7 @@ _EXAMPLES = '"80MB/s", "0" for unlimited, or ["mon-fri 09:00-18:00 20MB/s", "0"]
 _ROW = re.compile(f"(?:(?P<days>{_DAYS}) )?(?:(?P<hours>{_HOURS}) )?(?P<rate>{_BYTES_PER_S})")
 
 
-@dataclass(frozen=True, slots=True)
-class RateRow:
+class RateRow(Struct, frozen=True):
     """One row: on *days*, from minute *start* up to minute *end* of the day, *bytes_per_s*; 0 is unlimited.
 
     A row that ends before it starts reaches over midnight, and belongs to the day on which it starts.
@@ -45,8 +45,7 @@ class RateRow:
         return is_evening or ((weekday - 1) % len(WEEKDAYS) in self.days and minute < self.end)
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """How fast uploads may be, by weekday and time of day."""
 
     rows: tuple[RateRow, ...] = ()

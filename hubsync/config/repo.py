@@ -4,9 +4,10 @@ Messages never repeat what was read: somebody may have pasted a token here.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
+
+from msgspec import Struct
 
 RepoType = Literal["model", "dataset", "space"]
 
@@ -31,8 +32,7 @@ _GIT_DIRECTORY = re.compile(r"(?i)(?:\.git|git~1)[ .]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-@dataclass(frozen=True, slots=True)
-class RepoSpec:
+class RepoSpec(Struct, frozen=True):
     """Where a mirror is: an endpoint's name, a repository, a branch."""
 
     endpoint: str

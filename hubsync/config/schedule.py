@@ -4,9 +4,10 @@ Weekdays are crontab's: 0 and 7 are Sunday (https://man7.org/linux/man-pages/man
 """
 
 import re
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
+
+from msgspec import Struct
 
 from hubsync.config.units import parse_duration
 
@@ -17,8 +18,7 @@ _LONGEST_MONTHS = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}  # the others have 31 day
 _ITEM = re.compile(r"(?:(?P<all>\*)|(?P<first>[a-z0-9]{1,3})(?:-(?P<last>[a-z0-9]{1,3}))?)(?:/(?P<step>[0-9]{1,2}))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(Struct, frozen=True):
     """When a batch is committed and pushed.
 
     Attributes:
@@ -32,8 +32,7 @@ class Schedule:
     cron: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CronTimes:
+class CronTimes(Struct, frozen=True):
     """The times of a crontab line, spelt out; ``weekdays`` are crontab's, 0 (Sunday) to 6.
 
     If both ``days`` and ``weekdays`` are restricted, either is enough: that is crontab's rule.
@@ -46,8 +45,7 @@ class CronTimes:
     weekdays: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(Struct, frozen=True):
     """What one field of a crontab line may hold; *names* stand for *low*, *low* + 1 and so on."""
 
     name: str

@@ -5,13 +5,13 @@ The listing alone, which is quick, tells when the time for that has come.
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import disable_progress_bars
+from msgspec import Struct
 
 from hubsync.demo.record import Record, digest
 from hubsync.errors import HubsyncError
@@ -19,8 +19,7 @@ from hubsync.errors import HubsyncError
 _OWN_DIRECTORY = ".cache"  # where huggingface_hub keeps notes in a local_dir
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """How the files on a Hub compare with those that were written; all are paths."""
 
     same: tuple[str, ...]

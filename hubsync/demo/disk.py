@@ -3,15 +3,15 @@
 import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _BLOCK = 512  # st_blocks counts these, stat(2)
 _OID_LENGTH = 64
 
 
-@dataclass(slots=True)
-class DiskUse:
+class DiskUse(Struct):
     """The most that was ever used, in bytes: *extra* beside the source, *kept* for files that are deleted there."""
 
     extra: int = 0

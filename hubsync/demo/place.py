@@ -5,9 +5,10 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.errors import HubsyncError
 from hubsync.monitor.text import format_bytes
@@ -18,8 +19,7 @@ _PORTS = {"first": 17871, "second": 17872}  # of the Hubs in demo.toml
 _COPIES = 3  # one on each Hub, and one that is downloaded from them in turn
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """The directories of one demo; *source* is the reader's own, or lies in *directory* like all else."""
 
     directory: Path

@@ -1,8 +1,9 @@
 """Draws the demo's conclusions: what arrived where, how soon, and what it cost. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
+
+from msgspec import Struct
 
 from hubsync.demo.compare import Comparison
 from hubsync.demo.disk import DiskUse
@@ -11,8 +12,7 @@ from hubsync.demo.story import Row, Story
 from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, format_duration
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """How one unit is on one Hub: the number of files that are wrong or missing, or held back, and how late it came."""
 
     wrong: int
@@ -20,8 +20,7 @@ class Verdict:
     lag_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReportRow:
+class ReportRow(Struct, frozen=True):
     """One unit, or all files that are in none."""
 
     name: str
@@ -30,8 +29,7 @@ class ReportRow:
     verdicts: Mapping[str, Verdict]
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What is told at the end."""
 
     hubs: tuple[str, ...]
@@ -42,8 +40,7 @@ class Report:
     is_good: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """All that the demo learned.
 
     Attributes:

@@ -4,8 +4,9 @@ import queue
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.config.load import load_config
 from hubsync.config.model import Mirror, Target
@@ -32,8 +33,7 @@ _PATIENCE_S = 30.0  # without any progress; then the demo says what is missing
 _SLOWEST_BYTES_S = 50e6  # a large file is hashed at least this fast, and not a word is said meanwhile
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(Struct, frozen=True):
     """How large the demo's own run is; *pace_s* is the writer's pause between two shards."""
 
     size_mb: float = 360.0

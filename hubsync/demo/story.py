@@ -4,9 +4,10 @@ No I/O and no clock; what comes in carries its own time. A line is who speaks, a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from hubsync.demo.record import Record
 from hubsync.monitor.text import escape_unsafe, format_bytes, format_count, format_duration
@@ -27,8 +28,7 @@ class Line(NamedTuple):
     tone: str = "plain"
 
 
-@dataclass(slots=True)
-class Row:
+class Row(Struct):
     """What is known of one unit.
 
     Attributes:

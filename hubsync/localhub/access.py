@@ -10,7 +10,8 @@ import hmac
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.localhub.refusals import REPO_NOT_FOUND, RefusedError
 from hubsync.localhub.repos import Repo, RepoName, Repos
@@ -19,8 +20,7 @@ _HREF_S = 3600  # as long as the Hub's own signed addresses live
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="Hub", charset="UTF-8"', "LFS-Authenticate": 'Basic realm="Hub"'}
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     """Who asks."""
 
     name: str

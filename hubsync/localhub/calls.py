@@ -7,10 +7,10 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct, field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,8 +29,7 @@ _BODY_MAX_BYTES = 64 * 1024 * 1024  # of a JSON request; files travel by other w
 _OTHER_LOOPBACK = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 
 
-@dataclass(slots=True)
-class Hub:
+class Hub(Struct):
     """What a running Hub consists of; *settings* may be replaced while it runs."""
 
     repos: Repos
@@ -56,8 +55,7 @@ class JsonResponse(Response):
         return json.dumps(content, separators=(",", ":"), default=str).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One request, its body read."""
 
     hub: Hub

@@ -4,8 +4,9 @@ import base64
 import binascii
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import IO, Any
+
+from msgspec import Struct, field
 
 from hubsync.localhub.attributes import NAME as ATTRIBUTES
 from hubsync.localhub.objects import holds_object, object_path
@@ -16,31 +17,27 @@ from hubsync.localhub.rules import CARD, Offence, Pointer, check_card, check_con
 _FORBIDDEN_PARTS = frozenset({"", ".", "..", ".git"})
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """A file gets this content."""
 
     path: str
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """A file becomes the pointer to an object."""
 
     path: str
     pointer: Pointer
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     """A file or directory goes."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What the commit says, and on which commit it must stand."""
 
     message: str
@@ -50,8 +47,7 @@ class Header:
 Change = Header | Write | Point | Delete
 
 
-@dataclass(slots=True)
-class Summary:
+class Summary(Struct):
     """What a commit request asks for, without its contents, and what is wrong with it."""
 
     message: str = ""

@@ -13,10 +13,11 @@ import re
 import shlex
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from typing import Any
+
+from msgspec import Struct
 
 from hubsync.config.units import parse_duration, parse_size
 from hubsync.errors import UsageError
@@ -39,8 +40,7 @@ _STATUS = re.compile(r"[1-5]\d\d")
 _GARBAGE = b"\x00\xff<html>{garbage"
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """What happens to which requests."""
 
     method: str
@@ -145,15 +145,14 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-@dataclass(slots=True)
-class ActiveFault:
+class ActiveFault(Struct):
     """A fault in force, and how often it was met and shown."""
 
     text: str
     fault: Fault
     met: int = 0
     shown: int = 0
-    withdrawn: bool = field(default=False, repr=False)
+    withdrawn: bool = False
 
 
 class Faults:

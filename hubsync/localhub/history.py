@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
 
 from hubsync.localhub.git import run_git
 
@@ -12,8 +13,7 @@ _LOG_FORM = "--format=%H%x00%an%x00%ct%x00%B%x00"
 _REF_FORM = "--format=%(refname)%00%(objectname)%00%(*objectname)"
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """One commit of a history."""
 
     oid: str
@@ -27,8 +27,7 @@ class Commit:
         return self.message.partition("\n")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
+class Ref(Struct, frozen=True):
     """A branch or tag, and the commit that it names."""
 
     name: str

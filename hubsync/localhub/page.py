@@ -6,12 +6,12 @@ private repositories are not shown.
 
 import html
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from importlib.resources import files
 from ipaddress import ip_address
 from urllib.parse import quote
 
+from msgspec import to_builtins
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from hubsync.localhub.calls import Call, JsonResponse
@@ -37,7 +37,7 @@ def login(call: Call) -> Response:
 def requests(call: Call) -> Response:
     """Show the last requests to whoever sits at this machine."""
     _check_neighbour(call)
-    return JsonResponse([asdict(request) for request in call.hub.traffic.requests()])
+    return JsonResponse(to_builtins(call.hub.traffic.requests()))
 
 
 def faults(call: Call) -> Response:

@@ -9,9 +9,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 from hubsync.localhub.git import ask_git, quarantine_environment, read_objects, reading_git
 from hubsync.localhub.objects import holds_object
@@ -30,16 +31,14 @@ from hubsync.localhub.rules import (
 _ABSENT = "0" * 40
 
 
-@dataclass(frozen=True, slots=True)
-class RefUpdate:
+class RefUpdate(Struct, frozen=True):
     """One line of a push: a ref and the object it shall name."""
 
     new: str
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewBlob:
+class NewBlob(Struct, frozen=True):
     """A file's content that the push brings; *path* is the first that it stands at."""
 
     name: str

@@ -3,14 +3,16 @@
 A pull request is merged as the Hub does it: one commit on the default branch that names the request and its commits.
 """
 
-import json
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.localhub.access import User
 from hubsync.localhub.commits import commit_tree, move_ref
@@ -25,8 +27,7 @@ _CLOSED = frozenset({"merged", "closed"})
 _LOCK = threading.Lock()  # one writer of discussions.json at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Something that happened in a discussion; *data* is as the API shows it."""
 
     type: str
@@ -36,8 +37,7 @@ class Event:
     data: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Discussion:
+class Discussion(Struct, frozen=True):
     """A discussion, or a pull request with its ref."""
 
     num: int
@@ -58,11 +58,9 @@ class Discussion:
 def list_discussions(repo: Repo) -> list[Discussion]:
     """Return all, the oldest first."""
     try:
-        kept = json.loads(_path(repo).read_text())
+        return msgspec.json.decode(_path(repo).read_bytes(), type=list[Discussion])
     except FileNotFoundError:
         return []
-
-    return [Discussion(**{**one, "events": tuple(Event(**event) for event in one["events"])}) for one in kept]
 
 
 def find_discussion(repo: Repo, num: int) -> Discussion:
@@ -151,7 +149,7 @@ def _merged_tree(repo: Repo, pull: Discussion, head: str) -> str | None:
 
 def _save(repo: Repo, discussions: list[Discussion]) -> None:
     new = _path(repo).with_suffix(".new")
-    new.write_text(json.dumps([asdict(one) for one in discussions]))
+    new.write_bytes(msgspec.json.encode(discussions))
     new.replace(_path(repo))
 
 

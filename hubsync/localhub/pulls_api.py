@@ -1,9 +1,9 @@
 """The Hub's API of discussions and pull requests, as far as ``huggingface_hub`` reads it; a function for each route."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import IO, Any
 
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from hubsync.localhub.access import User

@@ -9,10 +9,12 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.localhub.git import run_git
 from hubsync.localhub.refusals import MovedError, RefusedError, repo_not_found
@@ -52,8 +54,7 @@ data %(size)d
 """
 
 
-@dataclass(frozen=True, slots=True)
-class RepoName:
+class RepoName(Struct, frozen=True):
     """What a repository is called: its type and ``namespace/name``."""
 
     repo_type: str
@@ -70,8 +71,7 @@ class RepoName:
         return self.repo_id if self.repo_type == "model" else f"{self.folder}/{self.repo_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Repo:
+class Repo(Struct, frozen=True):
     """One repository as it is on disk."""
 
     name: RepoName

@@ -7,10 +7,10 @@ https://github.com/qdonnars/ohmywind/pull/289.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from msgspec import Struct
 
 from hubsync.localhub.licenses import LICENSES
 
@@ -27,8 +27,7 @@ _FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(
 _LINE = "-" * 73
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(Struct, frozen=True):
     """What stands in git for an LFS object."""
 
     oid: str
@@ -57,8 +56,7 @@ def is_binary(sample: bytes) -> bool:
     return b"\0" in sample[:_SNIFFED_BYTES]
 
 
-@dataclass(frozen=True, slots=True)
-class Offence:
+class Offence(Struct, frozen=True):
     """Why a file is refused: the reason's opening lines, and the file as the refusal names it."""
 
     words: tuple[str, ...]

@@ -1,10 +1,9 @@
 """How strict the Hub is: in which parts it takes large objects, and what it limits. By default nothing is limited."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """Limits; ``None`` is none.
 
     Attributes:

@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 
+from msgspec import Struct
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("hubsync.localhub")
@@ -13,8 +13,7 @@ log = logging.getLogger("hubsync.localhub")
 _REMEMBERED = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One request that was answered (*status* 0: the client left before). *path* is as it was sent, without a query."""
 
     method: str

@@ -6,8 +6,10 @@ Paths are text with surrogates for bytes that are not UTF-8 (``os.fsdecode``), a
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.localhub.git import ask_git, read_objects, run_git
 from hubsync.localhub.refusals import entry_not_found, revision_not_found
@@ -19,8 +21,7 @@ _NO_NAMES = frozenset({"", ".", ".."})
 _PATHS_AT_ONCE = 500  # as arguments of one process
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A file or directory at a revision; *blob* is git's name of its content, *size* that of the file itself."""
 
     path: str

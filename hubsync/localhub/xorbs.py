@@ -4,32 +4,31 @@ https://huggingface.co/docs/xet/xorb and https://huggingface.co/docs/xet/shard. 
 hash is not checked, since every file that is made of it is checked by its SHA-256.
 """
 
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from struct import Struct
 from typing import IO, Any
 
 import lz4.frame
+from msgspec import Struct
 
 from hubsync.localhub.refusals import RefusedError
 
 _TAG = b"HFRepoMetaData\0UigEj{\x81W\x83\xa5\xbd\xd9\\\xcd\xd1J\xa9"
-_SHARD_HEAD = Struct("<32sQQ")  # tag, version, footer's size
-_ENTRY_HEAD = Struct("<32sII8x")  # a file's hash, flags, number of segments
-_SEGMENT = Struct("<32sIIII")  # xorb's hash, flags, bytes, first chunk, chunk after the last
-_HASH = Struct("<32s16x")
+_SHARD_HEAD = struct.Struct("<32sQQ")  # tag, version, footer's size
+_ENTRY_HEAD = struct.Struct("<32sII8x")  # a file's hash, flags, number of segments
+_SEGMENT = struct.Struct("<32sIIII")  # xorb's hash, flags, bytes, first chunk, chunk after the last
+_HASH = struct.Struct("<32s16x")
 _VERSION = 2
 _END = b"\xff" * 32
 _WITH_VERIFICATION, _WITH_SHA256 = 1 << 31, 1 << 30
 
-_CHUNK_HEAD = Struct("<B3sB3s")  # version, packed size, packing, size
+_CHUNK_HEAD = struct.Struct("<B3sB3s")  # version, packed size, packing, size
 _CHUNK_VERSION = 0  # anything else is a footer, which needs no reading
 _PLAIN, _LZ4, _LZ4_BY_PLANES = range(3)
 _PLANES = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """A run of chunks of one xorb."""
 
     xorb: str
@@ -38,8 +37,7 @@ class Segment:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class SharedFile:
+class SharedFile(Struct, frozen=True):
     """What a shard says of one file."""
 
     oid: str
@@ -95,7 +93,7 @@ def _read_segment(shard: IO[bytes]) -> Segment:
     return Segment(hash_text(xorb), first, after_last, size)
 
 
-def _read(file: IO[bytes], form: Struct) -> tuple[Any, ...]:
+def _read(file: IO[bytes], form: struct.Struct) -> tuple[Any, ...]:
     content = file.read(form.size)
     if len(content) != form.size:
         raise _broken()

@@ -1,11 +1,11 @@
 """Which units a mirror shows before all that was committed earlier: a plain value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(Struct, frozen=True):
     """The units that a mirror shows before all that was committed earlier: the newest one does not wait for the rest.
 
     Attributes:

@@ -4,7 +4,9 @@ import os
 import time
 from collections.abc import Container, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.config.model import Mirror
 from hubsync.mirror.api_remote import ApiRemote
@@ -21,8 +23,7 @@ _AT_ONCE = 10_000  # blobs that are measured
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """What one publication did; ``commit`` is the head of the mirror's main branch now."""
 
     commit: str | None
@@ -32,8 +33,7 @@ class Published:
     took_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Announcer:
+class Announcer(Struct, frozen=True):
     """Says what was done on one mirror."""
 
     place: Place

@@ -6,9 +6,10 @@ It must never talk to a server: what the branch shows there was fetched before, 
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from itertools import chain
 from typing import cast
+
+from msgspec import Struct
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.attributes import above, attributes_to_publish
@@ -24,8 +25,7 @@ _A_DIRECTORY = TreeEntry(DIRECTORY, "")  # whatever is in it
 Changes = dict[str, TreeEntry | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """What a branch shows on the mirror: *commit* (``None``: there is no such branch), and how we left it."""
 
     commit: str | None
@@ -37,8 +37,7 @@ class Head:
         return self.commit is not None and self.commit == self.left
 
 
-@dataclass(frozen=True, slots=True)
-class Grafted:
+class Grafted(Struct, frozen=True):
     """The *commits* made: the last one, the blobs that they write, in which directories, and whose edits they met."""
 
     commit: str | None
@@ -48,8 +47,7 @@ class Grafted:
     commits: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Published:
+class _Published(Struct, frozen=True):
     """What we published, and which paths are ours to remove."""
 
     tree: Tree

@@ -5,17 +5,18 @@ It is a file of its own: the ledger and the mirror's repository here are caches,
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from hubsync.errors import StateError
 from hubsync.store.pruned import write_durably
 from hubsync.store.snapshot import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(Struct, frozen=True):
     """A unit that was dropped as it was *written_at* (seconds since the epoch); saved again, it is another one.
 
     Attributes:

@@ -5,8 +5,9 @@ No I/O, no clock. Unknown failures keep the tool's own words and are retried. gi
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+
+from msgspec import Struct
 
 from hubsync.errors import DiskFullError, GitError, MirrorError, StateError
 from hubsync.monitor.text import escape_unsafe
@@ -14,8 +15,7 @@ from hubsync.monitor.text import escape_unsafe
 _SAID_CHARS = 600  # of a tool's words in a message; a captive portal's page is no news
 
 
-@dataclass(frozen=True, slots=True)
-class FailureRow:
+class FailureRow(Struct, frozen=True):
     """A row: a pattern in what was said, and what it means. It is compiled with the first failure; most runs have none."""
 
     pattern: str
@@ -157,8 +157,7 @@ _LIMIT_WAIT = re.compile(r"RateLimit: ?\"[^\"]*\";r=0;t=(\d+)", re.IGNORECASE)
 _SECONDS = {"hour": 3600.0, "minute": 60.0}
 
 
-@dataclass(frozen=True, slots=True)
-class AskedWait:
+class AskedWait(Struct, frozen=True):
     """The wait that a server asked for: for *seconds*, or *until* a time in seconds since the epoch; neither: none."""
 
     seconds: float | None = None

@@ -4,9 +4,10 @@ Content is never merged: a text merge makes files that nobody wrote, and a point
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
+
+from msgspec import Struct
 
 from hubsync.store.git import TreeEntry
 
@@ -14,16 +15,14 @@ Tree = Mapping[str, TreeEntry]
 _TOP = PurePosixPath()
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignEdit:
+class ForeignEdit(Struct, frozen=True):
     """A path of ours that somebody else changed on the mirror, and what its policy says."""
 
     path: str
     policy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Graft:
+class Graft(Struct, frozen=True):
     """What has to change on the mirror's head (``None`` removes a path), and whose edits that met."""
 
     changes: Mapping[str, TreeEntry | None]

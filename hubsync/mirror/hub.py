@@ -10,10 +10,12 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import HubsyncError, MirrorError
@@ -51,8 +53,7 @@ def load_client() -> None:
     get_session()
 
 
-@dataclass(frozen=True, slots=True)
-class Hub:
+class Hub(Struct, frozen=True):
     """The API of one endpoint, as far as mirrors need it."""
 
     endpoint: Endpoint

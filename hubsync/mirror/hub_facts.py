@@ -1,8 +1,9 @@
 """What is known of a repository on a Hub, and what is asked to be done there: plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from hubsync.store.pointer import Pointer
 
@@ -16,8 +17,7 @@ class Visibility(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class RepoState:
+class RepoState(Struct, frozen=True):
     """What is at a repository's address now; it is called *repo_id*, and *head* is that of its default branch."""
 
     visibility: Visibility
@@ -25,8 +25,7 @@ class RepoState:
     head: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pull:
+class Pull(Struct, frozen=True):
     """A pull request; *status* is one of draft, open, merged and closed."""
 
     number: int
@@ -44,8 +43,7 @@ class Pull:
         return self.status in {"draft", "open"}
 
 
-@dataclass(frozen=True, slots=True)
-class HubFile:
+class HubFile(Struct, frozen=True):
     """What the Hub lists at a path; *oid* and *size* are those of its object if it goes through LFS."""
 
     blob: str
@@ -53,8 +51,7 @@ class HubFile:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class HubCommit:
+class HubCommit(Struct, frozen=True):
     """A commit to be made on *parent*: small files by content, large ones by their uploaded object, and removals."""
 
     message: str

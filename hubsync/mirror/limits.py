@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from pydantic import BaseModel, Field, ValidationError
+import msgspec
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.mirror.pace import Pace
@@ -18,12 +18,12 @@ from hubsync.mirror.pace import Pace
 _LONGEST_S = 3600.0
 
 
-class _Notes(BaseModel):
+class _Notes(msgspec.Struct):
     """What the file holds; all times are seconds since the epoch."""
 
-    not_before: dict[str, float] = Field(default_factory=dict)  # by endpoint or repository
-    commits_free_at: dict[str, float] = Field(default_factory=dict)  # by repository, see Pace
-    per_hour: dict[str, int] = Field(default_factory=dict)  # by repository: the pace at which that was reckoned
+    not_before: dict[str, float] = {}  # by endpoint or repository
+    commits_free_at: dict[str, float] = {}  # by repository, see Pace
+    per_hour: dict[str, int] = {}  # by repository: the pace at which that was reckoned
 
 
 class Limits:
@@ -87,8 +87,8 @@ class Limits:
         new = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk is said elsewhere
             new.unlink(missing_ok=True)
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-                file.write(self._notes.model_dump_json())
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(msgspec.json.encode(self._notes))
             new.replace(self._path)
 
 
@@ -104,6 +104,6 @@ def repo_name(endpoint: Endpoint, mirror: Mirror) -> str:
 
 def _read(path: Path) -> _Notes:
     try:
-        return _Notes.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return msgspec.json.decode(path.read_bytes(), type=_Notes)
+    except (OSError, msgspec.DecodeError):
         return _Notes()

@@ -5,7 +5,8 @@ hour's commits may come at once, and the other half comes in evenly, so that the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.mirror.view import Step, fold
 
@@ -13,8 +14,7 @@ _HOUR_S = 3600.0
 _LONGEST_S = 2 * _HOUR_S  # that anything is owed: a unit with more revisions than an hour allows is let through
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Struct, frozen=True):
     """At most *per_hour* commits. ``free_at`` is when all that was taken will be given back, in the caller's seconds."""
 
     per_hour: int

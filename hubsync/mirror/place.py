@@ -1,14 +1,13 @@
 """Names what all parts of one mirror's publication are about."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from hubsync.config.model import Mirror, Target
 from hubsync.store.git import Git
 from hubsync.store.snapshot import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A mirror of a target: the target's store, and the mirror's own repository here, in which its commits are made."""
 
     target: Target

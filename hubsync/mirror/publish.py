@@ -7,8 +7,10 @@ push.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from threading import Event
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.config.model import Config, Endpoint, Mirror, Target
 from hubsync.errors import GitError, MirrorError, StateError
@@ -46,8 +48,7 @@ _MOST_AHEAD = 8  # units in a row: where they come faster than they are publishe
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """What mirrors need beside their declaration; all of a process share *tokens* and *limits*."""
 
     config: Config

@@ -7,8 +7,10 @@ here; above, a failure is a ``MirrorError``.
 import contextlib
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from threading import Event
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import GitKilledError, MirrorError
@@ -46,16 +48,14 @@ class HeadMovedError(MirrorError):
         super().__init__(message, error_kind="conflict", retryable=True, hint=hint)
 
 
-@dataclass(frozen=True, slots=True)
-class _Addresses:
+class _Addresses(Struct, frozen=True):
     """Where a repository answers to git, and where its LFS API is."""
 
     git: str
     lfs: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
+class _Options(Struct, frozen=True):
     """What a network command needs beside its arguments."""
 
     feed: tuple[bytes, ...] = ()

@@ -4,7 +4,8 @@ What was decided is noted before it is done, so that a killed hubsync ends it, a
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from hubsync.config.model import KeepRules
 from hubsync.mirror.ahead import Ahead

@@ -7,7 +7,8 @@ import functools
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.refusals import Refusals
@@ -22,8 +23,7 @@ from hubsync.watch.rules import PathRules
 _HEAL_AGAIN_S = 300.0  # a storage that loses what it takes is not sent it without end
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(Struct, frozen=True):
     """What a mirror lacks; *since* is when the oldest of it was committed, seconds since the epoch."""
 
     files: int = 0

@@ -4,8 +4,9 @@ import base64
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.config.model import Config, Endpoint, TokenSource
 from hubsync.errors import MirrorError
@@ -157,8 +158,7 @@ def basic_authorization(token: str) -> str:
     return "Basic " + base64.b64encode(f"{_USER}:{token}".encode()).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Struct, frozen=True):
     """How a command of git gets a token: by this git *config*, from descriptors to pass on to it."""
 
     config: Mapping[str, str]

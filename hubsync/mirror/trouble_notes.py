@@ -1,9 +1,8 @@
 """Remembers in the ledger how a mirror fails, over restarts. A note that cannot be read or written is none."""
 
 import contextlib
-from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from hubsync.config.model import Mirror
 from hubsync.errors import HubsyncError
@@ -11,8 +10,7 @@ from hubsync.monitor.redact import redact
 from hubsync.store.ledger import Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class TroubleNote:
+class TroubleNote(msgspec.Struct, frozen=True):
     """A row of failures; *since* and *next_try* are seconds since the epoch, *is_asked*: the Hub asked for the wait."""
 
     error: str
@@ -31,18 +29,17 @@ class TroubleNotes:
     def __init__(self, ledger: Ledger, mirror: Mirror) -> None:
         self._ledger = ledger
         self._name = f"trouble {mirror.name} {mirror.endpoint}:{mirror.repo_type}/{mirror.repo_id}"
-        self._adapter = TypeAdapter(TroubleNote)
 
     def read(self) -> TroubleNote | None:
         """Return the note, if there is one."""
         try:
-            return self._adapter.validate_json(self._ledger.meta(self._name) or "")
-        except ValidationError:
+            return msgspec.json.decode(self._ledger.meta(self._name) or "", type=TroubleNote)
+        except msgspec.DecodeError:
             return None
 
     def write(self, note: TroubleNote) -> None:
         """Remember *note* instead of what was known."""
-        self._set(redact(self._adapter.dump_json(note).decode()))
+        self._set(redact(msgspec.json.encode(note).decode()))
 
     def clear(self) -> None:
         """Forget it: the mirror works."""

@@ -10,9 +10,11 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.config.model import Mirror, Target
 from hubsync.mirror.ahead import Ahead
@@ -34,16 +36,14 @@ _CHANGES_AT_ONCE = 4096
 _Lister = Callable[[str | None], Tree]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """A snapshot, and what it changes on the one before it."""
 
     snapshot: Snapshot
     changes: tuple[TreeChange, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """What one branch is to show, step by step; all paths, also those of *tree*, are those in the repository.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 import random
 import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from msgspec import Struct, field
 
 from hubsync.config.model import Mirror
 from hubsync.errors import HubsyncError, MirrorError, read_os_error
@@ -27,8 +28,7 @@ _OF_TOKENS = frozenset({"auth", "forbidden", "not_found"})  # another token may 
 log = get_logger()
 
 
-@dataclass(slots=True)
-class Trouble:
+class Trouble(Struct):
     """A row of failures that has not ended yet; ``next_try`` is a monotonic time, ``token`` the one that failed."""
 
     error: HubsyncError

@@ -9,8 +9,9 @@ when one of its fields is missing. The target is put before the sentence by itse
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from hubsync.monitor.text import format_count, format_field
 
@@ -35,8 +36,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)(?::(\w+))?\}")
 _PART = re.compile(rf"\[([^\[\]]*)\]|{_PLACEHOLDER.pattern}")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One thing that hubsync says: when it is said, with which fields, and what the reader can do."""
 
     name: str

@@ -4,16 +4,16 @@ The names are an interface, as those of events are. Times are seconds, sizes byt
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import get_args
+
+from msgspec import Struct
 
 from hubsync.monitor.status import MirrorState, MirrorStatus, Status, TargetState, TargetStatus
 
 Labels = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(Struct, frozen=True):
     """One metric: what it means, and its figures by labels."""
 
     name: str

@@ -12,9 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TextIO
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.monitor.text import draw_bar, escape_unsafe, format_bytes, format_bytes_of, format_count, format_duration
 
@@ -34,8 +36,7 @@ def clear_below() -> str:
     return _CLEAR_BELOW if _drawn.is_set() else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(Struct, frozen=True):
     """How much of one thing, mostly a mirror, is done; a total that is ``None`` is not known.
 
     *moved* is what the rate is measured of, where it is not ``bytes``: some may have been there before.

@@ -12,13 +12,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
+
 from hubsync.errors import DiskFullError, HubsyncError, NotRunningError, StateError
-from hubsync.monitor.decode import decode
 from hubsync.monitor.lines import clean_value
 from hubsync.monitor.redact import redact
 from hubsync.monitor.text import format_bytes
@@ -35,8 +37,7 @@ TargetState = Literal["ok", "degraded", "halted", "paused"]
 MirrorState = Literal["ok", "publishing", "waiting", "degraded", "failing", "parked"]
 
 
-@dataclass(frozen=True, slots=True)
-class LastError:
+class LastError(Struct, frozen=True):
     """The failure that something is in now; *is_retrying*: it is tried again at this moment."""
 
     error: str
@@ -48,8 +49,7 @@ class LastError:
     is_retrying: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """A file, or a unit (with a slash at its end), that is held back; *since* when, if somebody counts."""
 
     what: str
@@ -59,8 +59,7 @@ class Waiting:
     needs_attention: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BeingRead:
+class BeingRead(Struct, frozen=True):
     """How far a large file of a source is read."""
 
     path: str
@@ -72,8 +71,7 @@ class BeingRead:
         return f"{share}{format_bytes(self.read_bytes)} of {format_bytes(self.bytes)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(Struct, frozen=True):
     """How far an upload is that goes on now; ``left_s`` is ``None`` until its rate is known."""
 
     files: int
@@ -83,16 +81,14 @@ class Transfer:
     left_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProvenUnit:
+class ProvenUnit(Struct, frozen=True):
     """When all of a *unit* was last proved to be on a mirror, and so could be restored from it."""
 
     unit: str
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorStatus:
+class MirrorStatus(Struct, frozen=True):
     """How far one mirror is.
 
     Attributes:
@@ -123,8 +119,7 @@ class MirrorStatus:
     proven: tuple[ProvenUnit, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TargetStatus:
+class TargetStatus(Struct, frozen=True):
     """How one target is, with its mirrors; the two figures are those of the required mirror that is worst off.
 
     Attributes:
@@ -153,8 +148,7 @@ class TargetStatus:
     mirrors: tuple[MirrorStatus, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonStatus:
+class DaemonStatus(Struct, frozen=True):
     """Which daemon wrote the document, and when.
 
     Attributes:
@@ -176,8 +170,7 @@ class DaemonStatus:
     is_outdated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Struct, frozen=True):
     """The whole document."""
 
     daemon: DaemonStatus
@@ -308,12 +301,13 @@ def read_status(path: Path) -> Status:
 
 def decode_status(document: str | bytes) -> Status:
     """Return what a *document* of ``encode_status`` says. Raises ValueError or RecursionError if it is none."""
-    return decode(Status, json.loads(document))
+    return msgspec.json.decode(document, type=Status)
 
 
 def encode_status(status: Status) -> str:
     """Return *status* as one JSON document, without credentials."""
-    return redact(json.dumps(clean_value(asdict(status)), ensure_ascii=False, indent=2)) + "\n"
+    plain = clean_value(to_builtins(status, builtin_types=(datetime,)))
+    return redact(json.dumps(plain, ensure_ascii=False, indent=2)) + "\n"
 
 
 def describe_rejected(error: HubsyncError, since: datetime | None = None) -> LastError:

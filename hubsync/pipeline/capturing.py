@@ -6,7 +6,8 @@ A large file is read a part at a time, so that others are captured, and what is 
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.status import BeingRead
@@ -27,15 +28,13 @@ _LARGE_BITS = 24  # 16 MB are read in no time; from there on, a file waits for o
 _SHOWN_S = 1.0  # what is read faster is nothing to show
 
 
-@dataclass(slots=True)
-class _Begun:
+class _Begun(Struct):
     """A file of which a part was read."""
 
     entry: Entry
     since: float
+    steps: Steps[Captured]
     bytes: int = 0
-    captured: Captured | None = None
-    steps: Steps[None] = field(init=False)
 
 
 class Capturing:
@@ -115,34 +114,32 @@ class Capturing:
         """Capture *entry* as ``capture`` does, or a part of it: ``None`` if it was not through by then. Then go on."""
         begun = self._begin(entry)
         try:
-            for count in begun.steps:
+            while True:
+                count = next(begun.steps)
                 begun.bytes += count
                 self._note_read(count)
                 if time.monotonic() >= deadline:
                     return None
+        except StopIteration as read:
+            del self._begun[entry.path]
+            captured: Captured = read.value
+            return captured
         except BaseException:
             self._give_up(entry.path)
             raise
-        del self._begun[entry.path]
-
-        return begun.captured
 
     def _begin(self, entry: Entry) -> _Begun:
         begun = self._begun.get(entry.path)
         if begun is not None and has_same_content(begun.entry.identity, entry.identity):
             return begun
         self._give_up(entry.path)
-        begun = self._begun[entry.path] = _Begun(entry, time.monotonic())
-        begun.steps = self._read(begun)
+        begun = self._begun[entry.path] = _Begun(entry, time.monotonic(), self._capture_steps(entry))
 
         return begun
 
     def _give_up(self, path: str) -> None:
         if (begun := self._begun.pop(path, None)) is not None:
             begun.steps.close()
-
-    def _read(self, begun: _Begun) -> Steps[None]:
-        begun.captured = yield from self._capture_steps(begun.entry)
 
     def _capture_steps(self, entry: Entry) -> Steps[Captured]:
         known = self._store.ledger.known(entry.path)

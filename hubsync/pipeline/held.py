@@ -2,9 +2,10 @@
 
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.store.secrets import Secret
@@ -13,8 +14,7 @@ from hubsync.watch.names import Kind, judge_names
 _MOST_TOLD = 50  # between two inventories
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """Why a file or unit is not committed as it stands. *settled*: the next commit takes it. *final*: waiting is no use."""
 
     reason: str

@@ -8,9 +8,10 @@ All paths are relative to the source; all times are monotonic seconds unless the
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+
+from msgspec import Struct
 
 from hubsync.config.model import Target
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError
@@ -46,8 +47,7 @@ _BREATH_S = 0.001  # a lock goes to those that wait for it only if it is left fo
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """What settling brought: complete units, objects that may go up before them, the *rest* of what was to be committed."""
 
     units: bool = False

@@ -1,7 +1,8 @@
 """How much must stay free on the disk of a store: capture pauses below that, and publishing needs some itself."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.monitor.text import format_bytes, format_count
 from hubsync.store.snapshot import Store
@@ -13,8 +14,7 @@ _MOST_INODES = 1000
 _INODES_SHARE = 10  # of those of a small file system
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """How much of something is *free*, and the *least* that should be; *why* that much."""
 
     free: int

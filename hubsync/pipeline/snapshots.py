@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.text import format_bytes, format_count
@@ -13,8 +14,7 @@ from hubsync.watch.entry import Entry
 from hubsync.watch.layout_words import step_of
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """One snapshot that was written."""
 
     commit: str

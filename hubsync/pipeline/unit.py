@@ -4,7 +4,9 @@ import os
 import time
 from collections.abc import Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from hubsync.config.model import Target
 from hubsync.monitor.logger import FilteringBoundLogger
@@ -23,8 +25,7 @@ from hubsync.watch.unit_facts import MARK, UnitFacts
 _NEXT = "it is complete, and is committed next"
 
 
-@dataclass(slots=True)
-class Unit:
+class Unit(Struct):
     """One unit; *since* is when its first change was seen. Paths are those of the source.
 
     Attributes:

@@ -1,8 +1,9 @@
 """Decides what a mirror must show for a file of the source to be held there, and whether what it shows is that. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from hubsync.config.model import Mirror, Target
 from hubsync.mirror.roles import mirror_rules
@@ -22,8 +23,7 @@ class Place(NamedTuple):
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """What a file holds: the names that LFS and git give to its bytes. ``None``: that one was not worked out."""
 
     size: int
@@ -31,8 +31,7 @@ class Content:
     blob: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """That a mirror holds *content* at *place*, for *path* of the source."""
 
     path: str
@@ -40,8 +39,7 @@ class Claim:
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+class Holding(Struct, frozen=True):
     """What a mirror answered on a claim: it holds it if there is no *reason* against it.
 
     Attributes:
@@ -62,8 +60,7 @@ class Holding:
     is_lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Struct, frozen=True):
     """Where each mirror of *target* shows the files of the source."""
 
     target: Target

@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from hubsync.proof.claims import Content, Place, judge
 from hubsync.restore.catalog import File
@@ -10,8 +11,7 @@ from hubsync.restore.catalog import File
 _SHOWN_PATHS = 20
 
 
-@dataclass(slots=True)
-class Difference:
+class Difference(Struct):
     """What is not as it should be on one mirror, as ``branch:path``; *extra* and *theirs* are others' and no fault.
 
     *theirs* are files whose version on the mirror wins by ``on_foreign_edit``, or that carry a card.

@@ -4,7 +4,7 @@ The commits are those of the mirror's repository here, so no mirror is asked. Wh
 what triggered it) is left open for the rest.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from hubsync.config.model import Mirror, Target
 from hubsync.mirror.record import LEFT
@@ -14,8 +14,7 @@ from hubsync.store.proof_rows import Publication
 from hubsync.store.snapshot import AUTHOR, Snapshot, read_snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class _Commits:
+class _Commits(Struct, frozen=True):
     """Our commits in the repository of one mirror."""
 
     git: Git

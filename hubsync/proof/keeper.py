@@ -10,9 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError
@@ -38,8 +40,7 @@ log = get_logger()
 _Asked = tuple[Claim, Receipt | None]  # and the receipt that there was
 
 
-@dataclass(slots=True)
-class ReceiptKeeper:
+class ReceiptKeeper(Struct):
     """The receipts of one *mirror*; *published* gives the snapshot that it is known to hold. For one thread at a time.
 
     *proven* are the units of which all that the mirror shows was proved, and when (seconds since the epoch).
@@ -54,10 +55,6 @@ class ReceiptKeeper:
     stop: threading.Event
     proven: Mapping[str, float] = field(default_factory=dict)
     _failures: int = 0
-    _places: Places = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._places = Places(self.target)
 
     @property
     def has_all(self) -> bool:
@@ -148,7 +145,7 @@ class ReceiptKeeper:
         self.proven = proven
 
     def _lacks(self, path: str) -> bool:
-        is_meant = self._places.of(self.mirror, path) is not None
+        is_meant = Places(self.target).of(self.mirror, path) is not None
         return is_meant and self.store.ledger.receipt(self.mirror.name, path) is None
 
     def _claims(self, published: str) -> Iterator[_Asked]:
@@ -164,7 +161,7 @@ class ReceiptKeeper:
             receipts = self.store.ledger.receipts(self.mirror.name, last, end)
             pointers = self.store.pointers({entry.blob for entry in entries.values()})
             for path, entry in entries.items():
-                if (place := self._places.of(self.mirror, path)) is not None:
+                if (place := Places(self.target).of(self.mirror, path)) is not None:
                     pointer = pointers.get(entry.blob)
                     content = Content(pointer.size, pointer.oid, None) if pointer else Content(0, None, entry.blob)
                     yield Claim(path, place, content), receipts.get(path)
@@ -184,8 +181,7 @@ class ReceiptKeeper:
                      files=len(told.stale), paths=told.stale, reason=told.reason)  # fmt: skip
 
 
-@dataclass(slots=True)
-class _Told:
+class _Told(Struct):
     """What the mirror told: the files it *held*, which receipts are *stale*, if it *lacks* any, the first *failure*."""
 
     held: int = 0

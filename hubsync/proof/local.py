@@ -10,8 +10,9 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from hubsync.errors import FileError
 from hubsync.proof.claims import Content
@@ -32,8 +33,7 @@ OPEN = "a process has it open for writing"
 _QUIET_HINT = "ask again when its writer has ended"
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(Struct):
     """What lies at some paths of a source. Paths are relative to it.
 
     Attributes:

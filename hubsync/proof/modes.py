@@ -8,8 +8,9 @@ import contextlib
 import tempfile
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import GitError, ToolMissingError
@@ -22,8 +23,7 @@ from hubsync.store.tools import git_executable
 _FEW_PATHS = 400  # more are found by listing the whole commit
 
 
-@dataclass(frozen=True, slots=True)
-class ModeReader:
+class ModeReader(Struct, frozen=True):
     """Reads modes of *mirror*; *known* is its repository on this machine, which may be missing or lack what is asked."""
 
     mirror: Mirror

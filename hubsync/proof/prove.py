@@ -7,7 +7,8 @@ understood is not proved. It needs no state and no daemon; with them, proofs are
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.mirror.token import Tokens
@@ -23,8 +24,7 @@ from hubsync.watch.rules import PathRules
 PROPAGATED = 'deletes = "propagate": what is deleted here is deleted on the mirrors too'
 
 
-@dataclass(frozen=True, slots=True)
-class Objection:
+class Objection(Struct, frozen=True):
     """Why *path* is not safe: on *mirror*, or here if that is ``None``."""
 
     path: str
@@ -33,8 +33,7 @@ class Objection:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorProof:
+class MirrorProof(Struct, frozen=True):
     """What one required mirror holds of a path: *files* of those that it is *meant* to hold.
 
     *proven_at* is when the oldest of it was proved, seconds since the epoch; ``None`` if nothing was. *commits* are the
@@ -49,8 +48,7 @@ class MirrorProof:
     commits: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """The answer for one *path* of a target: safe if there is no objection."""
 
     path: str
@@ -66,8 +64,7 @@ class Proof:
         return not self.objections
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """What a proof needs beside the target; *on_bytes* hears of what is read here."""
 
     config: Config

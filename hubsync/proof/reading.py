@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.mirror.agent_client import Action, TransferError
 from hubsync.priority import stand_back_further
@@ -25,8 +26,7 @@ _LENGTH = struct.Struct("<Q")
 DAMAGED = "its bytes are not what its hash says"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """A content to be read: an object by its *oid*, or what lies in git by its *blob*."""
 
     name: str

@@ -11,8 +11,9 @@ import secrets
 import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.mirror.agent_client import TransferError
 from hubsync.proof.reading import DAMAGED, Reader, Wanted
@@ -26,8 +27,7 @@ _TRIES = 3
 _PAUSE_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Depth:
+class Depth(Struct, frozen=True):
     """How deep is looked: *all* is read, or besides what is small only the objects that are *suspect* (by oid)."""
 
     all: bool = False
@@ -38,8 +38,7 @@ class Depth:
         return self.all or size <= WHOLE_BYTES or oid in self.suspect
 
 
-@dataclass(frozen=True, slots=True)
-class Sounder:
+class Sounder(Struct, frozen=True):
     """Checks objects of the mirror behind *source*; *root* is where the files lie here, if they do."""
 
     source: ApiSource | GitSource

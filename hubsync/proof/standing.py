@@ -5,13 +5,14 @@ It lies in the target's ledger, so that a daemon tells of what a command found, 
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from hubsync.store.ledger import Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Why a mirror failed, *since* when (seconds since the epoch).
 
     *is_provable*: receipts for all that it should hold show that it is over; else only a verification does.

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError, MirrorError
@@ -41,16 +42,14 @@ _CURE = (
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """How much is downloaded and hashed: a *share* of the contents (0 to 1), at *bytes_per_s* at most (0: unlimited)."""
 
     share: float = 0.0
     bytes_per_s: int = 0
 
 
-@dataclass(slots=True)
-class MirrorVerdict:
+class MirrorVerdict(Struct):
     """How one mirror is.
 
     Attributes:
@@ -80,8 +79,7 @@ class MirrorVerdict:
         return self.error is None and not self.found.faults
 
 
-@dataclass(frozen=True, slots=True)
-class SourceVerdict:
+class SourceVerdict(Struct, frozen=True):
     """How the source stands to the newest snapshot: files that are as captured, that are not, and that are gone."""
 
     same: int
@@ -89,8 +87,7 @@ class SourceVerdict:
     gone: int
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Struct, frozen=True):
     """The result for one target."""
 
     target: str
@@ -103,8 +100,7 @@ class Verification:
         return all(mirror.is_passed for mirror in self.mirrors)
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """What verifying needs; *on_bytes* hears, by mirror, of what is downloaded, *on_plan* of how much that will be."""
 
     config: Config

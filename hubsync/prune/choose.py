@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from hubsync.config.model import LocalRetention, Target
 from hubsync.errors import HubsyncError, SourceError
@@ -21,8 +22,7 @@ STATE = "trainer_state.json"
 _STATE_BYTES = 64 << 20
 
 
-@dataclass(slots=True)
-class Units:
+class Units(Struct):
     """The units of a source that were published once: those that are *complete* as they stand, and why others are not."""
 
     complete: dict[str, UnitFact] = field(default_factory=dict)

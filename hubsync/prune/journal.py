@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.errors import StateError
 from hubsync.prune.listing import Directory, Listing
@@ -11,8 +12,7 @@ from hubsync.store.pruned import write_durably
 from hubsync.watch.entry import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """A removal that was begun: *unit* was to be called *hidden*. Once it *is_proven*, what is as it was listed may go."""
 
     unit: str

@@ -4,8 +4,9 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from hubsync.watch.entry import Identity
 
@@ -18,8 +19,7 @@ class Directory(NamedTuple):
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """All files (links are not followed) and directories below one, by path relative to it; itself is the empty path."""
 
     files: Mapping[str, Identity]

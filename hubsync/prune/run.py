@@ -8,7 +8,8 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.config.model import LocalRetention, Target
 from hubsync.errors import BusyError, HubsyncError, UsageError
@@ -34,8 +35,7 @@ _LAST_TRY_S = 3600.0
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of one unit.
 
     *action* is ``keep`` (by a rule), ``remove`` (or would be), or ``leave``: no rule keeps it, and it must not go yet.

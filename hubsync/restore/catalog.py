@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+
+from msgspec import Struct, field
 
 from hubsync.config.model import Best, Mirror, Target
 from hubsync.errors import HubsyncError, UsageError
@@ -39,8 +40,7 @@ class HostileNameError(HubsyncError):
     error_kind = "hostile"
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What is to be restored; with nothing set it is all that the mirror's branch shows."""
 
     unit: str | None = None
@@ -50,8 +50,7 @@ class Wish:
     rules: PublishedRules = field(default_factory=PublishedRules)
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """What a mirror shows at a path: *size* is that of the content, also behind a pointer."""
 
     mode: str
@@ -68,8 +67,7 @@ class File:
 Files = dict[str, File]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """How a mirror shows units: *publish* is ``None`` where no config says it, and both ways are looked for."""
 
     branch: str
@@ -93,8 +91,7 @@ class Layout:
         return {unit: branch for unit, branch in named.items() if unit_among(self.units, f"{unit}/file") == unit}
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """What one revision of a mirror shows below the target's place in it; *unit* if it is a unit's own revision."""
 
     revision: str
@@ -102,8 +99,7 @@ class Shown:
     unit: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """What was chosen from one mirror: the files, relative to what is restored."""
 
     unit: str | None

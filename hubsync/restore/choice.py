@@ -1,6 +1,6 @@
 """Decides from which mirror a piece comes next, and when a mirror that failed is asked again. Knows time as a number."""
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from hubsync.mirror.agent_client import TransferError
 from hubsync.restore.get import OtherSizeError
@@ -17,8 +17,7 @@ _NOT_LET_IN = frozenset({401, 403})
 _LACKS = frozenset({404, 410, 422})
 
 
-@dataclass(slots=True)
-class Health:
+class Health(Struct):
     """How a mirror does: *out* says why it is not asked any more."""
 
     name: str
@@ -80,8 +79,7 @@ class Health:
             self.out = error
 
 
-@dataclass(slots=True)
-class Refusals:
+class Refusals(Struct):
     """Why a piece is not had from some mirrors: they lack it, or gave other bytes."""
 
     reasons: dict[str, TransferError] = field(default_factory=dict)

@@ -10,9 +10,10 @@ import socket
 import ssl
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urljoin, urlsplit
+
+from msgspec import Struct
 
 from hubsync import __version__
 from hubsync.mirror.agent_client import Action, TransferError
@@ -33,8 +34,7 @@ class OtherSizeError(TransferError):
     """What is there has another size than what was wanted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """Bytes that are wanted: from *first* up to, but without, *end*, of *size* in all."""
 
     first: int

@@ -9,7 +9,8 @@ import hashlib
 import os
 import struct
 import threading
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.restore.get import Span
 from hubsync.restore.staging import Staging, write_all
@@ -19,8 +20,7 @@ _COUNT = struct.Struct("<Q")
 _BLOCK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Bytes by their hash: an LFS object by its SHA-256, or what lies in git by the name that git gives it."""
 
     name: str

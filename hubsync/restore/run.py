@@ -5,8 +5,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from hubsync.config.model import Endpoint, Mirror
 from hubsync.errors import DiskFullError, HubsyncError, MirrorError
@@ -42,8 +43,7 @@ _POLL_S = 0.02
 _WRITERS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class From:
+class From(Struct, frozen=True):
     """A mirror that may be restored from, and how it shows the target."""
 
     mirror: Mirror
@@ -51,8 +51,7 @@ class From:
     layout: Layout
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(Struct, frozen=True):
     """What was restored; *by_mirror* are the bytes of objects that each mirror gave."""
 
     dest: Path
@@ -66,8 +65,7 @@ class Restored:
     by_mirror: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(Struct, frozen=True):
     """The files to be made, and the mirrors to ask, the best first."""
 
     choice: Choice

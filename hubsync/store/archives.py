@@ -13,9 +13,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from typing import TYPE_CHECKING, cast
+
+from msgspec import Struct
 
 from hubsync.watch.format_zip import directory_bytes
 
@@ -39,8 +40,7 @@ _UNREADABLE = (
 Member = tuple[str, bytes]
 
 
-@dataclass(slots=True)
-class _Budget:
+class _Budget(Struct):
     left: int = WHOLE_BYTES
 
 

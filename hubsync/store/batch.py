@@ -1,11 +1,11 @@
 """Decides which settled files become which snapshot: a unit is never split, other files fill batches in order."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
+class BatchLimits(Struct, frozen=True):
     """How much one snapshot may hold, unless a single unit is larger."""
 
     max_files: int

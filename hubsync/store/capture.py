@@ -7,8 +7,10 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hubsync.errors import NO_ROOM, FileChangedError, FileUnreadableError, HubsyncError, StateError, read_os_error
 from hubsync.monitor.text import format_bytes
@@ -65,8 +67,7 @@ class SecretFoundError(FileRefusedError):
         self.secret = secret
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
+class Captured(Struct, frozen=True):
     """A file's content, safe from whatever the writer does next.
 
     Attributes:
@@ -90,8 +91,7 @@ class Captured:
     secret: Secret | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(Struct, frozen=True):
     """What was captured of a log before, and is expected to stay its beginning: its size, and its blob or *oid*."""
 
     size: int

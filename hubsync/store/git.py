@@ -15,9 +15,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
+
+from msgspec import Struct
 
 from hubsync.errors import FULL_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError
 from hubsync.store.private import make_private
@@ -61,16 +62,14 @@ _BASE_CONFIG = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TreeEntry:
+class TreeEntry(Struct, frozen=True):
     """What a tree holds at one path."""
 
     mode: str
     blob: str
 
 
-@dataclass(frozen=True, slots=True)
-class TreeChange:
+class TreeChange(Struct, frozen=True):
     """The difference of two trees at one path; ``None`` means absent there."""
 
     path: str
@@ -469,8 +468,7 @@ class FastImport:
         return failure
 
 
-@dataclass(frozen=True, slots=True)
-class CommitHeader:
+class CommitHeader(Struct, frozen=True):
     """Who, when (git's raw dates: ``1700000000 +0000``) and why."""
 
     author: str

@@ -10,10 +10,11 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from hubsync.errors import FULL_HINT, DiskFullError, StateError
 from hubsync.store.capture import Captured
@@ -56,8 +57,7 @@ _OUTSIDE = frozenset({
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What the ledger knows of one path."""
 
     identity: Identity

@@ -12,9 +12,10 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+from msgspec import Struct
 
 from hubsync.errors import FULL_HINT, NO_ROOM, DiskFullError, FileUnreadableError, StateError
 from hubsync.store.cache import let_go
@@ -33,8 +34,7 @@ class PinKind(Enum):
     COPY = "copy"
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(Struct, frozen=True):
     """A pin that has no oid yet, at a temporary path."""
 
     path: Path

@@ -1,7 +1,8 @@
 """Decides nothing but the text of a git-lfs pointer (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_BYTES = 1024  # the specification: a pointer is smaller than this
 
@@ -11,8 +12,7 @@ _POINTER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(Struct, frozen=True):
     """What stands in git for an object; *size* in bytes."""
 
     oid: str

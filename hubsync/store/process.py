@@ -13,8 +13,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import IO
+
+from msgspec import Struct
 
 from hubsync.errors import HubsyncError
 
@@ -71,8 +72,7 @@ class StoppedError(HubsyncError):
     exit_code = 130
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """What a child left behind; ``stderr`` is cut to its last 64 KiB."""
 
     returncode: int
@@ -80,8 +80,7 @@ class Finished:
     stderr: str
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(Struct, frozen=True):
     """How a running child is watched.
 
     Attributes:

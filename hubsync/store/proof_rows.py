@@ -8,8 +8,9 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from hubsync.store.pointer import Pointer
 
@@ -28,8 +29,7 @@ CREATE TABLE IF NOT EXISTS publications (
 LAST = "\U0010ffff"  # after every path
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     """That a mirror held, at its *commit*, the content of *path* (of the source) at *place* of *branch*.
 
     *size* is in bytes, *oid* and *blob* are the names that LFS and git give to the content, so far as they are known;
@@ -46,8 +46,7 @@ class Receipt:
     proven_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(Struct, frozen=True):
     """What was published to a mirror, at which time (seconds since the epoch), and what triggered it.
 
     *since* is the mirror's head before.

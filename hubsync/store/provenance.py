@@ -7,8 +7,10 @@ name files relative to the unit, and neither says when it was made: the same uni
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 RECORD = "hubsync.json"
 SUMS = "SHA256SUMS"
@@ -18,8 +20,7 @@ _VERSION = 1
 _NANOSECONDS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a unit comes from; *layout* is what wrote it, as its files tell."""
 
     target: str
@@ -28,8 +29,7 @@ class Origin:
     layout: str
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(Struct, frozen=True):
     """One file of a unit; *mtime_ns* is ``None`` where it is not known any more."""
 
     sha256: str

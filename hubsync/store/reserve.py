@@ -6,8 +6,9 @@ To publish takes a little room before it frees much: without it, a full disk wou
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _BYTES = 8 << 20
 _FILES = 32  # inodes: those of a push, most of which are git's temporary files
@@ -65,8 +66,7 @@ class Reserve:
             (self._files / str(number)).touch(mode=0o600)
 
 
-@dataclass(frozen=True, slots=True)
-class Inodes:
+class Inodes(Struct, frozen=True):
     """How many more files a file system can hold, and how many in all."""
 
     free: int

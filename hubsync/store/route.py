@@ -4,10 +4,10 @@ No I/O: a small file's content is an argument. The Hub refuses binary content in
 10 MiB (https://huggingface.co/docs/hub/repositories-getting-started), so both go to LFS.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 
 import pathspec
+from msgspec import Struct
 
 from hubsync.watch.rules import Prefilter
 
@@ -28,8 +28,7 @@ class Route(Enum):
     GIT = "git"
 
 
-@dataclass(frozen=True, slots=True)
-class Routing:
+class Routing(Struct, frozen=True):
     """A route and the rule that chose it."""
 
     route: Route

@@ -6,8 +6,9 @@ up to ``TEXT_BYTES``, of other large files the first ``HEAD_BYTES``; of what is 
 
 import codecs
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from hubsync.store.archives import WHOLE_BYTES, is_archive, unpack
 from hubsync.store.secrets import Secret, find_secret

@@ -7,9 +7,9 @@ Knows names and bytes only. It must never return the secret itself, nor any part
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from msgspec import Struct
 from pathspec import GitIgnoreSpec
 
 HINT = "take it out (and revoke it), exclude the file, or name its path or sha256 in `secrets_allow`"
@@ -61,11 +61,10 @@ class Rule(NamedTuple):
 
     name: str
     words: tuple[bytes, ...]
-    pattern: re.Pattern[bytes]
+    pattern: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(Struct, frozen=True):
     """Where a secret stands, and the rule that says so; ``line`` counts from 1 and is for text, ``offset`` from 0.
 
     A file that is one by its name has neither.
@@ -86,8 +85,7 @@ class Secret:
         return f"line {self.line}{inside}" if self.line is not None else f"byte {self.offset}{inside}"
 
 
-@dataclass(frozen=True, slots=True)
-class SecretRules:
+class SecretRules(Struct, frozen=True):
     """What a target does with secrets, and the files (patterns, or hashes) that it lets through."""
 
     mode: Literal["block", "warn", "off"] = "block"
@@ -160,7 +158,7 @@ def _offsets(rule: Rule, word: bytes, content: bytes) -> Iterator[int]:
     """Yield where the first secret of *rule* is that begins with *word*, if there is one."""
     at = content.find(word)
     while at >= 0:
-        found = rule.pattern.match(content, at)
+        found = re.compile(rule.pattern, re.DOTALL).match(content, at)  # once: re keeps it, and most runs need none
         if found is not None:
             group = found.lastgroup or 0
             if not _is_placeholder(found[group]):
@@ -183,87 +181,83 @@ _START = rb"(?:(?<![A-Za-z0-9_\-+])|(?<=\\[nrt])|(?<=\x8c.)|(?<=\nV))"
 _VALUE = rb"[\"']?\s*[:=]\s*[\"']?"
 
 
-def _rule(name: str, words: tuple[bytes, ...], pattern: bytes) -> Rule:
-    return Rule(name, words, re.compile(pattern, re.DOTALL))
-
-
 RULES = (
-    _rule(
+    Rule(
         "a Hugging Face token",  # https://huggingface.co/docs/hub/security-tokens
         (b"hf_", b"api_org_"),
         _START + rb"(?P<s>(?:hf_|api_org_)[A-Za-z0-9]{30,}|hf_(?:oauth|jwt)_[A-Za-z0-9_.\-]{20,})",
     ),
-    _rule(
+    Rule(
         "a Hub token among training arguments",  # of a Hub whose tokens look otherwise; in a pickle, and in text
         (b"hub_token",),
         rb"hub_token(?:(?:q.|r.{4}|\x94|\np\d+\n)?(?:X.{4}|\x8c.|V)(?P<s>(?!<)[!-~]{8})|[\"']?\s*[:=]\s*[\"'](?P<t>[\w\-]{16,})[\"'])",
     ),
-    _rule(
+    Rule(
         "an AWS access key",  # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
         (b"AKIA", b"ASIA"),
         _START + rb"(?P<s>(?:AKIA|ASIA)[A-Z0-9]{16})(?![A-Z0-9])",
     ),
-    _rule(
+    Rule(
         "an AWS secret key",
         (b"secret_access_key", b"SECRET_ACCESS_KEY", b"SecretAccessKey", b"secretAccessKey"),
         rb"(?i)secret_?access_?key" + _VALUE + rb"(?P<s>[A-Za-z0-9/+=]{40})",
     ),
-    _rule(
+    Rule(
         "a GitHub token",  # https://github.blog/engineering/behind-githubs-new-authentication-token-formats/
         (b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_"),
         _START + rb"(?P<s>gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})",
     ),
-    _rule("a GitLab token", (b"glpat-",), _START + rb"(?P<s>glpat-[A-Za-z0-9_\-]{20,})"),
-    _rule(
+    Rule("a GitLab token", (b"glpat-",), _START + rb"(?P<s>glpat-[A-Za-z0-9_\-]{20,})"),
+    Rule(
         "an OpenAI or Anthropic key",
         (b"sk-",),
         _START
         + rb"(?P<s>sk-(?:(?:proj|svcacct|admin|ant-[a-z0-9]+)-[A-Za-z0-9_\-]{20,}|or-v1-[0-9a-f]{64}|[A-Za-z0-9]{48}))",
     ),
-    _rule(
+    Rule(
         "a Slack token",  # https://api.slack.com/concepts/token-types
         (b"xox", b"xapp-", b"hooks.slack.com"),
         _START
         + rb"(?P<s>xox[abeoprs]-[0-9]{6,}-[A-Za-z0-9\-]{10,}|xapp-[0-9]-[A-Z0-9]{6,}-[0-9]+-[a-z0-9]{10,}"
         + rb"|hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/]{20,})",
     ),
-    _rule("a GCP service account", (b"private_key_id",), rb"private_key_id[\"']\s*:\s*[\"'](?P<s>[0-9a-f]{40})"),
-    _rule("a Google API key", (b"AIza",), _START + rb"(?P<s>AIza[A-Za-z0-9_\-]{35})"),
-    _rule(
+    Rule("a GCP service account", (b"private_key_id",), rb"private_key_id[\"']\s*:\s*[\"'](?P<s>[0-9a-f]{40})"),
+    Rule("a Google API key", (b"AIza",), _START + rb"(?P<s>AIza[A-Za-z0-9_\-]{35})"),
+    Rule(
         "a private key",  # PEM, also as one line of JSON; with what follows, since tokenizers know the mere words
         (b"-----BEGIN ",),
         rb"(?P<s>-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
         rb"(?:\\r|\\n|\s)+[A-Za-z0-9+/]{4}(?![A-Za-z0-9+/]*\.\.\.))",
     ),
-    _rule(
+    Rule(
         "a Weights & Biases key",
         (b"wandb_api_key", b"WANDB_API_KEY", b"wandb_v1_"),
         rb"(?i)(?:wandb_api_key" + _VALUE + rb"(?P<s>[0-9a-z_]{40,})|(?P<t>wandb_v1_[A-Za-z0-9_]{40,}))",
     ),
-    _rule(
+    Rule(
         "a netrc entry",
         (b"machine",),
         rb"machine\s+\S{1,253}\s+login\s+\S{1,253}\s+password\s+(?P<s>[!-~]{16,})",
     ),
-    _rule(
+    Rule(
         "a token of a package registry",
         (b"npm_", b"pypi-AgE", b"_authToken"),
         _START + rb"(?P<s>npm_[A-Za-z0-9]{36}|pypi-AgE[A-Za-z0-9_\-]{50,}|_authToken=[A-Za-z0-9_\-]{20,})",
     ),
-    _rule("a Stripe key", (b"sk_live_", b"rk_live_"), _START + rb"(?P<s>[sr]k_live_[A-Za-z0-9]{20,})"),
-    _rule("an Azure storage key", (b"AccountKey=",), rb"AccountKey=(?P<s>[A-Za-z0-9+/]{86}==)"),
-    _rule("a Databricks token", (b"dapi",), _START + rb"(?P<s>dapi[0-9a-f]{32})"),
-    _rule(
+    Rule("a Stripe key", (b"sk_live_", b"rk_live_"), _START + rb"(?P<s>[sr]k_live_[A-Za-z0-9]{20,})"),
+    Rule("an Azure storage key", (b"AccountKey=",), rb"AccountKey=(?P<s>[A-Za-z0-9+/]{86}==)"),
+    Rule("a Databricks token", (b"dapi",), _START + rb"(?P<s>dapi[0-9a-f]{32})"),
+    Rule(
         "a key of a Kubernetes cluster",
         (b"client-key-data",),
         rb"client-key-data[\"']?\s*:\s*[\"']?(?P<s>[A-Za-z0-9+/]{60,})",
     ),
-    _rule(
+    Rule(
         "a signed token",  # RFC 7519; what a JSON object begins with in base64: {"alg":  {"typ":  {"kid":
         (b"eyJhbGciOi", b"eyJ0eXAiOi", b"eyJraWQiOi"),
         _START + rb"(?P<s>eyJ[A-Za-z0-9_\-]{10,}\.eyJ[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-]{40,})",
     ),
-    _rule(
+    Rule(
         "a key of a machine-learning service",
         (b"nvapi-", b"gsk_", b"xai-", b"comet_api_key", b"COMET_API_KEY", b"neptune_api_token", b"NEPTUNE_API_TOKEN"),
         rb"(?i:(?:comet_api_key|neptune_api_token))"
@@ -272,7 +266,7 @@ RULES = (
         + _START
         + rb"(?P<t>nvapi-[A-Za-z0-9_\-]{60,}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{70,})",
     ),
-    _rule("a Replicate token", (b"r8_",), _START + rb"(?P<s>r8_[A-Za-z0-9]{37})"),
+    Rule("a Replicate token", (b"r8_",), _START + rb"(?P<s>r8_[A-Za-z0-9]{37})"),
 )
 
 

@@ -11,10 +11,11 @@ import re
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
+
+from msgspec import Struct
 
 from hubsync.errors import SourceError, StateError
 from hubsync.monitor.logger import get_logger
@@ -56,8 +57,7 @@ _UNIT_TRAILER = "Hubsync-Unit: "
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A commit in the store: one state of the target.
 
     Attributes:

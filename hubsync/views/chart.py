@@ -1,10 +1,11 @@
 """Draws figures over time as inline SVG, with failures as bands behind them. Pure; it knows no page."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from statistics import median
+
+from msgspec import Struct
 
 from hubsync.views.story import Incident, Point, thin
 
@@ -12,8 +13,7 @@ _STEPS, _BARS = 240, 84  # seven days: 42 minutes a step, two hours a bar
 _WIDTH, _HEIGHT = 960, 96
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """The time that all charts of a page show, and the failures in it."""
 
     start: float

@@ -4,10 +4,11 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
+
+from msgspec import Struct
 
 from hubsync.monitor.lines import format_console
 from hubsync.views.history import LogUnreadableError, follow_file, read_file, read_journal, read_parts
@@ -16,8 +17,7 @@ from hubsync.views.query import Query, moment_of
 _REQUIRED = ("timestamp", "level", "event", "message")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where the log is read: a file that was named, else the configured one with its rotated parts, else the journal."""
 
     named: Path | None = None

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
+
+from msgspec import Struct
 
 from hubsync.config.units import parse_duration
 from hubsync.errors import UsageError
@@ -17,8 +18,7 @@ LEVELS = ("debug", "info", "warning", "error")
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """What to show; an empty condition holds for every entry.
 
     Attributes:

@@ -4,8 +4,9 @@ It is made of entries alone, so that it can be told of a log from another machin
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from hubsync.views.query import moment_of
 
@@ -39,8 +40,7 @@ Point = tuple[float, float]
 """A moment (seconds since the epoch) and a figure."""
 
 
-@dataclass(slots=True)
-class Incident:
+class Incident(Struct):
     """A stretch of time in which something did not work; *end* is ``None`` while it still does not."""
 
     what: str
@@ -60,8 +60,7 @@ class Incident:
         return self.end is not None, not self.is_severe, self.start - (self.end or now)
 
 
-@dataclass(slots=True)
-class UnitStory:
+class UnitStory(Struct):
     """One unit on its way: when it was last written, when complete, when it was on each mirror; moments or ``None``."""
 
     name: str
@@ -73,8 +72,7 @@ class UnitStory:
     published: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class MirrorStory:
+class MirrorStory(Struct):
     """One mirror over time."""
 
     name: str
@@ -88,8 +86,7 @@ class MirrorStory:
     files: int = 0
 
 
-@dataclass(slots=True)
-class TargetStory:
+class TargetStory(Struct):
     """One target over time."""
 
     name: str
@@ -103,8 +100,7 @@ class TargetStory:
     units: dict[str, UnitStory] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Story:
+class Story(Struct):
     """All that the log tells."""
 
     start: float = 0.0

@@ -9,9 +9,10 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from hubsync.errors import is_limit, read_os_error
 from hubsync.watch.beneath import (
@@ -53,8 +54,7 @@ _TOO_DEEP = Skip(f"deeper than {DEEPEST} directories", Kind.REJECTED, "move it u
 _LINKED_DIRECTORY = Skip("symlink to a directory is not followed", Kind.REJECTED, _COPY_HINT)
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(Struct, frozen=True):
     """A listing of a source, or of the part below one directory. All paths are relative to the source.
 
     Attributes:

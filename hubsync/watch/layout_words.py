@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from hubsync.watch.layout_names import directory_of
 from hubsync.watch.unit_facts import Lack, UnitFacts

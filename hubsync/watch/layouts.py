@@ -10,7 +10,8 @@ promises. Unless the operator named a signal, so does a name that says "unfinish
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from hubsync.watch import layout_models as models
 from hubsync.watch import layout_rows as rows
@@ -21,8 +22,7 @@ from hubsync.watch.unit_facts import LINKS, MARK, MARKERS, Completion, FileFact,
 __all__ = ["LAYOUTS", "LINKS", "MARKERS", "Completion", "FileFact", "Layout", "UnitFacts", "judge"]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """A row: how a layout is recognised, what it lacks until it is complete, the rule in words, and where that is from."""
 
     name: str

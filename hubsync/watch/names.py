@@ -10,8 +10,9 @@ https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/_lo
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 _SUSPECT = ".gGlL"  # what a name begins with that some file system takes for a reserved one
 _UNUSUAL = re.compile(r"[\\:]")
@@ -47,8 +48,7 @@ class Kind(Enum):
     UNREADABLE = "unreadable"  # this process may not read it; it is not gone
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(Struct, frozen=True):
     """Why a path is not taken, and what the operator can do about it."""
 
     reason: str

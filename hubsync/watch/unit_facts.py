@@ -1,8 +1,9 @@
 """What is known of a unit when it is judged, and what the judgment says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 MARK = ".hubsync-complete"  # an empty file that our own callbacks put into a unit when it is complete; never published
 UNFINISHED = "-unfinished"  # how the name of NeMo's mark ends, which lies beside a checkpoint while that is saved
@@ -26,8 +27,7 @@ class FileFact(NamedTuple):
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnitFacts:
+class UnitFacts(Struct, frozen=True):
     """What is known of one unit. Paths are relative to the unit's directory, whose name is *name*.
 
     Attributes:
@@ -62,8 +62,7 @@ class UnitFacts:
     unchanged_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Struct, frozen=True):
     """Whether a unit is complete, the reason, the layout that said so, and the files that are still missing."""
 
     complete: bool

@@ -1,11 +1,11 @@
 """The value that every structural check returns, and the one way in which they read."""
 
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Whether a file is whole, and why. *rejected*: it never will be, waiting does not help."""
 
     whole: bool

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -10,6 +9,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from localhub.clones import Clone
+from msgspec.structs import replace
 
 from hubsync.localhub import LocalHub, Settings
 

@@ -5,7 +5,6 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+from msgspec.structs import replace
 from support.running import Daemon, endpoint, write_checkpoint, write_config
 
 from hubsync.config.reports import EventCommand, Monitor

@@ -1,8 +1,8 @@
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hubsync.watch.layout_words import choose_newest
 from hubsync.watch.layouts import LAYOUTS, Completion, FileFact, UnitFacts, judge
