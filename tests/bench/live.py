@@ -1,6 +1,7 @@
 """Workloads with a writer at work: hubsync runs as its service; other tools are run when the writer says."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ def choose_live(unit_bytes: int, over_s: float, appends: int, days: int) -> list
     """Return the workloads with a writer."""
     size = f"{unit_bytes / (1 << 30):g} GiB"
     return [
+        Live(f"{size} unit, moved in", lambda base, hub: _arrival(base, hub, unit_bytes)),
         Live(f"16 shards, {size}, over {over_s:.0f} s", lambda base, hub: _lag(base, hub, unit_bytes, over_s)),
         Live(f"a log, {appends:,} appends", lambda base, hub: _log(base, hub, appends, over_s)),
         Live(f"{days} checkpoints, the last 2 kept", lambda base, hub: _day(base, hub, unit_bytes // 16, days)),
@@ -44,6 +46,23 @@ def _wait_ready(place: Place) -> None:
     while not socket.exists():
         time.sleep(0.05)
     time.sleep(1.0)
+
+
+def _arrival(base: Path, hub: dict[str, str], size: int) -> dict[str, Figures]:
+    """Move a whole unit into the source of a service that runs; the lag counts from there, with a quiet of 0.1 s."""
+    (base / "data").mkdir()
+    make_unit(base / "made" / "checkpoint-100", size)
+    os.sync()
+    place = _daemon_place(base, hub, quiet="100ms")
+    with Running("daemon", place, hub) as running:
+        _wait_ready(place)
+        moved = time.monotonic()
+        (base / "made" / "checkpoint-100").rename(base / "data" / "checkpoint-100")
+        lag_s = wait_shown(place, "checkpoint-100/trainer_state.json", _LIMIT_S) - moved
+    found = {tool: run(tool, make_place(base, tool, hub, 1), hub) for tool in ("floor", "git + git-lfs", "upload_folder")}
+    found = {tool: replace(figures, lag_s=figures.wall_s) for tool, figures in found.items()}
+
+    return {"floor": found.pop("floor"), "hubsync": replace(running.figures, wall_s=lag_s, lag_s=lag_s), **found}
 
 
 def _lag(base: Path, hub: dict[str, str], size: int, over_s: float) -> dict[str, Figures]:
