@@ -286,10 +286,9 @@ class Publisher:
     def _publish(self) -> Published | None:
         try:
             return self._publish_backlog()
-        except MadeAnewError:
-            seen = self._remote.public_id(self._record.seen(self.mirror.branch))
-            log.info("mirror.adopted", repo=self.mirror.repo_id, commit=seen, previous=self.head(),
-                     reason="nothing published is there as it was: all is compared")  # fmt: skip
+        except MadeAnewError as exc:
+            log.info("mirror.adopted", repo=self.mirror.repo_id, commit=self._remote.public_id(exc.head),
+                     previous=self.head(), reason=f"{exc}: all is published again")  # fmt: skip
             self.forget_uploads()
             self._record.forget()
 

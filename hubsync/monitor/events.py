@@ -456,7 +456,7 @@ _EVENTS = (
         "mirror.adopted",
         "info",
         ("repo", "branch", "commit", "previous", "reason"),
-        "adopted {mirror} at {commit}[: {reason}]",
+        "adopted {mirror}[ at {commit}][: {reason}]",
         "A history that is not ours, or was rewritten, is taken as the new base; equal files are not sent again.",
     ),
     Event(

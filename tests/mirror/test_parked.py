@@ -102,6 +102,35 @@ def test_a_repository_that_somebody_made_again_is_noticed(rig: Rig, api: HfApi) 
     assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))
 
 
+def test_a_repository_made_again_as_wished_is_filled_also_under_halt(make_rig: MakeRig, hub: LocalHub, api: HfApi) -> None:
+    """To halt for edits of others is not to halt for what the operator asked for; a branch that others emptied is one."""
+    rig = make_rig(hub, mirror={"on_foreign_edit": {"*": "halt"}})
+    rig.write("a.txt", b"1")
+    rig.update()
+    worker = rig.work.workers[0]
+    api.delete_repo(REPO)
+    rig.write("b.txt", b"2")
+    rig.commit()
+    worker.run()
+    assert ("not_found", True) == parked_for(worker)
+
+    worker.ask_again()
+    worker.run()
+
+    assert worker.trouble is None
+    assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))
+    api.delete_repo(REPO)
+    api.create_repo(REPO, private=True)
+    rig.write("c.txt", b"3")
+    rig.commit()
+    worker.run()
+    worker.ask_again()
+    worker.run()
+    assert ("conflict", True) == parked_for(worker)
+    assert "on_foreign_edit" in worker.trouble.hint
+    assert [] == [path for path in api.list_repo_files(REPO) if path.endswith(".txt")]
+
+
 def test_a_renamed_repository_is_reported(rig: Rig, api: HfApi) -> None:
     """Nothing is written under a name that the config does not say; named back, it is noticed."""
     api.move_repo(REPO, "acme/y")
