@@ -19,7 +19,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from hubsync.config.schedule import NICKNAMES, Schedule, expand_cron
-from hubsync.errors import HubsyncError, read_os_error
+from hubsync.errors import HubsyncError, find_known
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.streak import Streaks
 from hubsync.store.process import StoppedError
@@ -138,12 +138,12 @@ class Jobs:
             work()
         except StoppedError:
             return
-        except (HubsyncError, OSError) as exc:
-            known = exc if isinstance(exc, HubsyncError) else read_os_error(exc)
-            if failures := self._streaks.fail(name, known.error_kind):
-                _tell_failed(name, known, failures)
         except Exception as exc:
-            if failures := self._streaks.fail(name, type(exc).__name__):
+            known = find_known(exc)
+            failures = self._streaks.fail(name, known.error_kind if known else type(exc).__name__)
+            if failures and known:
+                _tell_failed(name, known, failures)
+            elif failures:
                 log.exception("schedule.failed", job=name, error=f"{type(exc).__name__}: {exc}", error_kind="internal",
                               retryable=True, failures=failures)  # fmt: skip
         else:

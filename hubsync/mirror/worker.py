@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from hubsync.config.model import Mirror
-from hubsync.errors import HubsyncError, MirrorError, read_os_error
+from hubsync.errors import HubsyncError, MirrorError, find_known
 from hubsync.mirror.announce import Published
 from hubsync.mirror.limits import Limits, endpoint_name, repo_name
 from hubsync.mirror.publish import Publisher
@@ -274,9 +274,9 @@ def _asked_s(exc: HubsyncError) -> float | None:
 
 
 def _unexpected(exc: Exception) -> HubsyncError:
-    """Return what nobody foresaw as an error that is tried again; what the system says of its disks is known."""
-    if isinstance(exc, OSError):
-        return read_os_error(exc)
+    """Return what nobody foresaw as an error that is tried again; what the system says of its disks and limits is known."""
+    if known := find_known(exc):
+        return known
     failure = HubsyncError(f"{type(exc).__name__}: {exc}", hint="this is a fault of hubsync; please report it")
     failure.retryable = True
     failure.__cause__ = exc

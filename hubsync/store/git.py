@@ -5,6 +5,7 @@ processes and descriptors alive, and its index bypasses the rules of git-lfs. It
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from hubsync.errors import FULL_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError
+from hubsync.errors import FULL_HINT, TASKS_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError
 from hubsync.store.git_python import load_git_python
 from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
@@ -486,7 +487,7 @@ def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFu
         return DiskFullError(f"git {args[0]}: no space left on the disk", hint=FULL_HINT)
     if _was_killed(finished):
         return GitKilledError(f"git {args[0]}: killed by signal {-finished.returncode}", hint=_AGAIN_HINT)
-    return GitError(f"git {args[0]}: {said}", hint=_AGAIN_HINT)
+    return GitError(f"git {args[0]}: {said}", hint=TASKS_HINT if os.strerror(errno.EAGAIN) in said else _AGAIN_HINT)
 
 
 def _was_killed(finished: Finished) -> bool:
