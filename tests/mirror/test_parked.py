@@ -224,6 +224,28 @@ def test_a_storage_that_cannot_take_a_file_parks_nothing(rig: Rig, hub: LocalHub
     assert worker.trouble is None
 
 
+@pytest.mark.parametrize(("fault", "puts"), [("PUT /_lfs/* 507", 1), ("POST */objects/batch 507", 0)])
+def test_a_full_storage_is_not_sent_the_same_again_in_a_moment(
+    make_rig: MakeRig, hub: LocalHub, fault: str, puts: int
+) -> None:
+    """Each object once, then nothing for a minute and more each time, whoever says that it is full."""
+    rig = make_rig(hub)
+    hub.add_fault(fault)
+    rig.write("model.safetensors", safetensors(1000))
+    rig.commit()
+    worker = rig.work.workers[0]
+    waits = []
+    for _ in range(3):
+        hub.forget_requests()
+        worker.ask_again()
+        worker.run()
+        waits.append(worker.wait_s())
+
+    assert "quota" == parked_for(worker)[0]
+    assert puts == len([request for request in hub.requests if request.method == "PUT"])
+    assert [True] * 3 == [wait > floor for wait, floor in zip(waits, (50, 250, 1400), strict=True)]
+
+
 def test_a_private_repository_that_was_made_public_is_not_published_to(rig: Rig, api: HfApi, hub: LocalHub) -> None:
     """No restart is needed to notice; nothing more is sent, be it an object; made private again, it goes on by itself."""
     rig.write("secret.bin", b"\0secret")
