@@ -205,7 +205,7 @@ _EVENTS = (
         ("source", "mode", "reason", "directories", "unwatched", "limit", "hint"),
         "changes in {source} are noticed late[: {reason}]",
         "Events do not cover the whole source. The periodic inventory still finds every file, later.",
-        "Raise fs.inotify.max_user_watches or max_user_instances if `limit` names one, or shorten `inventory_every`.",
+        "Raise the sysctl that `limit` names, if it names one, or shorten `inventory_every`.",
     ),
     Event(
         "watch.overflowed",
