@@ -95,9 +95,12 @@ class Jobs:
 
     def follow_clock(self, jumped_s: float) -> None:
         """Keep the schedule when the system clock was set by *jumped_s*: APScheduler waits for times of that clock."""
+        jumped, now = timedelta(seconds=jumped_s), datetime.now(UTC)
         for job in self._scheduler.get_jobs():
-            if isinstance(job.trigger, IntervalTrigger):
-                due = job.next_run_time + timedelta(seconds=jumped_s)
+            if isinstance(job.trigger, IntervalTrigger) and jumped_s > 0:  # most became due at once, and are so again
+                due = max(now, min(job.next_run_time, now + job.trigger.interval))
+            elif isinstance(job.trigger, IntervalTrigger):
+                due = job.next_run_time + jumped
             else:  # times of day are those of the clock as it is now
                 due = _first_time(job.trigger)
             with contextlib.suppress(JobLookupError):
