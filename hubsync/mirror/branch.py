@@ -105,6 +105,7 @@ class Branch:
         # Without a base the record may have been lost. In a new view all is compared, also what is to go.
         if head.commit is not None and not (is_new_view or is_unnoted) and (base is None or not head.is_ours):
             base, steps = self._skip_held(base, steps, head.commit)
+            steps = steps or list(line.steps[-1:])  # what else we published may be there no more
         if not steps:
             return Grafted(head.commit)
         there = self._look(head.commit, steps) if head.commit else {}

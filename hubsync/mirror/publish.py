@@ -192,7 +192,6 @@ class Publisher:
         key = (published, self._store.head(), self._record.commits_ahead())
         if key != self._measured[0]:
             self._measured = (key, self._measure(published))
-
         return self._measured[1]
 
     def _measure(self, published: str | None) -> Backlog:
@@ -237,6 +236,7 @@ class Publisher:
 
     def _publish_and_retain(self) -> Published | None:
         self.refusals.forget_mended()
+        self.refusals.refuse_unseen(self.waiting)
         with self._git.remember_trees(), self._store.git.remember_trees():
             while True:
                 try:
@@ -253,7 +253,7 @@ class Publisher:
 
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
-            self.supply.forget(self._waiting())
+            self.supply.forget(self.waiting())
         if exc.error_kind == "conflict" and exc.paths:
             self._announcer.tell_halted(exc.paths)
         self._repository.note_failure(exc)
@@ -271,7 +271,7 @@ class Publisher:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
         if not is_of_content(exc):
             return False
-        if not self.refusals.name_files(exc, steps := self._waiting()):
+        if not self.refusals.name_files(exc, steps := self.waiting()):
             return False
         if self.refusals.refuse_card(exc):
             return True
@@ -394,7 +394,7 @@ class Publisher:
 
         return newest if self.supply.lacks_for(others) else None
 
-    def _waiting(self) -> list[Step]:
+    def waiting(self) -> list[Step]:
         """Return all that the mirror lacks."""
         return self._lacking(None if self._record.is_new_view() else self.published(), self.backlog(), Ahead())
 

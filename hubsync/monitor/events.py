@@ -282,7 +282,7 @@ _EVENTS = (
         "secrets.tightened",
         "warning",
         ("files", "hint"),
-        "{files} files that wait for a mirror were captured under weaker rules for secrets, and go as they are",
+        "{files} files that wait for a mirror were captured under weaker rules for secrets[: {hint}]",
         "`secrets` is stricter than it was, and something waits for a mirror that was not looked at so.",
         "`exclude` what must not go: that holds for what waits, too.",
     ),

@@ -439,6 +439,24 @@ def test_what_happened_to_a_rewritten_branch_is_said(
     assert [said] == [said for reason in reasons if said in reason]
 
 
+@pytest.mark.parametrize("policy", ["ours", "halt"])
+def test_a_rewound_branch_that_has_what_is_new_lacks_the_rest(make_rig: MakeRig, server: PlainServer, policy: str) -> None:
+    """A file goes back to what the older commit has of it: that is no sign of a push of ours, and the others are missed."""
+    rig = make_rig(server, mirror={"on_foreign_edit": {"*": policy}})
+    for path, content in (("a.txt", b"1"), ("b.txt", b"b"), ("a.txt", b"2")):
+        rig.write(path, content)
+        rig.update()
+    rewind(server, server.history(REPO))
+    rig.write("a.txt", b"1")
+    rig.commit()
+
+    worker = rig.work.workers[0]
+    worker.run()
+
+    assert ({"a.txt": b"1"} | ({"b.txt": b"b"} if policy == "ours" else {})) == server.read_all(REPO)
+    assert (policy == "halt") == (worker.trouble is not None)
+
+
 def test_a_branch_that_was_put_back_ends_the_halt(make_rig: MakeRig, server: PlainServer) -> None:
     """With the deleted branch restored as it was, publishing goes on where it stopped."""
     rig = make_rig(server, mirror={"on_foreign_edit": {"*": "halt"}})
