@@ -166,11 +166,15 @@ class Daemon:
                 else:
                     self._reason = self._reason or signal.Signals(number).name
                     self._stop.set()
-            self._clock.look(self._jobs.follow_clock)
+            self._clock.look(self._follow_clock)
             is_well = self._health.is_well()
             self._children.end_hung(time.monotonic(), None if is_well else _IDLE_S)
             if is_well:
                 self._notifier.watchdog()
+
+    def _follow_clock(self, jumped_s: float) -> None:
+        self._jobs.follow_clock(jumped_s)
+        self._limits.follow_clock(jumped_s)
 
     def _hear(self) -> None:
         """Hear signals while the main thread opens targets, for which a git may hang; the second one ends that."""

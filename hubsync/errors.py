@@ -6,6 +6,7 @@ of the log), and whether it may succeed later with nothing changed here (``retry
 """
 
 import errno
+import os
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -69,7 +70,15 @@ class DiskFullError(StateError):
 
 FULL_HINT = "free space, or inodes (`df -i`), on the file system of the state directory"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+TASKS_HINT = "raise the limit of processes and threads (TasksMax= in the unit, ulimit -u)"
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_CURES = {
+    **dict.fromkeys(NO_ROOM, FULL_HINT),
+    **dict.fromkeys(_OUT_OF_FILES, "raise the limit of open files (LimitNOFILE= in the unit, ulimit -n)"),
+    errno.EAGAIN: TASKS_HINT,
+    errno.ENOMEM: "free memory, or allow hubsync more of it (MemoryMax= in the unit, ulimit -v)",
+}
+_DISK_HINT = "see whether the disk of the state directory is mounted, whole and writable"
 
 
 def is_limit(exc: OSError) -> bool:
@@ -79,17 +88,24 @@ def is_limit(exc: OSError) -> bool:
 
 def read_os_error(exc: OSError) -> StateError:
     """Return what the system says of a disk, or of a limit, as an error with a cure; it may pass."""
-    error: StateError
-    if exc.errno in NO_ROOM:
-        error = DiskFullError(str(exc), hint=FULL_HINT)
-    elif is_limit(exc):
-        error = StateError(str(exc), hint="raise the limit of open files (LimitNOFILE= in the unit, ulimit -n)")
-    else:
-        error = StateError(str(exc), hint="see whether the disk of the state directory is mounted, whole and writable")
+    kind = DiskFullError if exc.errno in NO_ROOM else StateError
+    error = kind(str(exc), hint=_CURES.get(exc.errno or 0, _DISK_HINT))
     error.retryable = True
     error.__cause__ = exc
 
     return error
+
+
+def find_known(exc: Exception) -> HubsyncError | None:
+    """Return *exc* as an error with a cure; ``None`` if nobody foresaw it."""
+    if isinstance(exc, MemoryError):
+        exc = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    elif isinstance(exc, RuntimeError) and str(exc) == "can't start new thread":  # Python drops what the system said
+        exc = OSError(errno.EAGAIN, str(exc))
+    if isinstance(exc, OSError):
+        return read_os_error(exc)
+
+    return exc if isinstance(exc, HubsyncError) else None
 
 
 class BusyError(HubsyncError):

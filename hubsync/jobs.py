@@ -19,7 +19,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from hubsync.config.schedule import NICKNAMES, Schedule, expand_cron
-from hubsync.errors import HubsyncError, read_os_error
+from hubsync.errors import HubsyncError, find_known
 from hubsync.monitor.logger import get_logger
 from hubsync.monitor.streak import Streaks
 from hubsync.store.process import StoppedError
@@ -95,9 +95,12 @@ class Jobs:
 
     def follow_clock(self, jumped_s: float) -> None:
         """Keep the schedule when the system clock was set by *jumped_s*: APScheduler waits for times of that clock."""
+        jumped, now = timedelta(seconds=jumped_s), datetime.now(UTC)
         for job in self._scheduler.get_jobs():
-            if isinstance(job.trigger, IntervalTrigger):
-                due = job.next_run_time + timedelta(seconds=jumped_s)
+            if isinstance(job.trigger, IntervalTrigger) and jumped_s > 0:  # most became due at once, and are so again
+                due = max(now, min(job.next_run_time, now + job.trigger.interval))
+            elif isinstance(job.trigger, IntervalTrigger):
+                due = job.next_run_time + jumped
             else:  # times of day are those of the clock as it is now
                 due = _first_time(job.trigger)
             with contextlib.suppress(JobLookupError):
@@ -138,12 +141,12 @@ class Jobs:
             work()
         except StoppedError:
             return
-        except (HubsyncError, OSError) as exc:
-            known = exc if isinstance(exc, HubsyncError) else read_os_error(exc)
-            if failures := self._streaks.fail(name, known.error_kind):
-                _tell_failed(name, known, failures)
         except Exception as exc:
-            if failures := self._streaks.fail(name, type(exc).__name__):
+            known = find_known(exc)
+            failures = self._streaks.fail(name, known.error_kind if known else type(exc).__name__)
+            if failures and known:
+                _tell_failed(name, known, failures)
+            elif failures:
                 log.exception("schedule.failed", job=name, error=f"{type(exc).__name__}: {exc}", error_kind="internal",
                               retryable=True, failures=failures)  # fmt: skip
         else:

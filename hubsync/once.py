@@ -23,7 +23,7 @@ from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.progress import Amount, Progress
 from hubsync.monitor.text import format_count
 from hubsync.service import TargetWork, hold_state, open_limits, open_target, tell_exposed_tokens
-from hubsync.store.git import load_git_python
+from hubsync.store.git_python import load_git_python
 from hubsync.store.hashing import declare_costs
 from hubsync.store.process import StoppedError
 

@@ -1,5 +1,6 @@
 """Tries what a config depends on before it hurts: tools, sources, watch limits, links, disk, tokens, repositories."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -27,8 +28,8 @@ from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import Inventory, take_inventory
 from hubsync.watch.mounts import network_file_system
+from hubsync.watch.observer import find_limit
 
-_WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 _READ_SAMPLE = 200
 _OTHERS_READ = 0o004
 
@@ -124,12 +125,12 @@ def _check_source(config: Config, target: Target) -> Iterator[Finding]:
     if kind := network_file_system(target.source):
         every = target.inventory_every_s
         yield Finding(what, f"on {kind}: changes are seen by inventory only, each {every:.0f} s")
-    elif _WATCHES.exists():
-        limit = int(_WATCHES.read_text())
+    elif (limit := find_limit(errno.ENOSPC))[0]:
+        name, allowed = limit
         directories = len({path.rpartition("/")[0] for path in inventory.entries})
-        hint = f"sysctl fs.inotify.max_user_watches={max(524288, directories * 2)}"
-        few = directories > limit
-        yield Finding(what, f"{directories} directories to watch, {limit} allowed", "watch_limit" if few else "",
+        hint = f"sysctl {name}={max(524288, directories * 2)}"
+        few = directories > allowed
+        yield Finding(what, f"{directories} directories to watch, {allowed} allowed", "watch_limit" if few else "",
                       hint if few else "")  # fmt: skip
     yield from _check_pins(config, target)
 

@@ -20,6 +20,7 @@ from hubsync.errors import BusyError, HubsyncError, StateError, read_os_error
 from hubsync.mirror.limits import Limits
 from hubsync.mirror.publish import Means, Publisher
 from hubsync.mirror.token import Tokens, find_exposed_tokens
+from hubsync.mirror.unseen import note_unseen, written
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.monitor.logger import get_logger
 from hubsync.pipeline import Pipeline, open_store
@@ -31,6 +32,7 @@ from hubsync.store.snapshot import Store
 from hubsync.store.tools import TOOLS, expect_recent, git_executable
 
 _STRICTNESS = ("off", "warn", "block")  # of secrets, in this order
+_LOOKED_AT = "each is looked at before it is sent; `exclude` what must not go at all"
 _ORPHAN_S = 5.0
 _STARTING_S = 2.0  # how long it may take another hubsync to say that the lock is its own
 _POLL_S = 0.05
@@ -79,13 +81,15 @@ def open_target(target: Target, means: Means, lock_fd: int) -> TargetWork:
 
 
 def _tell_if_tightened(target: Target, store: Store, workers: Iterable[MirrorWorker]) -> None:
-    """Say it if something waits that was captured when ``secrets`` was weaker: it is not looked at again."""
+    """Say it if something waits that was captured when ``secrets`` was weaker; it is looked at if it could be held back."""
     with contextlib.suppress(HubsyncError):  # a ledger in trouble is told of by what needs it
         known = store.ledger.meta("secrets") or "block"
         if _STRICTNESS.index(target.secrets) > _STRICTNESS.index(known):
-            waiting = max(worker.publisher.measure_backlog().files for worker in workers)
+            waiting = written(step for worker in workers for step in worker.publisher.waiting())
+            note_unseen(store.ledger, (blob for _, blob in waiting))
             if waiting:
-                log.warning("secrets.tightened", target=target.name, files=waiting, hint="exclude what must not go")
+                log.warning("secrets.tightened", target=target.name, files=len({path for path, _ in waiting}),
+                            hint=_LOOKED_AT if target.secrets == "block" else "exclude what must not go")  # fmt: skip
         if known != target.secrets:
             store.ledger.set_meta("secrets", target.secrets)
 

@@ -14,7 +14,8 @@ from hubsync.config.model import Target
 from hubsync.errors import UsageError
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.service import TargetWork
-from hubsync.store.git import TreeEntry
+from hubsync.store.git import TreeEntry, blob_id
+from hubsync.store.snapshot import Store
 
 MirrorProgress = Literal["published", "waiting", "failing", "parked"]
 
@@ -141,8 +142,7 @@ class Wait:
         goal = self._goal
         assert goal is not None  # noqa: S101 - it is committed
         mirrors: dict[str, MirrorProgress] = {
-            worker.mirror.name: "published" if worker.publisher.holds(goal, self._wish.unit) else _progress(worker)
-            for worker in self._workers
+            worker.mirror.name: "published" if self._is_on(worker, goal) else _progress(worker) for worker in self._workers
         }
         lacking = [worker for worker in self._workers if mirrors[worker.mirror.name] != "published"]
         what = self._wish.unit or "everything"
@@ -157,6 +157,8 @@ class Wait:
         if trouble is None and refused:
             path, why = next(iter(refused.items()))
             return Answer(False, f"{reason}; {worst.mirror.name} refuses {path}: {why}", final=True, mirrors=mirrors)
+        if trouble is None and (lost := find_lost(self._work.pipeline.store, worst.mirror.name, goal, unit)):
+            return self._tell_lost(worst.mirror.name, lost, mirrors)
         if trouble is None:
             waits_for = worst.waits_for()
             return Answer(False, f"{reason}, which waits for {waits_for}" if waits_for else reason, mirrors=mirrors)
@@ -165,10 +167,33 @@ class Wait:
 
         return Answer(False, reason, hint, final=parked is not None, mirrors=mirrors)
 
+    def _is_on(self, worker: MirrorWorker, goal: str) -> bool:
+        unit, store = self._wish.unit, self._work.pipeline.store
+        return worker.publisher.holds(goal, unit) and not find_lost(store, worker.mirror.name, goal, unit)
+
+    def _tell_lost(self, mirror: str, lost: Collection[str], mirrors: dict[str, MirrorProgress]) -> Answer:
+        """Say that *mirror* shows files whose objects it has *lost*; who waits for one that is nowhere waits in vain."""
+        ledger, has_intact = self._work.pipeline.store.ledger, self._work.pipeline.store.has_intact
+        there = {oid for one in self._work.target.mirrors if one.name != mirror for oid in ledger.uploaded(one.name, lost)}
+        gone = [oid for oid in lost if oid not in there and not has_intact(oid) and not ledger.paths_of(oid)]
+        fate = "is nowhere else" if gone else "is sent again"
+        reason = f"{mirror} shows {self._wish.unit or 'everything'}, but has lost content of it, which {fate}"
+
+        return Answer(False, reason, "`hubsync verify` tells of which files", final=bool(gone), mirrors=mirrors)
+
     def _unmerged(self) -> str:
         """Say which pull requests it is in that are not merged yet."""
         pulls = [pull for worker in self._workers if (pull := worker.publisher.pull_request)]
         return "".join(f"; in pull request #{pull.number}, not merged yet: {pull.url}" for pull in pulls)
+
+
+def find_lost(store: Store, mirror: str, snapshot: str, unit: str | None) -> list[str]:
+    """Return the objects that *mirror* has lost of *unit* at *snapshot*, or with ``None`` of everything."""
+    lost = {blob_id(pointer.encode()): oid for oid, pointer in store.ledger.lost_objects(mirror).items()}
+    shown = store.git.list_tree(snapshot).items() if lost else ()
+    blobs = {entry.blob for path, entry in shown if unit is None or path.startswith(f"{unit}/")}
+
+    return [oid for blob, oid in lost.items() if blob in blobs]
 
 
 def choose_mirrors(target: Target, mirror: str | None) -> list[str]:

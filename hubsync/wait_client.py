@@ -10,7 +10,7 @@ from hubsync.pipeline import store_directory
 from hubsync.plan import make_plan
 from hubsync.store.recovery import SNAPSHOTS
 from hubsync.store.snapshot import Store
-from hubsync.wait import Answer, Wish, choose_mirrors
+from hubsync.wait import Answer, Wish, choose_mirrors, find_lost
 
 _GRACE_S = 5.0  # a daemon that captures a large file answers late
 
@@ -55,4 +55,8 @@ def _is_published_already(config: Config, target: Target, wish: Wish) -> bool:
     chosen = choose_mirrors(target, wish.mirror)
     with contextlib.closing(store.ledger) as ledger:
         ledger.open_existing()
-        return all(store.is_ancestor(goal, read_published(store, one)) for one in target.mirrors if one.name in chosen)
+        return all(
+            store.is_ancestor(goal, read_published(store, one)) and not find_lost(store, one.name, goal, wish.unit)
+            for one in target.mirrors
+            if one.name in chosen
+        )

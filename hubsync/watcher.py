@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
-from hubsync.errors import DiskFullError, HubsyncError, read_os_error
+from hubsync.errors import DiskFullError, HubsyncError, find_known
 from hubsync.memory import give_back
 from hubsync.monitor.logger import bound, get_logger
 from hubsync.monitor.status import LastError
@@ -99,17 +99,16 @@ class Watcher(threading.Thread):
             step()
         except StoppedError:
             raise
-        except (HubsyncError, OSError) as exc:
-            known = exc if isinstance(exc, HubsyncError) else read_os_error(exc)
-            if failures := self._streaks.fail(job, known.error_kind):
+        except Exception as exc:  # noqa: BLE001 - a bug must not end the watch
+            known = find_known(exc)
+            failures = self._streaks.fail(job, known.error_kind if known else type(exc).__name__)
+            if failures and known:
                 self._log.error("schedule.failed", job=job, error=str(known), error_kind=known.error_kind,
                                 retryable=known.retryable, hint=known.hint, failures=failures)  # fmt: skip
-            self._stopping.wait(_CHECK_S if isinstance(known, DiskFullError) else 1)
-        except Exception as exc:  # noqa: BLE001 - a bug must not end the watch
-            if failures := self._streaks.fail(job, type(exc).__name__):
+            elif failures:
                 self._log.exception("schedule.failed", job=job, error=str(exc), error_kind="internal", retryable=True,
                                     failures=failures)  # fmt: skip
-            self._stopping.wait(1)
+            self._stopping.wait(_CHECK_S if isinstance(known, DiskFullError) else 1)
         else:
             if failures := self._streaks.end(job):
                 self._log.info("schedule.recovered", job=job, failures=failures)

@@ -255,6 +255,20 @@ def test_a_stop_waits_for_what_runs_and_says_if_it_does_not_end() -> None:
     assert not jobs.is_alive()
 
 
+def test_a_clock_that_is_set_forward_puts_nothing_off(jobs: Jobs) -> None:
+    """What had come due by it has run before anybody noticed: its next run is an interval away, and no jump more."""
+    jobs.add("often", lambda: None, every(30))
+    jobs.add("woken", lambda: None, None)
+    jobs.wake("woken", after_s=20)
+
+    jobs.follow_clock(10_800.0)
+
+    now = datetime.now().astimezone()
+    next_times = {job.id: job.next_run_time for job in jobs._scheduler.get_jobs()}
+    assert now < next_times["often"] <= now + timedelta(seconds=30)
+    assert now < next_times["woken"] <= now + timedelta(seconds=20)
+
+
 def test_a_clock_that_is_set_back_does_not_stop_the_schedule(jobs: Jobs) -> None:
     """All that was due is a day away by the new clock; then it is as near as it was, what was woken as well."""
     ran = {name: threading.Event() for name in ("often", "woken")}

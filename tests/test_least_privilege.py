@@ -96,6 +96,25 @@ def test_what_others_could_have_prepared_is_refused(tmp_path: Path, kind: str) -
     assert 0o700 == mode(directory)
 
 
+@pytest.mark.parametrize("place", ["targets", "targets/run", "targets/run/store.git"])
+def test_no_link_is_followed_below_the_state(tmp_path: Path, hub: LocalHub, place: str) -> None:
+    """One that was planted where a part of the state goes is refused, and nothing is written at its end."""
+    source, state, elsewhere = tmp_path / "run", tmp_path / "state", tmp_path / "elsewhere"
+    source.mkdir()
+    (source / "notes.txt").write_text("x")
+    config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+    (state / place).parent.mkdir(parents=True, mode=0o700)
+    elsewhere.mkdir()
+    (state / place).symlink_to(elsewhere)
+
+    done = hubsync(config, "once")
+
+    assert 73 == done.returncode
+    assert f"{state / place} is a symlink" in done.stderr
+    assert [] == list(elsewhere.iterdir())
+    assert (state / place).is_symlink()
+
+
 def test_an_empty_directory_is_forgiven_the_umask_of_its_maker(tmp_path: Path) -> None:
     """Debian's users have a group of their own and the umask 002: what they make is closed before it is used."""
     (tmp_path / "state").mkdir()

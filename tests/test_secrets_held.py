@@ -211,7 +211,7 @@ def test_an_object_that_was_captured_before_is_looked_at_again(make_rig: MakeRig
 
 
 def test_what_waits_when_the_rules_become_stricter_is_told(make_rig: MakeRig, server: PlainServer) -> None:
-    """It was not looked at so, and goes; it is said once, and what is excluded then does not go."""
+    """It is said once, and what is excluded then does not go."""
     rig = make_rig(server, secrets="off")
     rig.restart()
     rig.write("run.sh", f"export HF_TOKEN={TOKEN}\n".encode())
@@ -226,3 +226,69 @@ def test_what_waits_when_the_rules_become_stricter_is_told(make_rig: MakeRig, se
     assert ("run", 2) == (told["target"], told["files"])
     rig.update()
     assert {"notes.txt": b"fine"} == server.read_all(REPO)
+
+
+def test_what_waits_with_a_secret_is_held_back_once_that_is_blocked(make_rig: MakeRig, server: PlainServer) -> None:
+    """Small, large, in a unit, or a secret by its name: none goes, nor after a restart and a flush, and all else does."""
+    rig = make_rig(server, secrets="off", units=("checkpoint-*",), complete_when=("DONE",))
+    rig.restart()
+    rig.write("notes.txt", b"fine")
+    rig.write(".env", b"A=b")
+    rig.write("run.sh", f"#!/bin/sh\nexport HF_TOKEN={TOKEN}\n".encode())
+    rig.write("data.bin", b"\0" + TOKEN.encode())
+    for unit in ("checkpoint-1", "checkpoint-2"):
+        write_unit(rig, unit)
+        rig.write(f"{unit}/DONE")
+    write_training_args(rig, "checkpoint-1")
+    rig.commit()
+    held = {".env", "run.sh", "data.bin", "checkpoint-1/training_args.bin"}
+
+    with capture_logs() as log:
+        rig.restart_with({}, secrets="block")
+        rig.publish()
+    rig.restart()
+    for _ in range(2):
+        rig.work.workers[0].run(now=True)
+
+    assert {
+        "notes.txt",
+        *(f"checkpoint-2/{n}" for n in ("config.json", "model.safetensors", "trainer_state.json", "DONE")),
+    } == (server.read_all(REPO).keys())
+    said = rejections(log)
+    assert held == said.keys() == rig.publisher().refusals.reasons().keys()
+    assert "line 2" in said["run.sh"]["reason"]
+    assert {True} == {"secrets_allow" in entry["hint"] for entry in said.values()}
+    assert TOKEN[5:15] not in repr(log)
+    rig.restart_with({}, secrets="block", secrets_allow=("*",))
+    rig.publish()
+    assert held < server.read_all(REPO).keys()
+
+
+def test_an_earlier_version_with_a_secret_is_in_no_commit(make_rig: MakeRig, server: PlainServer) -> None:
+    """It waits below a clean one when secrets are blocked: what is pushed begins with that one."""
+    rig = make_rig(server, secrets="off")
+    rig.restart()
+    for content in (f"export HF_TOKEN={TOKEN}\n".encode(), b"clean"):
+        rig.write("run.sh", content)
+        rig.commit()
+    rig.restart_with({}, secrets="block")
+
+    rig.publish()
+
+    assert {"run.sh": b"clean"} == server.read_all(REPO)
+    assert "" == server.git(REPO, "log", "-S", TOKEN, "--format=%H", "--all")
+    assert not rig.publisher().refusals.reasons()
+
+
+def test_what_was_captured_under_the_present_rules_is_not_looked_at_again(make_rig: MakeRig, server: PlainServer) -> None:
+    """Nothing waits for that, and what was seen once and is clean is not looked at a second time."""
+    rig = make_rig(server, secrets="off")
+    rig.restart()
+    rig.write("notes.txt", b"fine")
+    rig.commit()
+    rig.restart_with({}, secrets="block")
+    assert rig.publisher().refusals._unseen.is_any()
+
+    rig.publish()
+
+    assert not rig.publisher().refusals._unseen.is_any()

@@ -21,6 +21,8 @@ from hubsync.store.route import hub_attributes
 from hubsync.store.snapshot import Store
 
 _A_DIRECTORY = TreeEntry(DIRECTORY, "")  # whatever is in it
+_DECIDE = 'decide whose version stays: set on_foreign_edit to "ours" or "theirs"'
+_PUT_BACK = 'put the branch back as it was, or have all published again: set on_foreign_edit to "ours"'
 
 Changes = dict[str, TreeEntry | None]
 
@@ -55,7 +57,11 @@ class _Published(Struct, frozen=True):
 
 
 class MadeAnewError(Exception):
-    """The head holds nothing of what was published: the repository was made again, or all of it was replaced."""
+    """The *head* holds nothing of what was published: the repository was made again, or all of it was replaced."""
+
+    def __init__(self, head: str | None) -> None:
+        super().__init__("nothing published is there as it was" if head else "the branch is gone")
+        self.head = head
 
 
 class Branch:
@@ -89,12 +95,15 @@ class Branch:
             MadeAnewError: nothing of what we published is there.
             MirrorError: others changed what the policy says to halt for.
         """
+        if head.commit is None:
+            self._expect_none_halts(head)
         base, steps = line.base, list(line.steps)
         onto = self._onto(head)
         is_unnoted = onto != head.commit
         # Without a base the record may have been lost. In a new view all is compared, also what is to go.
         if head.commit is not None and not (is_new_view or is_unnoted) and (base is None or not head.is_ours):
             base, steps = self._skip_held(base, steps, head.commit)
+            steps = steps or list(line.steps[-1:])  # what else we published may be there no more
         if not steps:
             return Grafted(head.commit)
         there = self._look(head.commit, steps) if head.commit else {}
@@ -202,7 +211,8 @@ class Branch:
                 is_all = line.base is None and not published.tree
                 ours = {c.path: c.after for c in step.changes if c.after} if is_all else line.tree(step.snapshot.commit)
                 one = self._plan_all(line, ours, published, head)
-            _halt(one)
+            if one.halted:
+                raise _halted(f"others changed {one.halted[0]} on the mirror", one.halted, _DECIDE)
             shown.update(one.changes)
             grafts.append(one)
 
@@ -224,7 +234,8 @@ class Branch:
         last = published.tree
         theirs: Mapping[str, TreeEntry] = self._git.list_tree(head.commit) if head.commit else {}
         if last and not any(theirs.get(path) == entry for path, entry in last.items()):
-            raise MadeAnewError
+            self._expect_none_halts(head)
+            raise MadeAnewError(head.commit)
         theirs = self._cards.unmerged(theirs, ours.get(self._cards.path), last.get(self._cards.path))
         left = self._git.list_tree(head.left) if head.left else {}
         paths = [path for path in sorted(ours.keys() | published.paths) if not line.is_frozen(path)]
@@ -238,6 +249,16 @@ class Branch:
             or last.get(edit.path) != ours.get(edit.path)
         )
         return Graft(planned.changes, news)
+
+    def _expect_none_halts(self, head: Head) -> None:
+        """Leave it to the operator that all is gone which we left, if the policy says so of any of it.
+
+        Where nothing was left, it is another branch, or the repository was made again as somebody wished.
+        """
+        left = self._git.list_tree(head.left).keys() if head.left else set()
+        ours = sorted(left - above(left))
+        if paths := tuple(path for path in ours if policy_of(path, self._policies) == "halt"):
+            raise _halted(f"others replaced what was published: {MadeAnewError(head.commit)}", paths, _PUT_BACK)
 
     # --- the commits
 
@@ -316,12 +337,5 @@ def _is_obstructed(steps: Sequence[Step], there: Tree) -> bool:
     return any(is_directory.get(path) for path in added) or any(is_directory.get(path) is False for path in above)
 
 
-def _halt(planned: Graft) -> None:
-    if planned.halted:
-        raise MirrorError(
-            f"others changed {planned.halted[0]} on the mirror",
-            error_kind="conflict",
-            retryable=False,
-            paths=planned.halted,
-            hint='decide whose version stays: set on_foreign_edit to "ours" or "theirs"',
-        )
+def _halted(why: str, paths: tuple[str, ...], hint: str) -> MirrorError:
+    return MirrorError(why, error_kind="conflict", retryable=False, paths=paths, hint=hint)

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 from msgspec import Struct
 
-from hubsync.errors import DiskFullError, GitError, MirrorError, StateError
+from hubsync.errors import TASKS_HINT, DiskFullError, GitError, MirrorError, StateError
 from hubsync.monitor.text import escape_unsafe
 
 _SAID_CHARS = 600  # of a tool's words in a message; a captive portal's page is no news
@@ -60,6 +60,7 @@ WORDS: tuple[FailureRow, ...] = (
     # Of ours, whatever else is said for want of it; not by SIGPIPE, which is how it ends when the other side hangs up.
     _row(r"(?m:^error: .* died of signal (?!13\b)\d+)|^this machine: .*: killed by signal", "local_io",
          "a program of git was killed here; hubsync tries again by itself", retryable=True),
+    _row(r"(?m:^(?!remote:).*Resource temporarily unavailable)", "local_io", TASKS_HINT, retryable=True),
     FailureRow(_DAMAGED, "local_io", retryable=True,
                hint="a repository of hubsync's own is damaged; see whether the disk of the state directory is whole"),
     _row(r"(?m:^\s*\(missing\) /)|Unable to stat local media path", "local_io",

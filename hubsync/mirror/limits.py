@@ -16,6 +16,7 @@ from hubsync.config.model import Endpoint, Mirror
 from hubsync.mirror.pace import Pace
 
 _LONGEST_S = 3600.0
+_DAY_S = 86_400.0  # no wait is noted for longer; what seems to be was noted by a clock that was ahead
 
 
 class _Notes(msgspec.Struct):
@@ -37,14 +38,13 @@ class Limits:
     def wait_s(self, *names: str) -> float:
         """Return for how long none of *names* (see ``endpoint_name``, ``repo_name``) may be asked."""
         now = time.time()
-        left = (self._notes.not_before.get(name, 0.0) - now for name in names)
-        return min(_LONGEST_S, max(0.0, *left))
+        return min(_LONGEST_S, max(0.0, *(self._left_s(name, now) for name in names)))
 
     def defer(self, name: str, wait_s: float) -> None:
         """Let nobody ask *name* for *wait_s* seconds."""
         now = time.time()
         with self._lock:
-            until = max(now + wait_s, self._notes.not_before.get(name, 0.0))
+            until = now + max(min(_DAY_S, wait_s), self._left_s(name, now))
             kept = {each: time for each, time in self._notes.not_before.items() if time > now}
             self._notes.not_before = {**kept, name: until}
             self._write()
@@ -54,6 +54,13 @@ class Limits:
         with self._lock:
             if any(self._notes.not_before.pop(name, None) for name in names):
                 self._write()
+
+    def follow_clock(self, jumped_s: float) -> None:
+        """Keep all waits as long as they were when the system clock was set by *jumped_s*."""
+        with self._lock:
+            for times in (self._notes.not_before, self._notes.commits_free_at):
+                times.update({name: time + jumped_s for name, time in times.items()})
+            self._write()
 
     def commits_left(self, repo: str, pace: Pace) -> int:
         """Return how many commits *repo* may get now."""
@@ -76,6 +83,10 @@ class Limits:
                 repo: pace.per_hour
             }
             self._write()
+
+    def _left_s(self, name: str, now: float) -> float:
+        left_s = self._notes.not_before.get(name, 0.0) - now
+        return left_s if 0 < left_s <= _DAY_S else 0.0
 
     def _free_at(self, repo: str, pace: Pace) -> float:
         """Return when *repo* has its budget back: a changed ``max_commits_per_hour`` holds for what was made before it."""

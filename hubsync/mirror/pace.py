@@ -43,11 +43,11 @@ class Pace(Struct, frozen=True):
     def convert(self, free_at: float, other: "Pace", now: float) -> float:
         """Return when all is given back at this pace of what is given back at *free_at* at the *other* one."""
         commits = self._owed(free_at, now) / other._each_s  # noqa: SLF001 - of the same class
-        return now + commits * self._each_s
+        return now + min(_LONGEST_S, commits * self._each_s)
 
     def _owed(self, free_at: float, now: float) -> float:
-        # A clock that was put back must not stop a mirror for longer than an empty budget does.
-        return min(max(0.0, free_at - now), _LONGEST_S)
+        owed_s = max(0.0, free_at - now)
+        return owed_s if owed_s < _LONGEST_S + 1 else 0.0  # nobody owes more: the clock was ahead when that was noted
 
 
 def widen(steps: Sequence[Step], left: int, *, with_revisions: bool) -> list[Step]:

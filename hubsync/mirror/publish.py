@@ -193,7 +193,6 @@ class Publisher:
         key = (published, self._store.head(), self._record.commits_ahead())
         if key != self._measured[0]:
             self._measured = (key, self._measure(published))
-
         return self._measured[1]
 
     def _measure(self, published: str | None) -> Backlog:
@@ -238,6 +237,7 @@ class Publisher:
 
     def _publish_and_retain(self) -> Published | None:
         self.refusals.forget_mended()
+        self.refusals.refuse_unseen(self.waiting)
         with self._git.remember_trees(), self._store.git.remember_trees():
             while True:
                 try:
@@ -254,7 +254,7 @@ class Publisher:
 
     def _note_failure(self, exc: MirrorError) -> None:
         if exc.lacks_object:
-            self.supply.forget(self._waiting())
+            self.supply.forget(self.waiting())
         if exc.error_kind == "conflict" and exc.paths:
             self._announcer.tell_halted(exc.paths)
         self._repository.note_failure(exc)
@@ -272,7 +272,7 @@ class Publisher:
         """Hold back the files that *exc* names, so that all others get through; tell whether that changes anything."""
         if not is_of_content(exc):
             return False
-        if not self.refusals.name_files(exc, steps := self._waiting()):
+        if not self.refusals.name_files(exc, steps := self.waiting()):
             return False
         if self.refusals.refuse_card(exc):
             return True
@@ -287,10 +287,9 @@ class Publisher:
     def _publish(self) -> Published | None:
         try:
             return self._publish_backlog()
-        except MadeAnewError:
-            seen = self._remote.public_id(self._record.seen(self.mirror.branch))
-            log.info("mirror.adopted", repo=self.mirror.repo_id, commit=seen, previous=self.head(),
-                     reason="nothing published is there as it was: all is compared")  # fmt: skip
+        except MadeAnewError as exc:
+            log.info("mirror.adopted", repo=self.mirror.repo_id, commit=self._remote.public_id(exc.head),
+                     previous=self.head(), reason=f"{exc}: all is published again")  # fmt: skip
             self.forget_uploads()
             self._record.forget()
 
@@ -396,7 +395,7 @@ class Publisher:
 
         return newest if self.supply.lacks_for(others) else None
 
-    def _waiting(self) -> list[Step]:
+    def waiting(self) -> list[Step]:
         """Return all that the mirror lacks."""
         return self._lacking(None if self._record.is_new_view() else self.published(), self.backlog(), Ahead())
 

@@ -23,6 +23,7 @@ from hubsync.monitor.logger import get_logger
 
 _LOST_RACES = 30
 _FRESH_S = 5.0  # a push of what was shown before that may meet another repository under the same name
+_TAKEN_BACK = "the branch was taken back to an earlier commit"
 _REFUSED_UNMOVED = 3  # a head that did not move is no race: a lock, or a server that refuses for its own reasons
 
 log = get_logger()
@@ -149,8 +150,13 @@ class Pusher:
     def _note_seen(self, fetched: Mapping[str, str]) -> None:
         self._record.note_seen(fetched)
         for branch, commit in fetched.items():
+            left = self._record.left(branch)
             log.info("mirror.adopted", repo=self._place.mirror.repo_id, commit=self._remote.public_id(commit),
-                     previous=self._remote.public_id(self._record.left(branch)), branch=branch)  # fmt: skip
+                     previous=self._remote.public_id(left), branch=branch,
+                     reason=_TAKEN_BACK if left and self._is_ancestor(commit, left) else None)  # fmt: skip
+
+    def _is_ancestor(self, commit: str, left: str) -> bool:
+        return self._place.git.run("merge-base", "--is-ancestor", commit, left, check=False).returncode == 0
 
     def _branch(self, name: str) -> Branch:
         if name not in self._branches:

@@ -161,6 +161,10 @@ class Record:
         """Forget how *branch* was left: it was deleted."""
         self._move({ref: None for ref in (LEFT + branch, _SEEN + branch) if ref in self._refs})
 
+    def forget_heads(self) -> None:
+        """Forget how all branches were left: the repository is a new one."""
+        self._move({ref: None for ref in self._refs if ref.startswith(LEFT)})
+
     def forget(self) -> None:
         """Forget what the mirror showed: it was made anew."""
         self._move({ref: None for ref in self._refs if ref == _PUBLISHED or ref.startswith((LEFT, _AHEAD))})

@@ -1,14 +1,16 @@
 """Holds back what a mirror refuses, so that all else gets through: files as they are now, and whole their units."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hubsync.config.model import Target
 from hubsync.errors import HubsyncError, MirrorError
 from hubsync.mirror.cards import Cards
 from hubsync.mirror.failures import find_named
 from hubsync.mirror.record import Record
+from hubsync.mirror.unseen import Unseen
 from hubsync.mirror.view import LOST, Refusal, Step, View
 from hubsync.monitor.logger import get_logger
+from hubsync.store.secrets import HINT as SECRET_HINT
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 from hubsync.watch.inventory import examine
@@ -34,6 +36,7 @@ class Refusals:
         self._record = record
         self.folds = False
         self.lost: dict[str, str] = {}
+        self._unseen = Unseen(target, store)
         self._told: dict[str, Refusal] = {}
 
     def reasons(self) -> dict[str, str]:
@@ -97,6 +100,17 @@ class Refusals:
         """Hold back the files that *steps* put where *exc* names; tell whether that changes anything."""
         placed = self._view.places(steps)
         return self.refuse(sorted(path for place in exc.paths for path in placed.get(place, ())), exc)
+
+    def refuse_unseen(self, waiting: Callable[[], Sequence[Step]]) -> None:
+        """Refuse what of *waiting* holds a secret and was captured when that was let through; no commit has it."""
+        if not self._unseen.is_any():
+            return
+        for (path, blob), secret in self._unseen.find(waiting()).items():
+            if (entry := self._store.ledger.in_tree(path)) is not None and entry.blob == blob:
+                why = f"{secret.rule} ({secret.place})"
+                self.refuse([path], MirrorError(why, error_kind="rejected", retryable=False, hint=SECRET_HINT))
+            else:
+                self.folds = True  # an earlier version of it
 
     def refuse(self, paths: Sequence[str], why: MirrorError) -> bool:
         """Leave *paths*, as they are now, out of what is published; tell whether that changes anything."""

@@ -44,6 +44,7 @@ class Repository:
         self._expect_same_name(state)
         self._expect_there(state)
         if state.visibility is Visibility.MISSING and self._hub.create(mirror):
+            self._record.forget_heads()  # that nothing is there is known, and wished
             log.info("mirror.created", repo=mirror.repo_id, repo_type=mirror.repo_type, endpoint=mirror.endpoint,
                      branch=mirror.branch, private=mirror.private)  # fmt: skip
         if state.visibility is Visibility.PUBLIC and mirror.private:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from msgspec import Struct, field
 
 from hubsync.config.model import Mirror
-from hubsync.errors import HubsyncError, MirrorError, read_os_error
+from hubsync.errors import HubsyncError, MirrorError, find_known
 from hubsync.mirror.announce import Published
 from hubsync.mirror.limits import Limits, endpoint_name, repo_name
 from hubsync.mirror.publish import Publisher
@@ -208,7 +208,9 @@ class MirrorWorker:
         trouble.error, trouble.token, trouble.place = exc, token, self.publisher.place_of(exc.error_kind)
         trouble.failures += 1
         asked_s = _asked_s(exc)
-        wait_s = next_try_s(trouble.failures, retryable=exc.retryable, asked_s=asked_s, luck=random.random(),  # noqa: S311 - jitter
+        # What is full stays so for a while, and each try would send everything again: that has time.
+        has_no_hurry = not exc.retryable or exc.error_kind == "quota"
+        wait_s = next_try_s(trouble.failures, retryable=not has_no_hurry, asked_s=asked_s, luck=random.random(),  # noqa: S311 - jitter
                             is_local=exc.error_kind in _LOCAL)  # fmt: skip
         if exc.error_kind == "disk_full" and self._store.reserve.give_up():
             wait_s = 0.0
@@ -272,9 +274,9 @@ def _asked_s(exc: HubsyncError) -> float | None:
 
 
 def _unexpected(exc: Exception) -> HubsyncError:
-    """Return what nobody foresaw as an error that is tried again; what the system says of its disks is known."""
-    if isinstance(exc, OSError):
-        return read_os_error(exc)
+    """Return what nobody foresaw as an error that is tried again; what the system says of its disks and limits is known."""
+    if known := find_known(exc):
+        return known
     failure = HubsyncError(f"{type(exc).__name__}: {exc}", hint="this is a fault of hubsync; please report it")
     failure.retryable = True
     failure.__cause__ = exc

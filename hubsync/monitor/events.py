@@ -205,7 +205,7 @@ _EVENTS = (
         ("source", "mode", "reason", "directories", "unwatched", "limit", "hint"),
         "changes in {source} are noticed late[: {reason}]",
         "Events do not cover the whole source. The periodic inventory still finds every file, later.",
-        "Raise fs.inotify.max_user_watches or max_user_instances if `limit` names one, or shorten `inventory_every`.",
+        "Raise the sysctl that `limit` names, if it names one, or shorten `inventory_every`.",
     ),
     Event(
         "watch.overflowed",
@@ -282,7 +282,7 @@ _EVENTS = (
         "secrets.tightened",
         "warning",
         ("files", "hint"),
-        "{files} files that wait for a mirror were captured under weaker rules for secrets, and go as they are",
+        "{files} files that wait for a mirror were captured under weaker rules for secrets[: {hint}]",
         "`secrets` is stricter than it was, and something waits for a mirror that was not looked at so.",
         "`exclude` what must not go: that holds for what waits, too.",
     ),
@@ -456,7 +456,7 @@ _EVENTS = (
         "mirror.adopted",
         "info",
         ("repo", "branch", "commit", "previous", "reason"),
-        "adopted {mirror} at {commit}[: {reason}]",
+        "adopted {mirror}[ at {commit}][: {reason}]",
         "A history that is not ours, or was rewritten, is taken as the new base; equal files are not sent again.",
     ),
     Event(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 from hubsync.config.model import Target
-from hubsync.errors import HubsyncError, SourceError, read_os_error
+from hubsync.errors import HubsyncError, SourceError, find_known
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.text import format_count
@@ -88,10 +88,10 @@ class Guard:
         except StoppedError:
             raise
         except Exception as exc:
-            known = read_os_error(exc) if isinstance(exc, OSError) else exc
-            kind, hint = (known.error_kind, known.hint) if isinstance(known, HubsyncError) else ("internal", "")
+            known = find_known(exc)
+            kind, hint = (known.error_kind, known.hint) if known else ("internal", "")
             since = self._failures[step].since if step in self._failures else datetime.now(UTC)
-            self._failures[step] = LastError(f"the last {step} failed: {known}", kind, hint, since)
+            self._failures[step] = LastError(f"the last {step} failed: {known or exc}", kind, hint, since)
             raise
 
     def end_failure(self, step: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hubsync.config.model import Target
 from hubsync.store.capture import Capturer
+from hubsync.store.private import make_private
 from hubsync.store.route import RouteRules
 from hubsync.store.secrets import SecretRules
 from hubsync.store.snapshot import Store
@@ -24,6 +25,8 @@ def store_directory(target: Target, state_dir: Path) -> Path:
 
 def open_store(target: Target, state_dir: Path, *, inherit: tuple[int, ...] = ()) -> Store:
     """Open the store of *target*: in its ``store_dir``, else below the state directory."""
+    if target.store_dir is None:
+        make_private(state_dir / "targets")  # no link on the way is followed
     store = Store(store_directory(target, state_dir), target.source, inherit=inherit)
     store.open()
 

@@ -5,7 +5,7 @@ processes and descriptors alive, and its index bypasses the rules of git-lfs. It
 """
 
 import contextlib
-import functools
+import errno
 import hashlib
 import os
 import re
@@ -20,7 +20,8 @@ from typing import Any, Self, cast
 
 from msgspec import Struct
 
-from hubsync.errors import FULL_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError
+from hubsync.errors import FULL_HINT, TASKS_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError
+from hubsync.store.git_python import load_git_python
 from hubsync.store.private import make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
 from hubsync.store.tools import git_executable
@@ -484,24 +485,11 @@ def read_failure(args: tuple[str, ...], finished: Finished) -> GitError | DiskFu
         return DiskFullError(f"git {args[0]}: no space left on the disk", hint=FULL_HINT)
     if _was_killed(finished):
         return GitKilledError(f"git {args[0]}: killed by signal {-finished.returncode}", hint=_AGAIN_HINT)
-    return GitError(f"git {args[0]}: {said}", hint=_AGAIN_HINT)
+    return GitError(f"git {args[0]}: {said}", hint=TASKS_HINT if os.strerror(errno.EAGAIN) in said else _AGAIN_HINT)
 
 
 def _was_killed(finished: Finished) -> bool:
     return finished.returncode < 0 and finished.returncode != -signal.SIGPIPE  # by which git ends as its helper gives up
-
-
-@functools.cache
-def load_git_python() -> Any:  # noqa: ANN401 - a module
-    """Import GitPython, which takes 250 ms, and what is unchanged needs no git."""
-    try:
-        import git  # noqa: PLC0415
-    except ImportError:  # it runs a command as it is imported, which may have been killed; half of it is there
-        for name in [name for name in sys.modules if name.startswith("git.")]:
-            del sys.modules[name]
-        import git  # noqa: PLC0415
-
-    return git
 
 
 def blob_id(content: bytes) -> str:

@@ -61,7 +61,8 @@ def expect_private(directory: Path) -> None:
 def _opened(directory: Path) -> Iterator[int]:
     """Open *directory* if nobody but us had a hand in it."""
     if directory.is_symlink():
-        raise StateError(f"{directory} is a symlink", hint=f"name the directory itself: {os.path.realpath(directory)}")
+        goal = os.path.realpath(directory)
+        raise StateError(f"{directory} is a symlink", hint=f"name the directory itself ({goal}) as state_dir or store_dir")
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _expect_ours(directory, fd)

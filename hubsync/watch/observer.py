@@ -7,6 +7,7 @@ directory under the source's name) is told, for the caller to take an inventory.
 Callbacks run on this module's threads: they must only put what they are given into a queue.
 """
 
+import contextlib
 import errno
 import os
 import threading
@@ -44,9 +45,9 @@ EVENTS: list[type[FileSystemEvent]] = [
     DirDeletedEvent,
 ]
 
-_LIMITS = {
-    errno.ENOSPC: "fs.inotify.max_user_watches",
-    errno.EMFILE: "fs.inotify.max_user_instances",
+_LIMITS = {  # of the machine, and of the user namespace, such as a container's
+    errno.ENOSPC: ("fs.inotify.max_user_watches", "user.max_inotify_watches"),
+    errno.EMFILE: ("fs.inotify.max_user_instances", "user.max_inotify_instances"),
 }
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # it vanished while it was about to be watched
 _JOIN_S = 10.0
@@ -225,9 +226,19 @@ class _ReportingFD(InotifyFD):
             "reason": f"{_count_of(len(self._unwatched))} not watched, first {os.fsdecode(path)}: {exc.strerror}",
             "directories": len(self.watched),
             "unwatched": len(self._unwatched),
-            "limit": _LIMITS.get(exc.errno or 0, ""),
+            "limit": find_limit(exc.errno)[0],
             "hint": _hint(exc),
         }
+
+
+def find_limit(number: int | None) -> tuple[str, int]:
+    """Return the lowest sysctl by which a watch fails with that errno, and what it allows; no name if there is none."""
+    found: dict[str, int] = {}
+    for name in _LIMITS.get(number or 0, ()):
+        with contextlib.suppress(OSError):
+            found[name] = int(Path("/proc/sys", *name.split(".")).read_text())
+
+    return min(found.items(), key=lambda limit: limit[1], default=("", 0))
 
 
 def _count_of(directories: int) -> str:
@@ -235,13 +246,9 @@ def _count_of(directories: int) -> str:
 
 
 def _hint(exc: OSError) -> str:
-    limit = _LIMITS.get(exc.errno or 0)
-    if limit is None:
+    limit, now = find_limit(exc.errno)
+    if not limit:
         return "the periodic inventory finds what changes there"
-    try:
-        now = Path("/proc/sys", *limit.split(".")).read_text().strip()
-    except OSError:
-        now = "unknown"
 
     return f"raise it with `sysctl {limit}=N` (now {now}); the periodic inventory finds what changes meanwhile"
 

@@ -1,5 +1,6 @@
 """Objects that a mirror lost, or took and never showed: they are found out, sent again, and never named in vain."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
+
+from hubsync.wait import Wait, Wish
 
 MakeRig = Callable[..., Rig]
 MODEL = "checkpoint-1/model.safetensors"
@@ -101,6 +104,36 @@ def test_a_lost_object_that_is_named_again_is_sent_again_first(units: Rig, serve
 
     assert safetensors(3000) == server.read(REPO, "checkpoint-2/model.safetensors") == server.read(REPO, MODEL)
     assert [(1, len(safetensors(3000)))] == [(entry["files"], entry["bytes"]) for entry in events(entries, "object.lost")]
+
+
+@pytest.mark.parametrize("unit", ["checkpoint-1", None])
+def test_nobody_is_told_that_a_mirror_holds_what_it_has_lost(units: Rig, server: PlainServer, unit: str | None) -> None:
+    """Who waits goes on waiting until it is sent again; if it is nowhere any more, they are told so at once."""
+    save(units, 1, safetensors(3000))
+    save(units, 2, safetensors(4000))
+    units.update()
+    units.work.release()
+    wait = Wait(units.work, Wish("run", unit))
+    wait.begin()
+    assert wait.look().published
+    server.objects.clear()
+    units.store.ledger.record_lost("m0", [hashlib.sha256(safetensors(3000)).hexdigest()])
+
+    waiting = wait.look()
+    units.work.workers[0].run(now=True)
+    healed = wait.look()
+
+    assert (False, False) == (waiting.published, waiting.final)
+    assert "m0 shows" in waiting.reason
+    assert healed.published
+    units.work.release()
+    units.store.ledger.record_lost("m0", [hashlib.sha256(safetensors(3000)).hexdigest()])
+    assert Wait(units.work, Wish("run", "checkpoint-2")).look().published
+    shutil.rmtree(units.source / "checkpoint-1")
+    units.commit()
+    in_vain = wait.look()
+    assert (False, True) == (in_vain.published, in_vain.final)
+    assert "nowhere else" in in_vain.reason
 
 
 def test_only_what_is_named_again_is_asked_for(units: Rig, server: PlainServer) -> None:

@@ -102,6 +102,35 @@ def test_a_repository_that_somebody_made_again_is_noticed(rig: Rig, api: HfApi) 
     assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))
 
 
+def test_a_repository_made_again_as_wished_is_filled_also_under_halt(make_rig: MakeRig, hub: LocalHub, api: HfApi) -> None:
+    """To halt for edits of others is not to halt for what the operator asked for; a branch that others emptied is one."""
+    rig = make_rig(hub, mirror={"on_foreign_edit": {"*": "halt"}})
+    rig.write("a.txt", b"1")
+    rig.update()
+    worker = rig.work.workers[0]
+    api.delete_repo(REPO)
+    rig.write("b.txt", b"2")
+    rig.commit()
+    worker.run()
+    assert ("not_found", True) == parked_for(worker)
+
+    worker.ask_again()
+    worker.run()
+
+    assert worker.trouble is None
+    assert {"a.txt", "b.txt"} <= set(api.list_repo_files(REPO))
+    api.delete_repo(REPO)
+    api.create_repo(REPO, private=True)
+    rig.write("c.txt", b"3")
+    rig.commit()
+    worker.run()
+    worker.ask_again()
+    worker.run()
+    assert ("conflict", True) == parked_for(worker)
+    assert "on_foreign_edit" in worker.trouble.hint
+    assert [] == [path for path in api.list_repo_files(REPO) if path.endswith(".txt")]
+
+
 def test_a_renamed_repository_is_reported(rig: Rig, api: HfApi) -> None:
     """Nothing is written under a name that the config does not say; named back, it is noticed."""
     api.move_repo(REPO, "acme/y")
@@ -193,6 +222,28 @@ def test_a_storage_that_cannot_take_a_file_parks_nothing(rig: Rig, hub: LocalHub
     worker.run(now=True)
 
     assert worker.trouble is None
+
+
+@pytest.mark.parametrize(("fault", "puts"), [("PUT /_lfs/* 507", 1), ("POST */objects/batch 507", 0)])
+def test_a_full_storage_is_not_sent_the_same_again_in_a_moment(
+    make_rig: MakeRig, hub: LocalHub, fault: str, puts: int
+) -> None:
+    """Each object once, then nothing for a minute and more each time, whoever says that it is full."""
+    rig = make_rig(hub)
+    hub.add_fault(fault)
+    rig.write("model.safetensors", safetensors(1000))
+    rig.commit()
+    worker = rig.work.workers[0]
+    waits = []
+    for _ in range(3):
+        hub.forget_requests()
+        worker.ask_again()
+        worker.run()
+        waits.append(worker.wait_s())
+
+    assert "quota" == parked_for(worker)[0]
+    assert puts == len([request for request in hub.requests if request.method == "PUT"])
+    assert [True] * 3 == [wait > floor for wait, floor in zip(waits, (50, 250, 1400), strict=True)]
 
 
 def test_a_private_repository_that_was_made_public_is_not_published_to(rig: Rig, api: HfApi, hub: LocalHub) -> None:

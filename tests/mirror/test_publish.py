@@ -369,6 +369,112 @@ def test_a_branch_that_was_deleted_is_made_again(rig: Rig, server: PlainServer) 
     assert source_files(rig) == server.read_all(REPO)
 
 
+def delete_branch(server: PlainServer, _: list[str]) -> None:
+    server.git(REPO, "update-ref", "-d", "refs/heads/main")
+
+
+def replace_history(server: PlainServer, _: list[str]) -> None:
+    server.git(REPO, "update-ref", "-d", "refs/heads/main")
+    server.commit(REPO, {"theirs.txt": b"theirs"})
+
+
+def rewind(server: PlainServer, history: list[str]) -> None:
+    server.git(REPO, "update-ref", "refs/heads/main", history[-1])
+
+
+REWRITES = [delete_branch, replace_history, rewind]
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+def test_halt_leaves_a_rewritten_branch_to_the_operator(
+    make_rig: MakeRig, server: PlainServer, rewrite: Callable[[PlainServer, list[str]], None]
+) -> None:
+    """Deleted, replaced or rewound by others: nothing is pushed and nothing forgotten until another policy is declared."""
+    halting, ours = ({"on_foreign_edit": {"README.md": "theirs", "*": policy}} for policy in ("halt", "ours"))
+    rig = make_rig(server, mirror=halting)
+    fill(rig)
+    rig.update()
+    rig.write("b.txt", b"b")
+    rig.update()
+    left = rig.publisher()._git.list_refs("refs/mirror/left")
+    rewrite(server, server.history(REPO))
+    there = server.git(REPO, "for-each-ref")
+    rig.write("c.txt", b"c")
+
+    for _ in range(2):
+        with pytest.raises(MirrorError) as caught:
+            rig.update()
+        rig.restart()
+
+    assert ("conflict", False) == (caught.value.error_kind, caught.value.retryable)
+    assert "b.txt" in caught.value.paths
+    assert "on_foreign_edit" in caught.value.hint
+    assert there == server.git(REPO, "for-each-ref")
+    assert left == rig.publisher()._git.list_refs("refs/mirror/left")
+    rig.restart_with(ours)
+    rig.publish()
+    assert source_files(rig).items() <= server.read_all(REPO).items()
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "said"),
+    [(delete_branch, "is gone"), (replace_history, "nothing published is there"), (rewind, "taken back")],
+)
+def test_what_happened_to_a_rewritten_branch_is_said(
+    rig: Rig, server: PlainServer, rewrite: Callable[[PlainServer, list[str]], None], said: str
+) -> None:
+    """Where our version wins, all is there again, and the log tells what others had done to the branch."""
+    fill(rig)
+    rig.update()
+    rig.write("b.txt", b"b")
+    rig.update()
+    rewrite(server, server.history(REPO))
+    rig.write("c.txt", b"c")
+
+    with capture_logs() as entries:
+        rig.update()
+
+    assert source_files(rig).items() <= server.read_all(REPO).items()
+    reasons = [entry.get("reason") or "" for entry in entries if entry["event"] == "mirror.adopted"]
+    assert [said] == [said for reason in reasons if said in reason]
+
+
+@pytest.mark.parametrize("policy", ["ours", "halt"])
+def test_a_rewound_branch_that_has_what_is_new_lacks_the_rest(make_rig: MakeRig, server: PlainServer, policy: str) -> None:
+    """A file goes back to what the older commit has of it: that is no sign of a push of ours, and the others are missed."""
+    rig = make_rig(server, mirror={"on_foreign_edit": {"*": policy}})
+    for path, content in (("a.txt", b"1"), ("b.txt", b"b"), ("a.txt", b"2")):
+        rig.write(path, content)
+        rig.update()
+    rewind(server, server.history(REPO))
+    rig.write("a.txt", b"1")
+    rig.commit()
+
+    worker = rig.work.workers[0]
+    worker.run()
+
+    assert ({"a.txt": b"1"} | ({"b.txt": b"b"} if policy == "ours" else {})) == server.read_all(REPO)
+    assert (policy == "halt") == (worker.trouble is not None)
+
+
+def test_a_branch_that_was_put_back_ends_the_halt(make_rig: MakeRig, server: PlainServer) -> None:
+    """With the deleted branch restored as it was, publishing goes on where it stopped."""
+    rig = make_rig(server, mirror={"on_foreign_edit": {"*": "halt"}})
+    fill(rig)
+    rig.update()
+    head = server.history(REPO)[0]
+    delete_branch(server, [])
+    rig.write("c.txt", b"c")
+    with pytest.raises(MirrorError):
+        rig.update()
+
+    server.git(REPO, "update-ref", "refs/heads/main", head)
+    rig.update()
+
+    assert head == server.history(REPO)[1]
+    assert source_files(rig) == server.read_all(REPO)
+
+
 @pytest.mark.parametrize("initial", [{}, {".gitattributes": hub_attributes()}])
 def test_a_repository_that_was_made_anew_gets_its_objects_again(
     rig: Rig, server: PlainServer, initial: dict[str, bytes]

@@ -247,3 +247,27 @@ def test_a_wait_is_an_hour_at_most(tmp_path: Path) -> None:
     limits.defer("x", 1e9)
 
     assert limits.wait_s("x") <= 3600
+
+
+def test_a_clock_that_is_set_changes_no_wait(tmp_path: Path) -> None:
+    """What was noted by the clock as it was follows it, over a restart too."""
+    limits, pace = Limits(tmp_path / "limits.json"), Pace(60)
+    limits.defer("hub", 3000)
+    limits.count_commits("hub model acme/x", pace, 30)
+
+    limits.follow_clock(-1000.0)
+
+    for each in (limits, Limits(tmp_path / "limits.json")):
+        assert 1900 < each.wait_s("hub") <= 2000
+        assert 8 == each.commits_left("hub model acme/x", pace)
+
+
+def test_notes_of_a_clock_that_was_years_ahead_stop_no_mirror(tmp_path: Path) -> None:
+    """The machine began with a wrong clock: what was noted then would hold for years."""
+    path, pace, ahead = tmp_path / "limits.json", Pace(60), datetime.now(UTC).timestamp() + 3e7
+    path.write_text(json.dumps({"not_before": {"hub": ahead}, "commits_free_at": {"hub model acme/x": ahead}}))
+    limits = Limits(path)
+
+    assert (0.0, 0.0) == (limits.wait_s("hub", "other"), limits.commit_wait_s("hub model acme/x", pace))
+    limits.defer("hub", 100)
+    assert 90 < limits.wait_s("hub") <= 100

@@ -243,12 +243,45 @@ def test_git_python_is_imported_although_what_it_runs_was_killed(tmp_path: Path)
     command = tmp_path / "killed-once"
     command.write_text('#!/bin/sh\nchmod -x "$0"; kill -9 $$\n')
     command.chmod(0o755)
-    code = "from hubsync.store.git import load_git_python; print(load_git_python().Git.__name__)"
+    code = "from hubsync.store.git_python import load_git_python; print(load_git_python().Git.__name__)"
     environment = {**os.environ, "GIT_PYTHON_REFRESH": "quiet", "GIT_PYTHON_GIT_EXECUTABLE": str(command)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
     assert "Git\n" == done.stdout, done.stderr
     assert not os.access(command, os.X_OK)
+
+
+def test_git_python_is_imported_after_its_import_failed_beside_another_thread() -> None:
+    """A daemon that runs out of open files just as its targets begin is well again once there are some."""
+    code = """
+import contextlib, errno, sys, threading, time
+from hubsync.store.git_python import load_git_python
+
+class OutOfFiles:
+    def find_spec(self, name, path=None, target=None):
+        if name == "git.objects.tag":
+            sys.meta_path.remove(self)
+            began.set()
+            time.sleep(0.5)  # the other thread waits for this import by then
+            raise OSError(errno.EMFILE, "Too many open files")
+
+def load():
+    with contextlib.suppress(OSError):
+        load_git_python()
+
+began = threading.Event()
+sys.meta_path.insert(0, OutOfFiles())
+first, second = threading.Thread(target=load), threading.Thread(target=load)
+first.start()
+began.wait()
+second.start()
+first.join()
+second.join()
+print(load_git_python().Git.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "Git\n" == done.stdout, done.stderr
 
 
 class Repacking(Git):

@@ -299,9 +299,7 @@ print(observer.directories)
     )
     first, *rest = said.splitlines()
 
-    assert first.startswith(
-        "degraded 6 fs.inotify.max_user_watches raise it with `sysctl fs.inotify.max_user_watches=N` (now "
-    )
+    assert first.startswith("degraded 6 user.max_inotify_watches raise it with `sysctl user.max_inotify_watches=N` (now 5)")
     assert ["5"] == rest
 
 
@@ -315,7 +313,7 @@ except SourceError as exc:
 """
     said = run_script(source, lines, *limited("max_inotify_instances", 0))
 
-    assert "inotify instance limit reached raise it with `sysctl fs.inotify.max_user_instances=N`" in said
+    assert "inotify instance limit reached raise it with `sysctl user.max_inotify_instances=N` (now 0)" in said
 
 
 def test_an_unreadable_directory_is_told(source: Path) -> None:
