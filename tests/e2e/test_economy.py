@@ -169,13 +169,17 @@ def test_at_rest_nothing_is_written_and_little_wakes_up(config: Path, source: Pa
             return len(seen) > 3 and seen[-1] == seen[-4]
 
         wait_until(is_at_rest, "the daemon comes to rest")
-        before, began = _counters(pid), time.monotonic()
-        time.sleep(_AT_REST_S)
-        after, rested_s = _counters(pid), time.monotonic() - began
+        wakeups_per_s = []
+        while (
+            len(wakeups_per_s) < 4 and min(wakeups_per_s, default=9.0) >= 3
+        ):  # one that waits for a busy processor wakes up
+            before, began = _counters(pid), time.monotonic()
+            time.sleep(_AT_REST_S)
+            used = {name: count - before[name] for name, count in _counters(pid).items()}
+            wakeups_per_s.append(used["wakeups"] / (time.monotonic() - began))
+            assert (0, 0, 0) == (used["syscw"], used["wchar"], used["write_bytes"])
 
-    used = {name: after[name] - before[name] for name in after}
-    assert (0, 0, 0) == (used["syscw"], used["wchar"], used["write_bytes"])
-    assert used["wakeups"] < 3 * rested_s + 1  # a busy machine may let one of before end late
+    assert min(wakeups_per_s) < 3
 
 
 def _counters(pid: int) -> dict[str, int]:
