@@ -107,7 +107,7 @@ def test_all_who_are_asked_tell_of_a_full_disk(config: Path, source: Path, name:
             daemon.wait_for("file.held", path="checkpoint-1/")
         daemon.wait_for("heartbeat", count=2)
         shown = ask(daemon, config, "status", "--json")
-        waited = ask(daemon, config, "wait", "run", "--timeout", "1s", "--json")
+        waited = ask(daemon, config, "wait", "run", "--timeout", "3s", "--json")
         explained = ask(daemon, config, "explain", str(source / name), "--json")
 
     [target] = json.loads(shown.stdout)["targets"]
