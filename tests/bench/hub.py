@@ -69,19 +69,29 @@ class _Handler(BaseHTTPRequestHandler):
         while left and (count := self.connection.recv_into(block, min(left, _BLOCK_BYTES), socket.MSG_TRUNC)):
             self.server.line.pass_on(count)
             left -= count
-        _, _, folder, owner, name, oid = urllib.parse.urlsplit(self.path).path.split("/")
-        goal = object_path(self.server.directory / folder / owner / f"{name}.git" / "lfs" / "objects", oid)
+        goal = self._object()
         goal.parent.mkdir(parents=True, exist_ok=True)
         goal.touch()
         os.truncate(goal, size)
         self._answer(b"")
 
     def do_GET(self) -> None:
-        """Tell how many bytes came."""
-        self._answer(str(self.server.line.passed_bytes).encode())
+        """Tell how many bytes came, or show a part of an object to who asks whether it is there."""
+        if self.path == "/":
+            self._answer(str(self.server.line.passed_bytes).encode())
+            return
+        start, end = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        size = self._object().stat().st_size
+        self._answer(bytes(end + 1 - start), f"bytes {start}-{end}/{size}")
 
-    def _answer(self, body: bytes) -> None:
-        self.send_response(200)
+    def _object(self) -> Path:
+        _, _, folder, owner, name, oid = urllib.parse.urlsplit(self.path).path.split("/")
+        return object_path(self.server.directory / folder / owner / f"{name}.git" / "lfs" / "objects", oid)
+
+    def _answer(self, body: bytes, part: str = "") -> None:
+        self.send_response(206 if part else 200)
+        if part:
+            self.send_header("Content-Range", part)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
