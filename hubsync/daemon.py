@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
-from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from hubsync import __version__
 from hubsync.children import Children
@@ -352,8 +352,7 @@ class Daemon:
             answer, holds_s = looked or (self._targets.why_closed(wish.target), LOOK_S)
             left_s = deadline - time.monotonic()
             if answer.final or left_s <= 0:
-                plain: dict[str, object] = to_builtins(answer)
-                return plain
+                return asdict(answer)
             self._news.wait_after(seen, min(left_s, holds_s))
 
         raise NotRunningError("hubsync is stopping")

@@ -29,9 +29,7 @@ def main() -> None:
     gc.set_threshold(_COLLECT_EVERY)
     sys.setswitchinterval(_SWITCH_S)
     environment = close_environment(os.environ)
-    os.environ["PYDANTIC_DISABLE_PLUGINS"] = (
-        "1"  # whoever installed one did not mean us, and all packages are asked for them
-    )
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"  # none is meant for us, and to look for them asks every package
     try:
         cli(obj=environment)
     finally:

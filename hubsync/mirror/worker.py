@@ -209,8 +209,8 @@ class MirrorWorker:
         trouble.failures += 1
         asked_s = _asked_s(exc)
         # What is full stays so for a while, and each try would send everything again: that has time.
-        has_no_hurry = not exc.retryable or exc.error_kind == "quota"
-        wait_s = next_try_s(trouble.failures, retryable=not has_no_hurry, asked_s=asked_s, luck=random.random(),  # noqa: S311 - jitter
+        is_soon = exc.retryable and exc.error_kind != "quota"
+        wait_s = next_try_s(trouble.failures, retryable=is_soon, asked_s=asked_s, luck=random.random(),  # noqa: S311 - jitter
                             is_local=exc.error_kind in _LOCAL)  # fmt: skip
         if exc.error_kind == "disk_full" and self._store.reserve.give_up():
             wait_s = 0.0

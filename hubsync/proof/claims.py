@@ -60,19 +60,14 @@ class Holding(Struct, frozen=True):
     is_lost: bool = False
 
 
-class Places(Struct, frozen=True):
-    """Where each mirror of *target* shows the files of the source."""
-
-    target: Target
-
-    def of(self, mirror: Mirror, path: str) -> Place | None:
-        """Return the place of *path*; ``None`` if *mirror* is not meant to hold it."""
-        if not mirror_rules(mirror).verdict(path).taken:
-            return None
-        unit = unit_of(self.target, path) if self.target.publish == "revisions" else None
-        if unit is None:
-            return Place(mirror.branch, path)
-        return Place(revision_of(unit, mirror.branch), path[len(unit) + 1 :])
+def place_of(target: Target, mirror: Mirror, path: str) -> Place | None:
+    """Return where *mirror* shows the file *path* of the source of *target*; ``None`` if it is not meant to hold it."""
+    if not mirror_rules(mirror).verdict(path).taken:
+        return None
+    unit = unit_of(target, path) if target.publish == "revisions" else None
+    if unit is None:
+        return Place(mirror.branch, path)
+    return Place(revision_of(unit, mirror.branch), path[len(unit) + 1 :])
 
 
 def judge(content: Content, shown: "File | None") -> str:

@@ -21,7 +21,7 @@ from hubsync.errors import HubsyncError
 from hubsync.mirror.token import Tokens
 from hubsync.monitor.logger import get_logger
 from hubsync.proof.book import note_holdings, stands_for
-from hubsync.proof.claims import Claim, Content, Holding, Place, Places
+from hubsync.proof.claims import Claim, Content, Holding, Place, place_of
 from hubsync.proof.standing import note_failure, read_failure
 from hubsync.store.process import StoppedError
 from hubsync.store.proof_rows import Receipt
@@ -145,7 +145,7 @@ class ReceiptKeeper(Struct):
         self.proven = proven
 
     def _lacks(self, path: str) -> bool:
-        is_meant = Places(self.target).of(self.mirror, path) is not None
+        is_meant = place_of(self.target, self.mirror, path) is not None
         return is_meant and self.store.ledger.receipt(self.mirror.name, path) is None
 
     def _claims(self, published: str) -> Iterator[_Asked]:
@@ -161,7 +161,7 @@ class ReceiptKeeper(Struct):
             receipts = self.store.ledger.receipts(self.mirror.name, last, end)
             pointers = self.store.pointers({entry.blob for entry in entries.values()})
             for path, entry in entries.items():
-                if (place := Places(self.target).of(self.mirror, path)) is not None:
+                if (place := place_of(self.target, self.mirror, path)) is not None:
                     pointer = pointers.get(entry.blob)
                     content = Content(pointer.size, pointer.oid, None) if pointer else Content(0, None, entry.blob)
                     yield Claim(path, place, content), receipts.get(path)

@@ -15,7 +15,7 @@ from hubsync.mirror.token import Tokens
 from hubsync.pipeline import store_directory
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import ReceiptBook
-from hubsync.proof.claims import Claim, Holding, Places, required_mirrors
+from hubsync.proof.claims import Claim, Holding, place_of, required_mirrors
 from hubsync.proof.local import Survey, Surveyor
 from hubsync.proof.sound import Depth
 from hubsync.store.snapshot import Store
@@ -105,13 +105,12 @@ def prove_paths(
 
 def _claims(target: Target, mirrors: Sequence[Mirror], surveys: Mapping[str, Survey]) -> dict[str, list[Claim]]:
     """Return what each mirror is meant to hold of what is here."""
-    places = Places(target)
     files = {path: content for survey in surveys.values() for path, (content, _) in survey.files.items()}
     return {
         mirror.name: [
             Claim(path, place, content)
             for path, content in files.items()
-            if (place := places.of(mirror, path)) is not None
+            if (place := place_of(target, mirror, path)) is not None
         ]
         for mirror in mirrors
     }  # fmt: skip

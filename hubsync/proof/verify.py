@@ -23,7 +23,7 @@ from hubsync.monitor.logger import bound, get_logger
 from hubsync.pipeline.provenance import is_own
 from hubsync.proof.ask import Asker
 from hubsync.proof.book import ReceiptBook
-from hubsync.proof.claims import Claim, Content, Holding, Place, Places, judge
+from hubsync.proof.claims import Claim, Content, Holding, Place, judge, place_of
 from hubsync.proof.compare import Difference, choose_sample, compare, name_of, objects_in, shorten
 from hubsync.proof.reading import DAMAGED, Reader, Wanted
 from hubsync.proof.standing import Failure
@@ -306,11 +306,10 @@ class _Expected:
 
     def holdings(self, shown: Mapping[Place, File], bad: "set[str]", heads: Mapping[str, str]) -> "list[Holding]":
         """Return what the mirror holds of each path of the source; *bad* are oids and blobs that it does not give."""
-        places = Places(self._target)
         now = time.time()
         answers = []
         for path, content in self._paths.items():
-            if (place := places.of(self._mirror, path)) is None:
+            if (place := place_of(self._target, self._mirror, path)) is None:
                 continue
             reason = judge(content, shown.get(place))
             if not reason and {content.oid, content.blob} & bad:

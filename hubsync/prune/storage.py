@@ -15,7 +15,7 @@ from hubsync.mirror.hub import Hub
 from hubsync.mirror.publish import Publisher
 from hubsync.monitor.logger import get_logger
 from hubsync.proof.ask import Asker
-from hubsync.proof.claims import Claim, Content, Place, Places
+from hubsync.proof.claims import Claim, Content, Place, place_of
 from hubsync.proof.local import Surveyor
 from hubsync.proof.prove import Means
 from hubsync.proof.sound import Depth
@@ -110,7 +110,7 @@ class Freer:
         if not others:
             return self._object_here(files)
         for other in others:
-            places = {path: Places(self._target).of(other, path) for path in files}
+            places = {path: place_of(self._target, other, path) for path in files}
             missing = next((path for path, place in places.items() if place is None), None)
             if missing is not None:
                 return f"{other.name} is not meant to hold {missing}"
