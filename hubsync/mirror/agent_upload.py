@@ -21,6 +21,7 @@ from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.agent_parts import Journal, Multipart, read_multipart
 from hubsync.priority import stand_back_further
+from hubsync.store.buffer import new_buffer
 from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.hashing import Hashing
 from hubsync.store.throttle import Throttle
@@ -216,7 +217,7 @@ class _Content:
         """Feed *check* with the bytes of *span*, if they may have been changed."""
         if not self.thing.is_shared:
             return
-        buffer = bytearray(_BLOCK_BYTES)
+        buffer = new_buffer(_BLOCK_BYTES)
         at = span.start
         while at < span.stop:
             block = self._block(buffer, at, self._costs.hashing.take(min(_BLOCK_BYTES, span.stop - at)))
@@ -226,15 +227,15 @@ class _Content:
 
     def _read(self, span: range, allowed: Callable[[int], int] = int) -> Iterator[memoryview]:
         """Yield the bytes of *span*, as many at once as is *allowed*; each block is good until the next."""
-        buffer = bytearray(min(_BLOCK_BYTES, max(1, len(span))))
+        buffer = new_buffer(min(_BLOCK_BYTES, len(span)))
         at = span.start
         while at < span.stop:
             block = self._block(buffer, at, self._costs.leaving.take(allowed(min(_BLOCK_BYTES, span.stop - at))))
             at += len(block)
             yield block
 
-    def _block(self, buffer: bytearray, at: int, length: int) -> memoryview:
-        block = memoryview(buffer)[:length]
+    def _block(self, buffer: memoryview, at: int, length: int) -> memoryview:
+        block = buffer[:length]
         if os.preadv(self._fd, [block], at) < length:
             raise SpoiledError(self.thing.oid)  # it was cut shorter
 

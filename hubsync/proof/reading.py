@@ -14,6 +14,7 @@ from hubsync.mirror.agent_client import Action, TransferError
 from hubsync.priority import stand_back_further
 from hubsync.restore.get import Getter, Span
 from hubsync.restore.sources import ApiSource, GitSource
+from hubsync.store.buffer import new_buffer
 from hubsync.store.throttle import Throttle, open_allowance
 from hubsync.watch.format_safetensors import check_safetensors
 
@@ -86,7 +87,7 @@ class Reader:
     def _read_on(self, wanted: Wanted, digest: "_Digest", getter: Getter) -> None:
         if not wanted.size:
             return
-        buffer = memoryview(bytearray(_BLOCK))
+        buffer = new_buffer(_BLOCK)
         for block in getter.read(self._address(wanted), Span(digest.at, wanted.size, wanted.size), buffer):
             self._slow_down(len(block))
             digest.take(block)

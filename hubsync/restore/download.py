@@ -15,6 +15,7 @@ from hubsync.restore.pieces import Incoming, Piece
 from hubsync.restore.progress import Meter
 from hubsync.restore.sources import Source
 from hubsync.restore.staging import Staging, explained
+from hubsync.store.buffer import new_buffer
 
 THREADS = 8
 _BLOCK_BYTES = 1 << 20
@@ -157,7 +158,7 @@ class Download:
         getter = Getter(connect_s=_CONNECT_S, stall_s=self._stall_s)
         try:
             action, _ = self._addresses[mirror.name].find(piece)
-            for _ in getter.read(action, Span(0, _PROBE_BYTES, piece.size), memoryview(bytearray(_BLOCK_BYTES))):
+            for _ in getter.read(action, Span(0, _PROBE_BYTES, piece.size), new_buffer(_BLOCK_BYTES)):
                 pass
         except HubsyncError:
             return
@@ -170,7 +171,7 @@ class Download:
 
     def _work(self) -> None:
         getter = Getter(connect_s=_CONNECT_S, stall_s=self._stall_s)
-        buffer = memoryview(bytearray(_BLOCK_BYTES))
+        buffer = new_buffer(_BLOCK_BYTES)
         try:
             for work, part in self._take_jobs():
                 with explained(self._staging.dest):

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from hubsync.restore.get import Span
 from hubsync.restore.staging import Staging, write_all
+from hubsync.store.buffer import new_buffer
 
 PART_BYTES = 32 << 20
 _COUNT = struct.Struct("<Q")
@@ -100,7 +101,7 @@ class Incoming:
     def catch_up(self) -> bool:
         """Hash what came and was not hashed yet; tell whether the piece is complete."""
         with self._lock:
-            buffer = memoryview(bytearray(_BLOCK_BYTES))
+            buffer = new_buffer(_BLOCK_BYTES)
             while (left := self._reached() - self._hashed) > 0:
                 count = os.preadv(self._fd, [buffer[: min(left, _BLOCK_BYTES)]], self._hashed)
                 if not count:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from hubsync.store.buffer import new_buffer
 from hubsync.store.throttle import Throttle, open_allowance
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Hashing:
         Raises:
             OSError: it ends before *end*.
         """
-        view = memoryview(bytearray(BLOCK_BYTES))
+        view = new_buffer(BLOCK_BYTES)
         at = 0
         while end is None or at < end:
             allowed = self.take(BLOCK_BYTES if end is None else min(BLOCK_BYTES, end - at))

@@ -46,8 +46,21 @@ class Scanner:
 
     def feed(self, piece: "ReadableBuffer") -> None:
         """Take the next bytes."""
-        if self.is_done:
-            return
+        view = memoryview(piece)
+        for at in range(0, len(view), _PIECE):
+            if self.is_done:
+                return
+            self._look_at(view[at : at + _PIECE])
+
+    def finish(self, fd: int) -> Secret | None:
+        """Return what was found; in an archive, which *fd* is, by member if possible."""
+        for name, content in unpack(fd, self._size) if self._is_archive else ():
+            if found := scan_content(content):
+                return replace(found, member=name)
+
+        return self.found
+
+    def _look_at(self, piece: memoryview) -> None:
         content = self._tail + bytes(piece)
         if self._at == 0:
             self._begin(content)
@@ -61,14 +74,6 @@ class Scanner:
         cut = max(0, len(content) - _OVERLAP)
         self._lines += content.count(b"\n", 0, cut) if self._is_text else 0
         self._tail = content[cut:]
-
-    def finish(self, fd: int) -> Secret | None:
-        """Return what was found; in an archive, which *fd* is, by member if possible."""
-        for name, content in unpack(fd, self._size) if self._is_archive else ():
-            if found := scan_content(content):
-                return replace(found, member=name)
-
-        return self.found
 
     def _begin(self, content: bytes) -> None:
         self._is_archive = is_archive(content)

@@ -1,6 +1,8 @@
 """What hashing may cost, over all threads and processes."""
 
+import ctypes
 import hashlib
+import mmap
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from hubsync.config.rates import parse_rate
 from hubsync.preflight import check_pressure
+from hubsync.store.buffer import new_buffer
 from hubsync.store.hashing import PRESSED_BYTES_PER_S, Costs, Hashing, is_pressed, read_pressure
 
 _HOLD = """
@@ -23,6 +26,16 @@ with Hashing(fd=int(sys.argv[1])).turn():
     time.sleep(60)
 """
 _SOME = "some avg10={} avg60=0.00 avg300=0.00 total=1\nfull avg10=99.00 avg60=0.00 avg300=0.00 total=1\n"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 10, 1 << 20, 4 << 20])
+def test_bytes_are_read_to_the_start_of_a_page(size: int) -> None:
+    """Where the kernel copies four times as fast on some processors; a ``bytearray`` begins 16 bytes behind it."""
+    buffer = new_buffer(size)
+    where = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if size else 0
+
+    assert len(buffer) == size
+    assert where % mmap.PAGESIZE == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -408,3 +408,21 @@ def test_weights_are_hardly_looked_at(tmp_path: Path) -> None:
     text.feed(b" " * HEAD_BYTES)
     assert not text.is_done
     assert TEXT_BYTES > WHOLE_BYTES > HEAD_BYTES
+
+
+@pytest.mark.parametrize("size", [1 << 16, HEAD_BYTES, 4 * HEAD_BYTES])
+def test_the_limit_does_not_depend_on_who_reads(size: int) -> None:
+    """A reader's pieces may be larger than what is looked at: the rest of a piece is none of the scanner's business."""
+    token = b"hf_" + b"aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zAb1"
+    inside, outside = bytearray(4 * HEAD_BYTES), bytearray(4 * HEAD_BYTES)
+    inside[HEAD_BYTES - 100 : HEAD_BYTES - 100 + len(token)] = token
+    outside[2 * HEAD_BYTES : 2 * HEAD_BYTES + len(token)] = token
+
+    found = {}
+    for name, content in (("inside", inside), ("outside", outside)):
+        scanner = Scanner(1 << 40)
+        for at in range(0, len(content), size):
+            scanner.feed(memoryview(content)[at : at + size])
+        found[name] = scanner.found and scanner.found.offset
+
+    assert found == {"inside": HEAD_BYTES - 100, "outside": None}
