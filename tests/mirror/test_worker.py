@@ -1,4 +1,5 @@
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,21 @@ def test_a_parked_mirror_is_said_once(worker: MirrorWorker, server: PlainServer)
     parked = [entry for entry in entries if entry["event"] == "mirror.parked"]
     assert ["error"] == [entry["log_level"] for entry in parked]
     assert "token" in parked[0]["hint"]
+
+
+def test_what_the_system_refuses_is_said_once(worker: MirrorWorker) -> None:
+    """A lack that has a name and a cure is the mirror's failure, and no fault of hubsync's with a traceback."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())), hard))
+    try:
+        with capture_logs() as said:
+            assert worker.run() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    [line] = said
+    assert ("mirror.failed", "local_io") == (line["event"], line["error_kind"])
+    assert "LimitNOFILE=" in line["hint"]
 
 
 def test_a_stop_is_no_failure(rig: Rig, server: PlainServer) -> None:
