@@ -195,7 +195,7 @@ class MirrorWorker:
         wait_s = left_after_restart_s(note.next_try - time.time(), retryable=note.retryable, is_asked=note.is_asked)
         self.trouble = Trouble(
             error, self.publisher.token_identity(), self.publisher.place_of(note.error_kind),
-            since=time.monotonic() - (time.time() - note.since), since_utc=datetime.fromtimestamp(note.since, UTC),
+            since=time.monotonic() - max(0.0, time.time() - note.since), since_utc=datetime.fromtimestamp(note.since, UTC),
             failures=note.failures, next_try=time.monotonic() + wait_s,
         )  # fmt: skip
 

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig
 
+from hubsync.mirror.trouble_notes import TroubleNotes
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.service import open_limits
 from hubsync.store.process import StoppedError
@@ -175,6 +177,21 @@ def test_a_restart_shortens_our_own_wait_and_ends_a_parking(rig: Rig, worker: Mi
         restarted.run()
         restarted.run(now=True)
     assert ["mirror.parked"] == [entry["event"] for entry in entries if entry["event"].startswith("mirror.")]
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_span(rig: Rig, worker: MirrorWorker, server: PlainServer) -> None:
+    """A row of failures that began at a time yet to come has lasted since the restart."""
+    server.before = refuse(503)
+    worker.run()
+    notes = TroubleNotes(rig.store.ledger, worker.mirror)
+    note = notes.read()
+    assert note is not None
+    notes.write(replace(note, since=note.since + 3600))
+
+    restarted = again(rig)
+
+    assert restarted.trouble is not None
+    assert restarted.trouble.down_s >= 0
 
 
 def test_a_note_that_cannot_be_read_is_none(rig: Rig, worker: MirrorWorker, server: PlainServer) -> None:
