@@ -26,7 +26,7 @@ from hubsync.mirror.token import Tokens
 from hubsync.mirror.uploads import declare_limit
 from hubsync.monitor.log import configure_logging
 from hubsync.monitor.logger import get_logger
-from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected
+from hubsync.monitor.status import DaemonState, DaemonStatus, LastError, Status, StatusFile, describe_rejected, elapsed_s
 from hubsync.monitor.systemd import Notifier
 from hubsync.open_targets import OpenTargets, expect_same_state, relevant_to, stop_all
 from hubsync.outputs import Outputs
@@ -226,7 +226,7 @@ class Daemon:
             with contextlib.suppress(*refused):
                 run.close()
         is_over.set()  # who is told of the end by a command may take longer
-        log.info("daemon.stopped", reason=self._reason, uptime_s=round((datetime.now(UTC) - self._started).total_seconds()),
+        log.info("daemon.stopped", reason=self._reason, uptime_s=round(elapsed_s(self._started, datetime.now(UTC))),
                  clean=clean, unfinished=unfinished, took_s=round(time.monotonic() - began, 3))  # fmt: skip
         self._outputs.stop(_STOP_S)
 

@@ -20,6 +20,7 @@ from hubsync.monitor.status import (
     TargetState,
     TargetStatus,
     Waiting,
+    elapsed_s,
 )
 from hubsync.monitor.text import format_bytes, format_duration
 from hubsync.proof.standing import read_failure
@@ -99,7 +100,7 @@ def log_heartbeat(status: Status) -> None:
     """Say how every target is, and every mirror of it: a line each."""
     now = status.daemon.updated_at
     rejected_s = None if status.daemon.config_error is None else _failing_s(status.daemon.config_error, now)
-    uptime_s = round((now - status.daemon.started_at).total_seconds())
+    uptime_s = _age_s(status.daemon.started_at, now)
     for target in status.targets:
         failure = _worst_of(target)
         log.info(
@@ -142,7 +143,7 @@ def _failing_s(failure: LastError, now: datetime) -> int | None:
 
 
 def _age_s(since: datetime, now: datetime) -> int:
-    return max(0, round((now - since).total_seconds()))
+    return round(elapsed_s(since, now))
 
 
 def _describe_waiting(one: Waiting, now: datetime) -> str:

@@ -117,7 +117,8 @@ def test_no_link_is_followed_below_the_state(tmp_path: Path, hub: LocalHub, plac
 
 @pytest.mark.parametrize("name", [
     "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "format", "open", "seal.json", "pruned.json", "pruned.lock",
-    "mirrors", "store.git/HEAD", "store.git/config", "store.git/objects", "store.git/objects/info/alternates", "store.git/lfs/pins",
+    "mirrors", "store.git/HEAD", "store.git/config", "store.git/objects", "store.git/objects/info/alternates",
+    "store.git/lfs/pins",
 ])  # fmt: skip
 @pytest.mark.parametrize("leads_to", ["a file", "nothing"])
 def test_no_link_is_followed_in_a_store(tmp_path: Path, name: str, leads_to: str) -> None:

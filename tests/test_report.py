@@ -285,6 +285,20 @@ def test_a_heartbeat_says_since_when() -> None:
     assert ("held", 3 * HOUR, "touch the mark") == (beat["error_kind"], beat["failing_s"], beat["hint"])
 
 
+def test_a_heartbeat_after_the_clock_was_set_back_has_no_negative_spans() -> None:
+    """What began at a time that is yet to come has lasted for no time."""
+    now = datetime(2026, 11, 29, 3, tzinfo=UTC)
+    later = now + timedelta(hours=1)
+    error = LastError("no such key", "config", since=later)
+    target = TargetStatus("run", "/data", held=1, waiting=(Waiting("a", "b", later),), last_error=error)
+    with capture_logs() as said:
+        log_heartbeat(Status(DaemonStatus(1, "1", later, now, config_error=error), (target,)))
+    (beat,) = said
+
+    assert {0} == {beat[name] for name in ("uptime_s", "held_s", "failing_s", "config_rejected_s")}
+    assert ["a: b (for 0s)"] == beat["waiting"]
+
+
 def test_what_waited_before_a_restart_has_its_true_age(make_rig: Callable[..., Rig], server: PlainServer) -> None:
     """It counts from the last change of what waits, not from the start of the daemon that holds it back."""
     rig = make_rig(server)

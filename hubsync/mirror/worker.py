@@ -117,9 +117,10 @@ class MirrorWorker:
         except HubsyncError as exc:
             self._note_failure(exc, token)
             return None
-        except Exception as exc:  # noqa: BLE001 - it stops this mirror alone, is said with its traceback, and tried again
-            self._note_failure(_unexpected(exc), token)
-            if self.trouble is not None and is_said(self.trouble.failures):
+        except Exception as exc:  # noqa: BLE001 - it stops this mirror alone, and is tried again
+            known = find_known(exc)
+            self._note_failure(known or _unexpected(exc), token)
+            if known is None and self.trouble is not None and is_said(self.trouble.failures):  # with its traceback
                 self._log.exception("schedule.failed", job="push", error=str(self.trouble.error), retryable=True,
                                     error_kind=self.trouble.error.error_kind, failures=self.trouble.failures)  # fmt: skip
             return None
@@ -194,7 +195,7 @@ class MirrorWorker:
         wait_s = left_after_restart_s(note.next_try - time.time(), retryable=note.retryable, is_asked=note.is_asked)
         self.trouble = Trouble(
             error, self.publisher.token_identity(), self.publisher.place_of(note.error_kind),
-            since=time.monotonic() - (time.time() - note.since), since_utc=datetime.fromtimestamp(note.since, UTC),
+            since=time.monotonic() - max(0.0, time.time() - note.since), since_utc=datetime.fromtimestamp(note.since, UTC),
             failures=note.failures, next_try=time.monotonic() + wait_s,
         )  # fmt: skip
 
@@ -274,9 +275,7 @@ def _asked_s(exc: HubsyncError) -> float | None:
 
 
 def _unexpected(exc: Exception) -> HubsyncError:
-    """Return what nobody foresaw as an error that is tried again; what the system says of its disks and limits is known."""
-    if known := find_known(exc):
-        return known
+    """Return what nobody foresaw as an error that is tried again."""
     failure = HubsyncError(f"{type(exc).__name__}: {exc}", hint="this is a fault of hubsync; please report it")
     failure.retryable = True
     failure.__cause__ = exc

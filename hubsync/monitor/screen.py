@@ -4,7 +4,7 @@ Drawn by hand: a library for tables takes longer to import than ``hubsync status
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import zip_longest
 from textwrap import wrap
 
@@ -15,6 +15,7 @@ from hubsync.monitor.status import (
     Status,
     TargetStatus,
     Transfer,
+    elapsed_s,
     find_troubles,
 )
 from hubsync.monitor.text import draw_bar, escape_unsafe, format_bytes, format_count, format_duration
@@ -73,11 +74,11 @@ def _plain(text: str, _style: str) -> str:
 
 def _headline(status: Status, now: datetime, *, running: bool, width: int, paint: Paint) -> Iterator[str]:
     daemon = status.daemon
-    age_s = max(0.0, (now - daemon.updated_at).total_seconds())
+    age_s = elapsed_s(daemon.updated_at, now)
     facts = [
         f"hubsync {daemon.version}",
         f"{daemon.state}, pid {daemon.pid}" if running else f"not running (was {daemon.state}, pid {daemon.pid})",
-        f"up {format_duration((now - daemon.started_at).total_seconds())}" if running else "",
+        f"up {format_duration(elapsed_s(daemon.started_at, now))}" if running else "",
         f"{format_bytes(status.disk_held_bytes)} held on disk{_own_room(status)}",
         f"as of {format_duration(age_s)} ago" if age_s >= _FRESH_S else "",
     ]
@@ -120,12 +121,12 @@ def _waiting(target: TargetStatus, now: datetime) -> Iterator[str]:
     """Yield what is held back, briefly; what needs a person stands below, with its cure."""
     quiet = [one for one in target.waiting if not one.needs_attention]
     if target.busy is not None:
-        since = f" for {format_duration(round((now - target.busy.since).total_seconds()))}" if target.busy.since else ""
+        since = f" for {format_duration(round(elapsed_s(target.busy.since, now)))}" if target.busy.since else ""
         yield escape_unsafe(f"busy{since}: {target.busy.reason}; all else is as it was before that")
     for read in target.being_read[:_SHOWN]:
         yield escape_unsafe(f"reading {_shorten(read.path)}: {read}")
     for one in quiet[:_SHOWN]:
-        since = f" for {format_duration(round((now - one.since).total_seconds()))}" if one.since else ""
+        since = f" for {format_duration(round(elapsed_s(one.since, now)))}" if one.since else ""
         yield escape_unsafe(f"held{since}: {_shorten(one.what)}: {one.reason}")
     if (more := target.held - len(target.waiting) + len(quiet[_SHOWN:])) > 0:
         yield f"{more} more held: hubsync plan shows all"
@@ -147,13 +148,9 @@ def _notes(mirror: MirrorStatus, now: datetime) -> Iterator[str]:
     if mirror.pull_request:
         yield escape_unsafe(f"in a pull request that is not merged yet: {mirror.pull_request}")
     if mirror.proven:
-        shown = (f"{one.unit} {_ago(now - one.at)}" for one in mirror.proven[:_SHOWN])
+        shown = (f"{one.unit} {format_duration(round(elapsed_s(one.at, now)))} ago" for one in mirror.proven[:_SHOWN])
         more = f" and {len(mirror.proven) - _SHOWN} more" if len(mirror.proven) > _SHOWN else ""
         yield escape_unsafe(f"last proved restorable: {', '.join(shown)}{more}")
-
-
-def _ago(age: timedelta) -> str:
-    return f"{format_duration(round(max(0.0, age.total_seconds())))} ago"
 
 
 def _row(name: str, state: str, figures: tuple[float, float], backlog: str, unit: str | None) -> Row:
@@ -224,7 +221,7 @@ def _shorten(name: str) -> str:
 
 def _describe_age(since: datetime, now: datetime) -> str:
     """Return how long ago *since* was and, in the reader's zone, when."""
-    age_s = (now - since).total_seconds()
+    age_s = elapsed_s(since, now)
     form = "%H:%M:%S" if age_s < _HOUR_S else "%H:%M" if age_s < _DAY_S / 2 else "%Y-%m-%d %H:%M"
     return f"{format_duration(age_s)} (since {since.astimezone().strftime(form)})"
 

@@ -316,6 +316,11 @@ def describe_rejected(error: HubsyncError, since: datetime | None = None) -> Las
     return LastError(str(error), error.error_kind, hint, since)
 
 
+def elapsed_s(since: datetime, now: datetime) -> float:
+    """Return the seconds from *since* to *now*: none, if the system clock was set back between the two."""
+    return max(0.0, (now - since).total_seconds())
+
+
 def find_troubles(status: Status) -> Iterator[tuple[str, LastError]]:
     """Yield what needs attention, by name, with its error."""
     if status.daemon.config_error:

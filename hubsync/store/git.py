@@ -99,7 +99,8 @@ class Git:
         at *borrow* are used without being copied. Nobody else may use the repository meanwhile.
         """
         make_private(self.git_dir)
-        expect_no_link(path for pattern in ("*", "objects/*", "objects/info/*", "lfs/*") for path in self.git_dir.glob(pattern))
+        for directory in (".", "objects", "objects/info", "lfs"):
+            expect_no_link((self.git_dir / directory).glob("*"))
         leftovers = _remove_leftovers(self.git_dir)
         _lay_out(self.git_dir)
         if borrow is not None:

@@ -1,12 +1,15 @@
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig
 
+from hubsync.mirror.trouble_notes import TroubleNotes
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.service import open_limits
 from hubsync.store.process import StoppedError
@@ -104,6 +107,21 @@ def test_a_parked_mirror_is_said_once(worker: MirrorWorker, server: PlainServer)
     assert "token" in parked[0]["hint"]
 
 
+def test_what_the_system_refuses_is_said_once(worker: MirrorWorker) -> None:
+    """A lack that has a name and a cure is the mirror's failure, and no fault of hubsync's with a traceback."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())), hard))
+    try:
+        with capture_logs() as said:
+            assert worker.run() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    [line] = said
+    assert ("mirror.failed", "local_io") == (line["event"], line["error_kind"])
+    assert "LimitNOFILE=" in line["hint"]
+
+
 def test_a_stop_is_no_failure(rig: Rig, server: PlainServer) -> None:
     """An interrupted publication is not counted against the mirror."""
     rig.write("model.bin", b"\0")
@@ -159,6 +177,21 @@ def test_a_restart_shortens_our_own_wait_and_ends_a_parking(rig: Rig, worker: Mi
         restarted.run()
         restarted.run(now=True)
     assert ["mirror.parked"] == [entry["event"] for entry in entries if entry["event"].startswith("mirror.")]
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_span(rig: Rig, worker: MirrorWorker, server: PlainServer) -> None:
+    """A row of failures that began at a time yet to come has lasted since the restart."""
+    server.before = refuse(503)
+    worker.run()
+    notes = TroubleNotes(rig.store.ledger, worker.mirror)
+    note = notes.read()
+    assert note is not None
+    notes.write(replace(note, since=note.since + 3600))
+
+    restarted = again(rig)
+
+    assert restarted.trouble is not None
+    assert restarted.trouble.down_s >= 0
 
 
 def test_a_note_that_cannot_be_read_is_none(rig: Rig, worker: MirrorWorker, server: PlainServer) -> None:

@@ -18,6 +18,7 @@ from hubsync.monitor.status import (
     DaemonStatus,
     LastError,
     MirrorStatus,
+    ProvenUnit,
     Status,
     StatusFile,
     TargetStatus,
@@ -258,6 +259,18 @@ def test_what_is_tried_again_is_said_to_be() -> None:
 
     assert "acme/llama-sft: last error: 403" in text
     assert "attempt 4, trying again now" in text
+
+
+def test_no_span_is_negative_after_the_clock_was_set_back() -> None:
+    """What began at a time that is yet to come has lasted for no time."""
+    held = Waiting("checkpoint-2/", "it lacks a shard", NOW)
+    failing = replace(HUB, last_error=replace(ERROR, next_try_at=None), proven=(ProvenUnit("checkpoint-1", NOW),))
+    target = replace(TARGET, held=1, waiting=(held,), busy=held, mirrors=(failing,))
+    text = shown(Status(replace(DAEMON, started_at=NOW, stalled=(held,)), (target,)), NOW - timedelta(hours=2))
+    spans = "up 0s", "busy for 0s", "held for 0s", "1 0s ago", "for 0s (since"
+
+    assert not re.search(r"-\d+(d|h|m|s)", text.replace("checkpoint-", ""))
+    assert [] == [words for words in spans if words not in text]
 
 
 def test_colours_add_nothing_but_colours() -> None:
