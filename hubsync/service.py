@@ -27,7 +27,7 @@ from hubsync.pipeline import Pipeline, open_store
 from hubsync.presence import Owner, is_same_file, read_owner
 from hubsync.proof.keeper import ReceiptKeeper
 from hubsync.store.objects import state_errors
-from hubsync.store.private import make_private, private_files
+from hubsync.store.private import expect_no_link, make_private, private_files
 from hubsync.store.snapshot import Store
 from hubsync.store.tools import TOOLS, expect_recent, git_executable
 
@@ -111,6 +111,7 @@ def hold_state(state_dir: Path, *, is_once: bool = False) -> Iterator[int]:
         for tool in TOOLS:
             expect_recent(tool)
     make_private(state_dir)
+    expect_no_link((state_dir / "lock", state_dir / "paused", *(state_dir / "paused").glob("*")))
     with private_files():
         try:
             fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -115,6 +115,58 @@ def test_no_link_is_followed_below_the_state(tmp_path: Path, hub: LocalHub, plac
     assert (state / place).is_symlink()
 
 
+@pytest.mark.parametrize("name", [
+    "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "format", "open", "seal.json", "pruned.json", "pruned.lock",
+    "mirrors", "store.git/HEAD", "store.git/config", "store.git/objects", "store.git/objects/info/alternates",
+    "store.git/lfs/pins",
+])  # fmt: skip
+@pytest.mark.parametrize("leads_to", ["a file", "nothing"])
+def test_no_link_is_followed_in_a_store(tmp_path: Path, name: str, leads_to: str) -> None:
+    """One in the place of a file of ours is named with the cure, and what it leads to stays as it is."""
+    place, elsewhere = tmp_path / "store" / name, tmp_path / "elsewhere"
+    source = tmp_path / "run"
+    source.mkdir()
+    place.parent.mkdir(parents=True, mode=0o700)
+    if leads_to == "a file":
+        elsewhere.write_text("somebody's")
+    place.symlink_to(elsewhere)
+
+    with pytest.raises(StateError, match=rf"{place} is a symlink") as refused:
+        Store(tmp_path / "store", source).open()
+
+    assert "remove" in refused.value.hint
+    assert leads_to != "a file" or "somebody's" == elsewhere.read_text()
+    assert (leads_to == "a file") == elsewhere.exists()
+
+
+@pytest.mark.parametrize("name", ["lock", "paused", "paused/run"])
+def test_no_link_is_followed_beside_the_targets(tmp_path: Path, name: str) -> None:
+    """What the service keeps for itself is looked at before it is used."""
+    place = tmp_path / "state" / name
+    place.parent.mkdir(parents=True, mode=0o700)
+    place.symlink_to(tmp_path)
+
+    with pytest.raises(StateError, match=rf"{place} is a symlink"), hold_state(tmp_path / "state"):
+        pass
+
+
+def test_a_ledger_behind_a_link_ends_hubsync(tmp_path: Path, hub: LocalHub) -> None:
+    """What is found there may be a database of somebody else's."""
+    source, state = tmp_path / "run", tmp_path / "state"
+    source.mkdir()
+    (source / "notes.txt").write_text("x")
+    config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"})
+    (state / "targets/run").mkdir(parents=True, mode=0o700)
+    (tmp_path / "elsewhere").write_text("somebody's")
+    (state / "targets/run/ledger.sqlite").symlink_to(tmp_path / "elsewhere")
+
+    done = hubsync(config, "once")
+
+    assert 73 == done.returncode
+    assert f"{state}/targets/run/ledger.sqlite is a symlink" in done.stderr
+    assert "somebody's" == (tmp_path / "elsewhere").read_text()
+
+
 def test_an_empty_directory_is_forgiven_the_umask_of_its_maker(tmp_path: Path) -> None:
     """Debian's users have a group of their own and the umask 002: what they make is closed before it is used."""
     (tmp_path / "state").mkdir()

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from hubsync.errors import FULL_HINT, TASKS_HINT, DiskFullError, GitError, GitKilledError, HubsyncError, StateError
 from hubsync.store.git_python import load_git_python
-from hubsync.store.private import make_private
+from hubsync.store.private import expect_no_link, make_private
 from hubsync.store.process import LONGEST_LISTING, PIPE, Finished, Watch, finish
 from hubsync.store.tools import git_executable
 from hubsync.store.trouble import DAMAGE_HINT, MARK, at_work, clear_lock, tells_damage
@@ -99,6 +99,8 @@ class Git:
         at *borrow* are used without being copied. Nobody else may use the repository meanwhile.
         """
         make_private(self.git_dir)
+        for directory in (".", "objects", "objects/info", "lfs"):
+            expect_no_link((self.git_dir / directory).glob("*"))
         leftovers = _remove_leftovers(self.git_dir)
         _lay_out(self.git_dir)
         if borrow is not None:

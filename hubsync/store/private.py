@@ -7,7 +7,7 @@ import contextlib
 import os
 import pwd
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hubsync.errors import StateError
@@ -55,6 +55,18 @@ def expect_private(directory: Path) -> None:
             return
     except OSError as exc:
         raise StateError(f"{directory}: {words(exc)}", hint=f"let this user read it, or {_ANOTHER}") from exc
+
+
+def expect_no_link(places: Iterable[Path]) -> None:
+    """Expect no link at any of *places*, where files of ours go: what it leads to is another's, and would be written.
+
+    Raises:
+        StateError: there is one.
+    """
+    for place in places:
+        if place.is_symlink():
+            hint = f"remove it: hubsync makes none, and left what it leads to ({os.path.realpath(place)}) alone"
+            raise StateError(f"{place} is a symlink", hint=hint)
 
 
 @contextlib.contextmanager

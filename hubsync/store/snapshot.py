@@ -27,7 +27,7 @@ from hubsync.store.ledger import Ledger
 from hubsync.store.mend import is_whole, shows_damage
 from hubsync.store.objects import Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
-from hubsync.store.private import make_private
+from hubsync.store.private import expect_no_link, make_private
 from hubsync.store.pruned import Pruned
 from hubsync.store.recovery import (
     MIRRORS,
@@ -100,6 +100,7 @@ class Store:
     def open(self) -> None:
         """Make or open the store; what a crash left behind is cleaned up (the caller holds the lock)."""
         make_private(self.directory)
+        expect_no_link(self.directory.iterdir())
         self.reserve.make_room()  # to open it takes some, too
         with state_errors():
             expect_known_format(self.directory)
