@@ -11,17 +11,28 @@ from threading import Event
 from msgspec import Struct
 
 from hubsync.config.model import Config, Mirror, Target
-from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, MirrorError, StateError, ToolMissingError
+from hubsync.errors import (
+    DiskFullError,
+    FileChangedError,
+    FileUnreadableError,
+    HubsyncError,
+    MirrorError,
+    StateError,
+    ToolMissingError,
+    read_os_error,
+)
 from hubsync.mirror.hub import Hub
 from hubsync.mirror.hub_facts import Visibility
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.token import Tokens, find_exposed_tokens
 from hubsync.mirror.xet import describe_transfer
 from hubsync.monitor.text import format_bytes, format_count
+from hubsync.pipeline.room import find_lack
 from hubsync.store.git import Git
 from hubsync.store.hashing import PRESSURE, read_pressure
 from hubsync.store.objects import Objects
 from hubsync.store.private import expect_private, user_name
+from hubsync.store.reserve import count_inodes
 from hubsync.store.tools import TOOLS, expect_recent
 from hubsync.units import target_rules
 from hubsync.watch.beneath import open_entry
@@ -51,6 +62,8 @@ def check_online(config: Config, tokens: Tokens) -> Iterator[Finding]:
     yield from check_pressure(config.service.pressure.limits())
     yield from _check_tokens(config, tokens)
     for target in config.targets:
+        if target.store_dir is not None:
+            yield _check_room(config, f"{target.name}: store", target.store_dir)
         yield from _guarded(f"{target.name}: source", lambda t=target: _check_source(config, t))
         for mirror in target.mirrors:
             name = f"{target.name} → {mirror.name}"
@@ -62,9 +75,10 @@ def check_online(config: Config, tokens: Tokens) -> Iterator[Finding]:
 def _guarded(what: str, work: object) -> Iterator[Finding]:
     try:
         yield from work()  # type: ignore[operator]
-    except HubsyncError as exc:
-        code = exc.status if isinstance(exc, MirrorError) else exc.exit_code
-        yield Finding(what, str(exc), exc.error_kind, exc.hint, code)
+    except (HubsyncError, OSError) as exc:
+        error = read_os_error(exc) if isinstance(exc, OSError) else exc
+        code = error.status if isinstance(error, MirrorError) else error.exit_code
+        yield Finding(what, str(error), error.error_kind, error.hint, code)
 
 
 def _check_tools() -> Iterator[Finding]:
@@ -86,17 +100,25 @@ def _check_state(config: Config) -> Iterator[Finding]:
     except StateError as exc:
         yield Finding("state", str(exc), exc.error_kind, exc.hint, exc.exit_code)
         return
-    existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    existing = _existing(directory)
     if not os.access(existing, os.W_OK):
         yield Finding("state", f"{existing} cannot be written", "local_io", "set service.state_dir", 73)
         return
+    yield _check_room(config, "state", directory)
+
+
+def _check_room(config: Config, what: str, directory: Path) -> Finding:
+    """Return how much room there is for *directory*, or what is so scarce that capture would pause."""
+    existing = _existing(directory)
     free = shutil.disk_usage(existing).free
-    said = f"{directory}, {format_bytes(free)} free"
-    if free < config.service.min_free_bytes:
-        wanted = format_bytes(config.service.min_free_bytes)
-        yield Finding("state", said, "disk_full", f"free space: capture pauses below {wanted} (service.min_free)", 73)
-    else:
-        yield Finding("state", said)
+    lack = find_lack(free, count_inodes(existing), config.service.min_free_bytes)
+    if lack is not None:
+        return Finding(what, f"{directory}, {lack}", "disk_full", lack.hint, DiskFullError.exit_code)
+    return Finding(what, f"{directory}, {format_bytes(free)} free")
+
+
+def _existing(directory: Path) -> Path:
+    return next(parent for parent in (directory, *directory.parents) if parent.exists())
 
 
 def check_pressure(limits: Mapping[str, float], directory: Path = PRESSURE) -> Iterator[Finding]:
@@ -170,7 +192,7 @@ def _is_readable(target: Target, entry: Entry) -> bool:
 def _check_pins(config: Config, target: Target) -> Iterator[Finding]:
     """Try on a file of our own, beside nothing of the user's, how captured content would be kept."""
     base = target.store_dir or config.service.state_dir
-    existing = next(parent for parent in (base, *base.parents) if parent.exists())
+    existing = _existing(base)
     same, owner = existing.stat().st_dev == target.source.stat().st_dev, target.source.stat().st_uid
     what = f"{target.name}: pins"
     with tempfile.TemporaryDirectory(dir=existing) as scratch:

@@ -185,6 +185,25 @@ def test_what_is_queued_leaves_a_disk_without_inodes(config: Path, source: Path,
     assert digests(source) == download(hub, "acme/x", config.parent / "back")
 
 
+@pytest.mark.parametrize(("place", "what"), [("state", "state"), ("store", "run: store")])
+def test_check_tells_of_a_disk_without_inodes(config: Path, place: str, what: str) -> None:
+    """That of the state, and that of a store of its own, by the limit at which capture pauses; all else is looked at."""
+    disk = config.parent / place
+    config.write_text(config.read_text().replace("[[target]]", f'[[target]]\nstore_dir = "{config.parent}/store"'))
+    take_all = f"for n in $(seq 500); do : > {disk}/fill$n; done"
+    argv = [*small_disk(disk, "size=64m,nr_inodes=500", take_all), sys.executable, "-m", "hubsync", "check", "--online"]
+    done = subprocess.run(
+        [*argv, "--json", "-c", config], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    findings = json.loads(done.stdout)["findings"]
+    (found,) = [finding for finding in findings if finding["what"] == what]
+    assert ("disk_full", 73) == (found["error_kind"], done.returncode)
+    assert "inodes free" in found["said"]
+    assert "df -i" in found["hint"]
+    assert any("acme/x" in finding["what"] for finding in findings)
+
+
 def test_a_disk_that_fills_while_a_file_is_copied_is_no_unreadable_file(config: Path, source: Path, hub: LocalHub) -> None:
     """It is said as what it is, with its cure; the file is taken once there is room for it."""
     (source / "train.log").write_text("a line of a log\n" * 1_500_000)

@@ -9,7 +9,7 @@ from hubsync.errors import HubsyncError, SourceError, find_known
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.text import format_count
-from hubsync.pipeline.room import find_lack
+from hubsync.pipeline.room import Room, find_lack
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
 
@@ -100,7 +100,7 @@ class Guard:
 
     def has_room(self) -> bool:
         """Tell whether the disk of the store has room."""
-        lack = find_lack(self._store, self._min_free_bytes, is_paused=self.is_paused)
+        lack = self._find_lack()
         if lack is not None and not self.is_paused:
             self._since = datetime.now(UTC)
             inodes = self._store.inodes()
@@ -117,6 +117,9 @@ class Guard:
         """Return why what is settled is not committed, without figures that change; nothing if it is committed next."""
         return _NO_ROOM if self.is_paused else next((failure.error for failure in self._failures.values()), "")
 
+    def _find_lack(self) -> Room | None:
+        return find_lack(self._store.free_bytes(), self._store.inodes(), self._min_free_bytes, is_paused=self.is_paused)
+
     def hint_of(self, reason: str) -> str:
         """Return what to do about what is held for *reason*, if that is why all is stuck."""
         trouble = self.trouble() if reason == self.why_stuck() else None
@@ -126,7 +129,7 @@ class Guard:
         """Return why the target does not go on, for people; ``None`` if it does."""
         if self.halted is not None:
             return LastError(str(self.halted), self.halted.error_kind, self.halted.hint, self._since)
-        lack = find_lack(self._store, self._min_free_bytes, is_paused=True) if self.is_paused else None
+        lack = self._find_lack() if self.is_paused else None
         if lack is None:
             return next(iter(self._failures.values()), None)
         paused = f"capture is paused: {lack}, on the disk of {self._store.directory}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from hubsync.monitor.text import format_bytes, format_count
-from hubsync.store.snapshot import Store
+from hubsync.store.reserve import Inodes
 
 _PUBLISHING = "publishing goes on and frees what it has sent"
 _BYTES_HINT = f"free some space there, or see which mirror keeps the backlog; {_PUBLISHING}"
@@ -32,15 +32,15 @@ class Room(Struct, frozen=True):
         return f"{self.show(self.free)} free, {self.why} {self.show(self.least)}"
 
 
-def find_lack(store: Store, min_free_bytes: int, *, is_paused: bool) -> Room | None:
-    """Return what there is too little of; if capture *is_paused*, for it to go on."""
-    rooms = _list_rooms(store, min_free_bytes)
+def find_lack(free_bytes: int, inodes: Inodes | None, min_free_bytes: int, *, is_paused: bool = False) -> Room | None:
+    """Return what a disk has too little of; if capture *is_paused*, for it to go on."""
+    rooms = _list_rooms(free_bytes, inodes, min_free_bytes)
     return next((room for room in rooms if room.free < (room.resume_at if is_paused else room.least)), None)
 
 
-def _list_rooms(store: Store, min_free_bytes: int) -> Iterator[Room]:
-    yield Room(store.free_bytes(), min_free_bytes, "min_free is", format_bytes, _BYTES_HINT)
-    if (inodes := store.inodes()) is not None:
+def _list_rooms(free_bytes: int, inodes: Inodes | None, min_free_bytes: int) -> Iterator[Room]:
+    yield Room(free_bytes, min_free_bytes, "min_free is", format_bytes, _BYTES_HINT)
+    if inodes is not None:
         least = min(_MOST_INODES, inodes.total // _INODES_SHARE)
         yield Room(inodes.free, least, "publishing may need", _show_inodes, _INODES_HINT)
 

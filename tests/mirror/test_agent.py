@@ -143,6 +143,24 @@ def test_the_token_is_shown_to_the_lfs_api_only(server: LfsServer, store: Store)
     assert {"acme"} == shown
 
 
+def test_an_address_on_another_host_gets_no_token(server: LfsServer, store: Store) -> None:
+    """Also where the answer leaves it to us to sign in: only the API's own host is told the token then."""
+    plain = server.batch
+
+    def batch(asked: dict[str, Any]) -> dict[str, Any]:
+        answer = plain(asked)
+        for thing in answer["objects"]:
+            del thing["authenticated"]
+        return answer
+
+    server.batch = batch  # type: ignore[method-assign]
+
+    store.upload(store.pin(b"small"))
+
+    signed = {request.path.split("/")[1]: "Authorization" in request.headers for request in server.requests}
+    assert {"acme": True, "whole": False, "verify": True} == signed
+
+
 def test_what_the_server_has_is_not_sent(server: LfsServer, store: Store) -> None:
     """An object without actions is done."""
     oid = store.pin(b"known")
