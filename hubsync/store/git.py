@@ -506,6 +506,9 @@ def sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as exc:
+        exc.filename = str(directory)  # of a descriptor the system names none
+        raise
     finally:
         os.close(fd)
 

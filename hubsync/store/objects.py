@@ -111,9 +111,13 @@ class Objects:
             self.discard(pin)
             return False
 
-        with state_errors():
-            for directory in (goal.parent, goal.parent.parent, self.directory):
-                sync_directory(directory)
+        try:
+            with state_errors():
+                for directory in (goal.parent, goal.parent.parent, self.directory):
+                    sync_directory(directory)
+        except BaseException:  # whoever tries again would find it, and take it for durable
+            self.discard(Pin(goal, pin.kind))
+            raise
 
         return True
 

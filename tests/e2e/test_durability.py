@@ -1,13 +1,15 @@
 """What a power cut finds on the disk: each thing is synced before what names it, as strace sees it of a publication."""
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from outside import strace
-from support.running import ROOT, endpoint, write_config
+import pytest
+from outside import repository, strace
+from support.running import ROOT, digests, download, endpoint, hubsync, write_config
 
 from hubsync.localhub import LocalHub
 
@@ -70,3 +72,25 @@ def test_what_is_named_is_on_the_disk_before_its_name(tmp_path: Path) -> None:
         assert found, (kind, pattern, done)
         assert at < found[0], (kind, pattern, done)
         at = found[0]
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_what_the_disk_did_not_take_is_not_counted_on(tmp_path: Path, when: int) -> None:
+    """Each thread's and each git's sync of that number fails: nothing of it is kept, and the next run publishes all."""
+    source, state = tmp_path / "run", tmp_path / "state"
+    source.mkdir()
+    (source / "model.bin").write_bytes(b"\0" + os.urandom(1000))
+    (source / "notes.txt").write_text("small")
+    oid = hashlib.sha256((source / "model.bin").read_bytes()).hexdigest()
+    with LocalHub(tmp_path / "hub") as hub:
+        config = write_config(tmp_path / "hubsync.toml", source, {endpoint(hub): "acme/x"}, capture='"copy"')
+        argv = [*strace(tmp_path / "trace", "fsync"), "-e", f"inject=fsync:error=EIO:when={when}", sys.executable, "-m",
+                "hubsync", "once", "-c", str(config)]  # fmt: skip
+        failed = subprocess.run(argv, cwd=ROOT, check=False, capture_output=True, text=True)
+
+        assert 1 == failed.returncode
+        assert "Input/output error" in failed.stderr or "couldn't write" in failed.stderr
+        assert not list(state.rglob(oid))
+        assert not repository(hub).exists() or "model.bin" not in download(hub, "acme/x", tmp_path / "first")
+        assert 0 == hubsync(config, "once").returncode
+        assert digests(source) == download(hub, "acme/x", tmp_path / "back")
