@@ -94,7 +94,7 @@ def compare_tools(sizes: Sizes, repeats: int, only: str) -> Iterator[Runs]:
         for each in choose(sizes.unit_bytes, sizes.files, sizes.unchanged)
     ]
     measured += [
-        (each.name, 1, lambda base, each=each: measure_live(each, base))  # type: ignore[misc]
+        (each.name, 1 if each.is_slow else repeats, lambda base, each=each: measure_live(each, base))  # type: ignore[misc]
         for each in choose_live(sizes.unit_bytes, sizes.over_s, sizes.appends, sizes.checkpoints)
     ]
     runs: Runs = {}

@@ -18,6 +18,7 @@ from measure import Figures
 from tools import ROOT, Place
 
 HERE = Path(__file__).parent
+_READ_BYTES = 1 << 20
 _SAMPLE_S = 0.2
 _POLL_S = 0.02
 
@@ -101,7 +102,15 @@ class Running:
 
 
 def run(tool: str, place: Place, hub: dict[str, str]) -> Figures:
-    """Let *tool* publish once, and return what it took."""
+    """Let *tool* publish once, and return what it took.
+
+    All find the data in the page cache: one that lets go of what it has read must not make the next one read the disk.
+    """
+    for folder, _, names in os.walk(place["data"]):
+        for name in names:
+            with open(os.path.join(folder, name), "rb", buffering=0) as file:  # noqa: PTH118, PTH123 - of very many
+                while file.read(_READ_BYTES):
+                    pass
     with Running(tool, place, hub) as running:
         pass
     return running.figures

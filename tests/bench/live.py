@@ -19,17 +19,21 @@ _QUIET_S = 1.0
 
 @dataclass(frozen=True)
 class Live:
-    """A workload of its own kind; *measure* gets a directory and a Hub and returns tool → figures."""
+    """A workload of its own kind; *measure* gets a directory and a Hub and returns tool → figures.
+
+    Those that write over a minute or a day are measured once, others as often as all are.
+    """
 
     name: str
     measure: Callable[[Path, dict[str, str]], dict[str, Figures]]
+    is_slow: bool = True
 
 
 def choose_live(unit_bytes: int, over_s: float, appends: int, days: int) -> list[Live]:
     """Return the workloads with a writer."""
     size = f"{unit_bytes / (1 << 30):g} GiB"
     return [
-        Live(f"{size} unit, moved in", lambda base, hub: _arrival(base, hub, unit_bytes)),
+        Live(f"{size} unit, moved in", lambda base, hub: _arrival(base, hub, unit_bytes), is_slow=False),
         Live(f"16 shards, {size}, over {over_s:.0f} s", lambda base, hub: _lag(base, hub, unit_bytes, over_s)),
         Live(f"a log, {appends:,} appends", lambda base, hub: _log(base, hub, appends, over_s)),
         Live(f"{days} checkpoints, the last 2 kept", lambda base, hub: _day(base, hub, unit_bytes // 16, days)),
