@@ -34,6 +34,17 @@ class PinKind(Enum):
     COPY = "copy"
 
 
+SPOILED_HINTS = {
+    PinKind.LINK: "its writer wrote into the file in place, and its next state is published instead; to publish each state, let "
+    'it write a new file and rename it, or set capture = "copy" for this target',
+    **dict.fromkeys(
+        (PinKind.COPY, PinKind.REFLINK),
+        "it is taken from the source or another mirror again, if one has it; only the disk or a hand can have changed it: "
+        "see `dmesg`, and the disk of the state directory",
+    ),
+}
+
+
 class Pin(Struct, frozen=True):
     """A pin that has no oid yet, at a temporary path."""
 

@@ -25,7 +25,7 @@ from hubsync.store.git import CommitHeader, FastImport, Git, TreeChange, TreeEnt
 from hubsync.store.hashing import shared
 from hubsync.store.ledger import Ledger
 from hubsync.store.mend import is_whole, shows_damage
-from hubsync.store.objects import Objects, PinKind, state_errors
+from hubsync.store.objects import SPOILED_HINTS, Objects, PinKind, state_errors
 from hubsync.store.pointer import MAX_BYTES, Pointer, decode_pointer
 from hubsync.store.private import expect_no_link, make_private
 from hubsync.store.pruned import Pruned
@@ -396,8 +396,10 @@ class Store:
         return path.exists()
 
     def _drop_spoiled(self, oid: str, size: int) -> None:
+        kind, *_ = self.ledger.pin(oid) or (PinKind.LINK,)
+        path = next((name for name, _ in self.ledger.paths_of(oid)), None)
         self._unpin(oid)
-        log.warning("object.spoiled", oid=oid, bytes=size, hint="the next state of the file is published instead")
+        log.warning("object.spoiled", oid=oid, path=path, bytes=size, hint=SPOILED_HINTS[kind])
 
     def pin_again(self, oid: str) -> bool:
         """Pin *oid* from a source file that still holds it; return whether that worked."""

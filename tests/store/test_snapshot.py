@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from support.rig import Rig, safetensors
 
 from hubsync.errors import HubsyncError
@@ -203,6 +204,23 @@ def test_a_pin_whose_bytes_were_rewritten_is_noticed(local: Rig, spoil: Callable
 
     assert not local.store.has_intact(digest(content))
     assert set() == local.held_objects()
+
+
+@pytest.mark.parametrize(("capture", "cure"), [("link", 'capture = "copy"'), ("copy", "dmesg")])
+def test_who_spoiled_a_pin_is_told_with_the_cure(make_rig: Callable[..., Rig], capture: str, cure: str) -> None:
+    """A link is changed by whoever writes the file, a copy by nobody but the disk or a hand."""
+    rig = make_rig(capture=capture)
+    path = rig.write("model.bin", b"\0" * 5000)
+    rig.commit()
+    oid = digest(b"\0" * 5000)
+    rewrite_in_place(path if capture == "link" else rig.store.objects.path(oid))
+
+    with capture_logs() as entries:
+        assert not rig.store.check_pin(oid)
+
+    [said] = [entry for entry in entries if entry["event"] == "object.spoiled"]
+    assert ("model.bin", oid) == (said["path"], said["oid"])
+    assert cure in said["hint"]
 
 
 def test_a_pin_whose_file_was_only_touched_is_intact(local: Rig) -> None:
