@@ -76,15 +76,19 @@ def _damaged_packs(git: Git, directory: Path) -> Iterator[Path]:
     packs = {pack.with_suffix(".idx"): pack for pack in sorted(directory.glob("*.pack"))}
     if not packs or git.run("verify-pack", *map(str, packs), check=False).returncode == 0:
         return
+    made_again = 0
     for index, pack in packs.items():
         if git.run("verify-pack", str(index), check=False).returncode == 0:
             continue
         new = git.git_dir / "tmp_index.idx"
         if git.run("index-pack", "-o", str(new), str(pack), check=False).returncode == 0:
             new.replace(index)
-            log.warning("state.recovered", what="objects", path=str(index), reason="the index is made again", files=1)
+            made_again += 1
         else:
             yield pack
+    if made_again:
+        reason = "indexes were damaged or missing, and are made again"
+        log.warning("state.recovered", what="objects", path=str(directory), reason=reason, files=made_again)
 
 
 def _salvage(git: Git, pack: Path) -> None:

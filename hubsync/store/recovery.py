@@ -86,7 +86,7 @@ def recover(directory: Path, source: Path, git: Git, ledger: Ledger) -> bool:
     (git.git_dir / MARK).unlink(missing_ok=True)
     if ledger.was_rebuilt and git.read_ref(SNAPSHOTS) is not None:
         _tell("ledger", directory, "it was missing or damaged, and is made again")
-    if broken:
+    if broken and not damaged:  # else it named what was damaged
         _tell("refs", git.git_dir, "a ref named no commit, or was missing", broken)
     if damaged:
         _tell("objects", git.git_dir, "git objects were damaged", damaged)
