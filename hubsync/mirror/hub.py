@@ -78,7 +78,7 @@ class Hub(Struct, frozen=True):
         except HfHubHTTPError as exc:
             return RepoState(self._read_refusal(exc))
         except _NO_ANSWERS:
-            return RepoState(Visibility.UNKNOWN)  # something answered, but not as a Hub does
+            return RepoState(Visibility.UNKNOWN, is_page=True)  # something answered, but not as a Hub does
         except Exception as exc:
             raise _translated("look at the repository", exc) from exc
 

@@ -18,11 +18,15 @@ class Visibility(Enum):
 
 
 class RepoState(Struct, frozen=True):
-    """What is at a repository's address now; it is called *repo_id*, and *head* is that of its default branch."""
+    """What is at a repository's address now; it is called *repo_id*, and *head* is that of its default branch.
+
+    *is_page*: something answered that is no API, such as a login page.
+    """
 
     visibility: Visibility
     repo_id: str = ""
     head: str | None = None
+    is_page: bool = False
 
 
 class Pull(Struct, frozen=True):

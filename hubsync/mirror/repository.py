@@ -41,6 +41,8 @@ class Repository:
             return
         mirror = self._mirror
         state = self._hub.look(mirror)
+        if state.visibility is Visibility.UNKNOWN and self._is_told:  # it may be public by now
+            raise _no_hub()
         self._expect_same_name(state)
         self._expect_there(state)
         if state.visibility is Visibility.MISSING and self._hub.create(mirror):
@@ -75,6 +77,8 @@ class Repository:
             state = self._hub.look(self._mirror)
             self._expect_same_name(state)
             self._expect_there(state)
+            if state.is_page:  # the repository may be there, or would have been made
+                raise _no_hub() from exc
 
     def state(self) -> object:
         """Return what changes when the repository does: its name, who may see it, and its head."""
@@ -108,3 +112,12 @@ class Repository:
                 retryable=False,
                 hint=f'write "{state.repo_id}" instead of "{self._mirror.repo_id}" in the config',
             )
+
+
+def _no_hub() -> MirrorError:
+    return MirrorError(
+        "look at the repository: what answers is no Hub",
+        error_kind="server",
+        retryable=True,
+        hint="perhaps a proxy or a login page answers in its place; hubsync tries again by itself",
+    )

@@ -351,7 +351,8 @@ _EVENTS = (
         ("oid", "path", "bytes", "hint"),
         "what was kept[ of {path}] to be sent was changed, and is dropped[; {hint}]",
         "A file was rewritten in place while it waited, or the disk or a hand changed a copy of it. What was changed is "
-        "never sent: it is taken from the source or a mirror that has it, else the next state of the file is published instead.",
+        "never sent: it is taken from the source or a mirror that has it, else the next state of the file is published "
+        "instead.",
         'Let the writer replace files instead (write, then rename), or set `capture = "copy"` for this target. '
         "If it is set already, see the disk of the state directory.",
     ),

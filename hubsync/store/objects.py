@@ -35,8 +35,8 @@ class PinKind(Enum):
 
 
 SPOILED_HINTS = {
-    PinKind.LINK: "its writer wrote into the file in place, and its next state is published instead; to publish each state, let "
-    'it write a new file and rename it, or set capture = "copy" for this target',
+    PinKind.LINK: "its writer wrote into the file, and its next state is published instead; to publish each state, "
+    'let it write a new file and rename it, or set capture = "copy" for this target',
     **dict.fromkeys(
         (PinKind.COPY, PinKind.REFLINK),
         "it is taken from the source or another mirror again, if one has it; only the disk or a hand can have changed it: "

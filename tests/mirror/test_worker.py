@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
+from support.fault_proxy import FaultProxy
 from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig
 
+from hubsync.localhub import LocalHub
 from hubsync.mirror.trouble_notes import TroubleNotes
 from hubsync.mirror.worker import MirrorWorker
 from hubsync.service import open_limits
@@ -120,6 +122,28 @@ def test_what_the_system_refuses_is_said_once(worker: MirrorWorker) -> None:
     [line] = said
     assert ("mirror.failed", "local_io") == (line["event"], line["error_kind"])
     assert "LimitNOFILE=" in line["hint"]
+
+
+@pytest.mark.parametrize("knows_hub", [False, True])
+def test_a_page_in_place_of_the_api_is_waited_out(hub: LocalHub, make_rig: Callable[..., Rig], *, knows_hub: bool) -> None:
+    """A login page tells neither that no repository is there, nor that one which is there is private as before."""
+    with FaultProxy(hub) as proxy:
+        rig = make_rig(proxy)
+        worker = rig.work.workers[0]
+        if knows_hub:
+            rig.write("a.txt", b"1")
+            rig.commit()
+            assert worker.run() is not None
+        rig.write("b.bin", b"\0" * 100)
+        rig.commit()
+        proxy.show(" /api/", lambda exchange: exchange.answer(200, b"<html>sign in</html>", {"Content-Type": "text/html"}))
+        assert worker.run() is None
+        assert worker.trouble is not None
+        assert ("server", True) == (worker.trouble.error.error_kind, worker.trouble.error.retryable)
+        assert "login page" in worker.trouble.hint
+        proxy.clear()
+
+        assert worker.run(now=True) is not None
 
 
 def test_a_stop_is_no_failure(rig: Rig, server: PlainServer) -> None:
