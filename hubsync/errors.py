@@ -75,6 +75,7 @@ _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _CURES = {
     **dict.fromkeys(NO_ROOM, FULL_HINT),
     **dict.fromkeys(_OUT_OF_FILES, "raise the limit of open files (LimitNOFILE= in the unit, ulimit -n)"),
+    errno.EFBIG: "raise the limit of the size of files (LimitFSIZE= in the unit, ulimit -f)",
     errno.EAGAIN: TASKS_HINT,
     errno.ENOMEM: "free memory, or allow hubsync more of it (MemoryMax= in the unit, ulimit -v)",
 }
@@ -86,10 +87,15 @@ def is_limit(exc: OSError) -> bool:
     return exc.errno in _OUT_OF_FILES
 
 
+def find_cure(exc: OSError) -> str:
+    """Return what to do about a limit that *exc* speaks of; nothing if it speaks of none."""
+    return _CURES.get(exc.errno or 0, "")
+
+
 def read_os_error(exc: OSError) -> StateError:
     """Return what the system says of a disk, or of a limit, as an error with a cure; it may pass."""
     kind = DiskFullError if exc.errno in NO_ROOM else StateError
-    error = kind(str(exc), hint=_CURES.get(exc.errno or 0, _DISK_HINT))
+    error = kind(str(exc), hint=find_cure(exc) or _DISK_HINT)
     error.retryable = True
     error.__cause__ = exc
 

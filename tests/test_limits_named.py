@@ -2,17 +2,21 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 import structlog
+from support.rig import Rig
 
-from hubsync.errors import find_known
+from hubsync.errors import StateError, find_known
 from hubsync.jobs import Jobs, every
 from hubsync.mirror.failures import read_failure
 from hubsync.store.git import read_failure as read_git_failure
+from hubsync.store.objects import state_errors
 from hubsync.store.process import Finished
 
 _REFUSED = "resource temporarily unavailable"
@@ -58,6 +62,32 @@ except RuntimeError as exc:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert "TasksMax=" in done.stdout, done.stderr
+
+
+def test_a_copy_that_may_not_grow_is_no_fault_of_the_file(make_rig: Callable[..., Rig]) -> None:
+    """Other files go on; of this one the limit to raise is said."""
+    rig = make_rig(capture="copy")
+    rig.write("model.bin", b"\0" * 2_000_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        with structlog.testing.capture_logs() as lines:
+            rig.commit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    [line] = [line for line in lines if line["event"] == "file.unreadable"]
+    assert "model.bin" == line["path"]
+    assert "LimitFSIZE=" in line["hint"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EFBIG])
+def test_what_the_state_meets_names_the_limit(number: int) -> None:
+    """To open a target meets limits as well."""
+    with pytest.raises(StateError) as refused, state_errors():
+        raise OSError(number, os.strerror(number))
+
+    assert "ulimit" in refused.value.hint
 
 
 @pytest.mark.parametrize("said", NO_FORK.values(), ids=NO_FORK)

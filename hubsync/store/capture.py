@@ -12,7 +12,15 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hubsync.errors import NO_ROOM, FileChangedError, FileUnreadableError, HubsyncError, StateError, read_os_error
+from hubsync.errors import (
+    NO_ROOM,
+    FileChangedError,
+    FileUnreadableError,
+    HubsyncError,
+    StateError,
+    find_cure,
+    read_os_error,
+)
 from hubsync.monitor.text import format_bytes
 from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.git import EXECUTABLE, REGULAR, blob_id
@@ -379,7 +387,7 @@ def _hash_pin(fd: int, pin: Pin, take: Callable[[memoryview], None]) -> Steps[st
 
 def _read_failure(path: str, exc: OSError) -> HubsyncError:
     """Return what stopped a capture: want of room is the copy's, and says nothing of the file."""
-    return read_os_error(exc) if exc.errno in NO_ROOM else FileUnreadableError(path, words(exc))
+    return read_os_error(exc) if exc.errno in NO_ROOM else FileUnreadableError(path, words(exc), hint=find_cure(exc))
 
 
 def _expect_small_enough(path: str, size: int) -> None:

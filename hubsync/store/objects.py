@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from hubsync.errors import FULL_HINT, NO_ROOM, DiskFullError, FileUnreadableError, StateError
+from hubsync.errors import FULL_HINT, NO_ROOM, DiskFullError, FileUnreadableError, StateError, find_cure
 from hubsync.store.cache import let_go
 from hubsync.store.git import sync_directory
 
@@ -196,4 +196,4 @@ def state_errors() -> Iterator[None]:
             raise DiskFullError(str(exc), hint=FULL_HINT) from exc
         if exc.errno == errno.EIO:
             raise FileUnreadableError("", str(exc), hint="the disk reports an error; look at the kernel's log") from exc
-        raise StateError(str(exc)) from exc
+        raise StateError(str(exc), hint=find_cure(exc)) from exc
