@@ -380,7 +380,10 @@ class Ledger(ProofRows):
         self._is_damaged = self._is_damaged or kind in _DAMAGE
         hint = "see whose it is, and its disk; it may be moved away: it is made again" if kind in _OUTSIDE else DAMAGE_HINT
 
-        return StateError(f"ledger {self._path}: {exc}", hint=hint)
+        error = StateError(f"ledger {self._path}: {exc}", hint=hint)
+        error.retryable = kind in _OUTSIDE
+
+        return error
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hubsync.errors import StateError
 from hubsync.store.capture import Captured
 from hubsync.store.git import REGULAR, TreeEntry
 from hubsync.store.ledger import Ledger, copy_ledger
@@ -119,6 +121,21 @@ def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
 
     assert [] == list(ledger.states())
     assert ledger.meta("snapshot") is None
+
+
+def test_a_disk_that_fails_may_be_tried_again(ledger: Ledger) -> None:
+    """What lies outside of the ledger passes: a mirror that meets it is not parked until somebody comes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # Python ignores the signal, so that each write fails
+    try:
+        with pytest.raises(StateError, match="disk I/O error") as failure:
+            ledger.record_uploads("hf:me/model", ["0" * 64])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    ledger.record_uploads("hf:me/model", ["0" * 64])
+
+    assert failure.value.retryable
+    assert ledger.uploaded("hf:me/model", ["0" * 64])
 
 
 def test_below_a_directory_are_its_own_files_only(ledger: Ledger) -> None:
