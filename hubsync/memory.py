@@ -27,10 +27,14 @@ def give_back() -> None:
     The first time sets aside what the imports made: it stays, and to look through it took most of each later time.
     """
     gc.collect()
-    if not gc.get_freeze_count():
-        gc.freeze()
+    _freeze()
     if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
         trim(0)
+
+
+@functools.cache  # once; to ask whether it was done counts all that is frozen
+def _freeze() -> None:
+    gc.freeze()
 
 
 @functools.cache  # each one is a class of its own, and garbage in a circle

@@ -155,8 +155,9 @@ class TargetRun:
         if self.is_paused:
             return
         with bound(target=self.target.name):
-            self.work.pipeline.commit()
-        give_back()
+            commits = self.work.pipeline.commit()
+        if commits:
+            give_back()
         self.watcher.look_again()  # a file that was still being written must become quiet anew
         self.wake_mirrors()
 
@@ -251,7 +252,8 @@ class TargetRun:
         if self.is_paused:
             return
         published = worker.run(early=not self._is_finishing)  # what is not complete by now will not be
-        give_back()
+        if published is not None or worker.trouble is not None:
+            give_back()
         if published is not None or worker.publisher.supply.take_healed():
             self._jobs.wake(self._prove_name(worker.mirror))
         self.work.release()
@@ -267,10 +269,13 @@ class TargetRun:
     def _prove(self, worker: MirrorWorker, keeper: ReceiptKeeper) -> None:
         """Bring a mirror's receipts up to date, unless the mirror is in trouble, or its Hub asked for a wait."""
         wait_s = worker.wait_s() if worker.trouble is None else max(_TROUBLED_S, worker.wait_s())
-        again_s = wait_s if wait_s > 0 else keeper.keep()
+        if wait_s > 0:
+            again_s: float | None = wait_s
+        else:
+            again_s = keeper.keep()
+            give_back()
         if worker.publisher.supply.is_owed():
             self._jobs.wake(self._push_name(worker))
-        give_back()
         if again_s is not None:
             self._jobs.wake(self._prove_name(worker.mirror), after_s=max(0.1, again_s))
         self._on_change()
