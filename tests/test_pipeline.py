@@ -264,7 +264,7 @@ def test_a_shard_that_is_saved_again_waits_for_its_marker(local: Rig) -> None:
 
     assert [] == local.commit()
 
-    assert "is not what was published, but trainer_state.json is" in local.pipeline.held()["checkpoint-1/"]
+    assert "is not what was captured, but trainer_state.json is" in local.pipeline.held()["checkpoint-1/"]
     (local.source / "checkpoint-1/trainer_state.json").touch()
     assert 1 == len(local.commit())
     (local.source / shard).touch()
