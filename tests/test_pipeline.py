@@ -763,6 +763,21 @@ def test_a_deletion_that_was_seen_before_a_restart_is_propagated(server: PlainSe
     assert {"b.txt": b"x", "c.txt": b"x"} == server.read_all(REPO)
 
 
+def test_what_no_mirror_has_yet_is_not_said_to_be_published(make_rig: MakeRig) -> None:
+    """Of a source that lost its files the captured ones are counted, wherever they are by then."""
+    rig = make_rig(deletes="propagate")
+    for number in range(5):
+        rig.write(f"{number}.txt", b"x")
+    rig.commit()
+
+    for left in (2, 0):
+        for number in range(left, 5):
+            (rig.source / f"{number}.txt").unlink(missing_ok=True)
+        assert [] == rig.commit()
+        assert f"captured{' paths' * bool(left)}" in str(rig.pipeline.halted)
+        assert "published" not in str(rig.pipeline.halted)
+
+
 def test_a_large_deletion_halts_until_it_is_confirmed(server: PlainServer, make_rig: MakeRig) -> None:
     """More than half of the paths at once is an accident until a person says otherwise, also after a restart."""
     rig = make_rig(server, deletes="propagate")
