@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from hubsync.config.model import Config, Mirror, Target
 from hubsync.errors import HubsyncError, UsageError
+from hubsync.mirror.lost import SPOILED_HINT
 from hubsync.mirror.record import LEFT, is_gone, read_published
 from hubsync.mirror.view import WHY_LOST, View, revision_of
 from hubsync.monitor.status import MirrorStatus, Status
@@ -347,7 +348,9 @@ class _Explainer:
         if status is not None and (trouble := status.last_error) is not None:
             return f"waits: the mirror is {status.state}: {trouble.error}", trouble.hint
         if published is not None and self._store.is_ancestor(self._snapshot_of(path) or "", published):
-            return "the mirror refused it, or somebody else's version stands there", "see its events in the log"
+            refused = "the mirror refused it, or somebody else's version stands there", "see its events in the log"
+            spoiled = view.lost.find_spoiled(path, mirror.name)
+            return (f"{spoiled} was changed or deleted here before it was uploaded", SPOILED_HINT) if spoiled else refused
         if status is not None and status.waits_for:
             return f"waits for {status.waits_for}", ""
         behind = format_count(len(self._store.backlog(published)), "snapshot")
@@ -356,10 +359,8 @@ class _Explainer:
         return f"waits to be published, {behind} behind", hint
 
     def _unmerged(self, mirror: Mirror) -> str:
-        status = self._mirrors.get(mirror.name)
-        return (
-            f", in a pull request that is not merged yet: {status.pull_request}" if status and status.pull_request else ""
-        )
+        pull = status.pull_request if (status := self._mirrors.get(mirror.name)) else None
+        return f", in a pull request that is not merged yet: {pull}" if pull else ""
 
     def _shown_at(self, git: Git, mirror: Mirror, path: str, blob: TreeEntry) -> str | None:
         """Return the mirror's commit that shows *path* as the newest snapshot has it, on any branch that should."""

@@ -105,6 +105,13 @@ def place_links(here: Path, outside: Outside) -> None:
     (here / "proc").symlink_to("/proc/self/environ")
 
 
+def place_at_odd_times(here: Path, _: Outside) -> None:
+    """Write files of before 1970, and of after 2262, whose nanoseconds need more than 64 bits with a sign."""
+    for name, year in {"1950.txt": 1950, "2300.txt": 2300, "2300.arrow": 2300, "2400.txt": 2400}.items():
+        write(here / name, name)
+        os.utime(here / name, (0, (year - 1970) * 365.25 * 86400))
+
+
 def place_devices(here: Path, _: Outside) -> None:
     write(here / "file.txt", "f")
     os.mkfifo(here / "fifo")
@@ -154,6 +161,9 @@ REFUSED = {
 }  # fmt: skip
 
 CATALOGUE = {
+    "times that no counter holds": Row(
+        place_at_odd_times, shown=shown("1950.txt", "2300.txt", "2300.arrow", "2400.txt")
+    ),
     "FS15 names that git keeps for itself": Row(named(*REFUSED, "plain"), shown("plain"), REFUSED),
     "FS14 names that are options, or do something to a terminal or a shell": Row(named(*ODD), shown(*ODD)),
     "FS16 a repository with hooks, config includes, alternates, a submodule": Row(

@@ -264,7 +264,7 @@ def test_a_shard_that_is_saved_again_waits_for_its_marker(local: Rig) -> None:
 
     assert [] == local.commit()
 
-    assert "is not what was published, but trainer_state.json is" in local.pipeline.held()["checkpoint-1/"]
+    assert "is not what was captured, but trainer_state.json is" in local.pipeline.held()["checkpoint-1/"]
     (local.source / "checkpoint-1/trainer_state.json").touch()
     assert 1 == len(local.commit())
     (local.source / shard).touch()
@@ -761,6 +761,21 @@ def test_a_deletion_that_was_seen_before_a_restart_is_propagated(server: PlainSe
     rig.update()
 
     assert {"b.txt": b"x", "c.txt": b"x"} == server.read_all(REPO)
+
+
+def test_what_no_mirror_has_yet_is_not_said_to_be_published(make_rig: MakeRig) -> None:
+    """Of a source that lost its files the captured ones are counted, wherever they are by then."""
+    rig = make_rig(deletes="propagate")
+    for number in range(5):
+        rig.write(f"{number}.txt", b"x")
+    rig.commit()
+
+    for left in (2, 0):
+        for number in range(left, 5):
+            (rig.source / f"{number}.txt").unlink(missing_ok=True)
+        assert [] == rig.commit()
+        assert f"captured{' paths' * bool(left)}" in str(rig.pipeline.halted)
+        assert "published" not in str(rig.pipeline.halted)
 
 
 def test_a_large_deletion_halts_until_it_is_confirmed(server: PlainServer, make_rig: MakeRig) -> None:

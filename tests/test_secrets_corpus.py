@@ -85,6 +85,8 @@ HELD: dict[str, str | bytes] = {
     "table.csv": f"step,token\n1,{HF}\n",
     "powershell.txt": f"$env:HF_TOKEN = '{HF}'\r\n".encode("utf-16"),
     "big-endian.txt": b"\xfe\xff" + f"token {HF}".encode("utf-16-be"),
+    "no-mark.txt": f"$env:HF_TOKEN = '{HF}'\r\n".encode("utf-16-le"),
+    "big-endian-no-mark.txt": f"token {HF}".encode("utf-16-be"),
     "names.npy": names("<U40", HF.encode("utf-32-le")),
     "names-big-endian.npy": names(">U40", HF.encode("utf-32-be")),
     "names.npz": zipped("names.npy", names("<U40", HF.encode("utf-32-le")), zipfile.ZIP_DEFLATED),

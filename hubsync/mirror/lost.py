@@ -12,6 +12,9 @@ from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
 
 _KEY = "lost"
+SPOILED_HINT = (
+    "its next version is published; in a unit, when that is saved again (if not, `hubsync explain` says what to touch)"
+)
 
 
 class LostVersion(NamedTuple):
@@ -53,6 +56,17 @@ class Lost:
             known = self._current()
             if known.keys() != self._noted().keys():
                 self._store.ledger.set_meta(_KEY, json.dumps(known))
+
+    def find_spoiled(self, path: str, mirror: str) -> str | None:
+        """Return which file, of what is published with *path*, was changed before *mirror* had it; ``None`` if none was."""
+        ledger, unit = self._store.ledger, unit_of(self._target, path)
+        paths = [path] if unit is None else ledger.tree_below(unit)
+        blobs = {name: entry.blob for name in paths if (entry := ledger.in_tree(name)) is not None}
+        pointers = self._store.pointers(blobs.values())
+        oids = {name: pointers[blob].oid for name, blob in blobs.items() if blob in pointers}
+        gone = {oid for oid in oids.values() if not (self._store.objects.has(oid) or ledger.paths_of(oid))}
+        gone -= ledger.uploaded(mirror, gone) | ledger.lost_objects(mirror).keys()
+        return min((name for name, oid in oids.items() if oid in gone), default=None)
 
     def _noted(self) -> dict[str, LostVersion]:
         noted = json.loads(self._store.ledger.meta(_KEY) or "{}")

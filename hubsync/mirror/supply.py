@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from msgspec import Struct
 
 from hubsync.errors import MirrorError
+from hubsync.mirror.lost import SPOILED_HINT
 from hubsync.mirror.refusals import Refusals
 from hubsync.mirror.roles import expand_include
 from hubsync.mirror.uploader import Objects, Uploader
@@ -144,7 +145,7 @@ class Supply:
                 f"{gone} no other mirror has it",
                 error_kind="spoiled",
                 retryable=False,
-                hint="nothing: its next version is published",
+                hint=SPOILED_HINT,
             )
         return MirrorError(
             f"{gone} the mirror that has it does not give it: {failure}",

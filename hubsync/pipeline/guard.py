@@ -43,7 +43,7 @@ class Guard:
         count = self._store.ledger.count_tree()
         if count and not files and is_all:
             raise SourceError(
-                f"{self._target.source} is empty, but {format_count(count, 'path')} of it were published",
+                f"{self._target.source} is empty, but {format_count(count, 'path')} of it were captured",
                 hint="see whether its disk is mounted; nothing is deleted on the mirrors",
             )
         if self._target.deletes == "propagate" and self.halted is not None:
@@ -59,7 +59,7 @@ class Guard:
             return True
         self.halt(
             SourceError(
-                f"{len(gone)} of {count} published paths are gone from {self._target.source}",
+                f"{len(gone)} of {count} captured paths are gone from {self._target.source}",
                 hint=f"if they were meant to go, run: hubsync once {self._target.name} --confirm-deletes",
             )
         )

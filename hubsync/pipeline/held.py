@@ -27,9 +27,9 @@ def since_change(path: Path, seen: datetime | None) -> datetime | None:
     """Return since when what is at *path* waits: since *seen*, or since its last change if a restart was between."""
     try:
         status = path.lstat()
-    except OSError:
+        changed = datetime.fromtimestamp(max(status.st_mtime, status.st_ctime), UTC)
+    except (OSError, OverflowError, ValueError):  # it is gone, or of a year that has no name
         return seen
-    changed = datetime.fromtimestamp(max(status.st_mtime, status.st_ctime), UTC)
 
     return changed if seen is None else min(seen, changed)
 

@@ -22,7 +22,7 @@ HEAD_BYTES = 1 << 20
 _PIECE = 1 << 20
 _OVERLAP = 4096  # no secret is longer than what its pattern needs of it
 _SAMPLE = 8192
-_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell writes text
+_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell writes text
 
 
 class Scanner:
@@ -77,7 +77,7 @@ class Scanner:
 
     def _begin(self, content: bytes) -> None:
         self._is_archive = is_archive(content)
-        self._is_wide = content.startswith(_WIDE)
+        self._is_wide = _is_wide(content)
         self._is_text = self._is_wide or b"\0" not in content[:_SAMPLE]
         limit = TEXT_BYTES if self._is_text else HEAD_BYTES
         self._end = self._size if self._size <= WHOLE_BYTES else limit
@@ -96,9 +96,18 @@ def scan_file(fd: int, size: int) -> Secret | None:
 
 def scan_content(content: bytes) -> Secret | None:
     """Return the first secret in *content*, a whole file."""
-    if not content.startswith(_WIDE) and find_secret(content) is None:
+    if not _is_wide(content) and find_secret(content) is None:
         return None
     scanner = Scanner(len(content))
     scanner.feed(content)
 
     return scanner.found
+
+
+def _is_wide(content: bytes) -> bool:
+    """Tell whether *content* is text of two bytes a letter: by its mark, or as every other byte is zero and no other is."""
+    if content.startswith(_MARKS):
+        return True
+    head = content[:_SAMPLE]
+
+    return 0 in head and any(head[at::2].count(0) > len(head) // 4 and 0 not in head[1 - at :: 2] for at in (0, 1))

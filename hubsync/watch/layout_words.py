@@ -62,7 +62,7 @@ def needs_renewed(unit: UnitFacts, marker: str, paths: Collection[str]) -> Itera
     """
     renewed = min(unit.renewed.intersection(paths), default=None)
     if renewed is not None and marker in unit.untouched:
-        yield Lack(f"{renewed} is not what was published, but {marker} is: it is saved again (if not, `touch` {marker})")
+        yield Lack(f"{renewed} is not what was captured, but {marker} is: it is saved again (if not, `touch` {marker})")
     _, marked = unit.changes.get(marker, (0, 0))
     again = (path for path in paths if path in unit.changes and unit.changes[path][0] <= marked < unit.changes[path][1])
     if (path := min(again, default=None)) is not None:

@@ -17,6 +17,7 @@ from hubsync.mirror.token import Tokens
 from hubsync.mirror.view import WHY_LOST
 from hubsync.once import _left
 from hubsync.proof.verify import Means, Reading, verify
+from hubsync.wait import Wait, Wish
 
 MakeRig = Callable[..., Rig]
 SECONDS = itertools.count()
@@ -97,6 +98,43 @@ def test_a_card_does_not_speak_of_what_is_lost(make_units: MakeRig, server: Plai
     card = server.read(REPO, "README.md").decode()
     assert "checkpoint-1" in card
     assert "checkpoint-2" not in card
+
+
+def test_a_shard_that_was_changed_in_place_says_what_its_unit_waits_for(make_rig: MakeRig, server: PlainServer) -> None:
+    """No mirror refused it, and nothing was published: it waits for the save that the marker would end."""
+    rig = make_rig(server, units=("checkpoint-*",), capture="link", quiet_s=0.0)
+    for number in (1, 2):
+        rig.write(f"checkpoint-1/model-0000{number}-of-00002.safetensors", safetensors(3000 + number))
+    rig.write("checkpoint-1/trainer_state.json", b"{}")
+    rig.commit()
+    shard = rig.source / "checkpoint-1/model-00001-of-00002.safetensors"
+    before = shard.stat()
+    with shard.open("r+b") as file:
+        file.seek(200)
+        file.write(b"\7" * 50)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with capture_logs() as entries:
+        rig.work.workers[0].run()
+    rig.commit()
+
+    [rejected] = [entry for entry in entries if entry["event"] == "file.rejected"]
+    assert "in a unit, when that is saved again" in rejected["hint"]
+    for name in (shard.name, "trainer_state.json"):
+        [found] = explain(rig.config, f"checkpoint-1/{name}", rig.source)
+        assert (f"checkpoint-1/{shard.name} was changed or deleted here before it was uploaded", rejected["hint"]) == (
+            found.mirrors[0].reason, found.mirrors[0].hint
+        )  # fmt: skip
+        assert "(if not, `touch` trainer_state.json)" in (found.unit_state or "")
+    wait = Wait(rig.work, Wish("run", "checkpoint-1"))
+    wait.begin()
+    rig.settle()
+    assert f"{shard.name} is not what was captured, but trainer_state.json is" in wait.look().reason
+    (rig.source / "checkpoint-1/trainer_state.json").touch()
+    rig.commit()
+    rig.publish()
+    assert [] == rig.publisher().backlog()
+    assert {} == rig.publisher().refusals.reasons()
 
 
 def test_two_mirrors_say_it_once(make_rig: MakeRig, server: PlainServer, second: PlainServer) -> None:

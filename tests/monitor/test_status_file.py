@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -259,6 +260,18 @@ def test_what_is_tried_again_is_said_to_be() -> None:
 
     assert "acme/llama-sft: last error: 403" in text
     assert "attempt 4, trying again now" in text
+
+
+@pytest.mark.parametrize("times", [{}, {"next_try_at": NOW}, {"next_try_at": None, "is_retrying": True}])
+def test_without_a_daemon_nothing_is_tried_again(times: dict[str, Any]) -> None:
+    """What failed last is still shown, with its cure, but no time for a next try."""
+    failing = replace(HUB, state="failing", last_error=replace(ERROR, **times))
+    text = shown(replace(WELL, targets=(replace(TARGET, mirrors=(failing,)),)), running=False)
+
+    assert "acme/llama-sft: 403" in text
+    assert "attempt 4" in text
+    assert "→ give the token" in text
+    assert not re.search(r"next try|trying again", text)
 
 
 def test_no_span_is_negative_after_the_clock_was_set_back() -> None:

@@ -265,8 +265,8 @@ def test_what_was_published_and_is_saved_again_is_told_without_times() -> None:
     facts = unit(*SHARDED, unchanged_s=LONG, **again)
     model = unit("config.json", *SHARDS, INDEX, unchanged_s=LONG, **again)
 
-    assert f"{SHARDS[0]} is not what was published, but trainer_state.json is" in judge(facts).reason
-    assert f"{SHARDS[0]} is not what was published, but {INDEX} is" in judge(model).reason
+    assert f"{SHARDS[0]} is not what was captured, but trainer_state.json is" in judge(facts).reason
+    assert f"{SHARDS[0]} is not what was captured, but {INDEX} is" in judge(model).reason
     assert judge(replace(facts, untouched=frozenset(SHARDS[1:]))).complete
     assert judge(replace(facts, renewed=frozenset({"config.json"}))).complete
 
