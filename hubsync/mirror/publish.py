@@ -189,10 +189,9 @@ class Publisher:
 
     def measure_backlog(self) -> Backlog:
         """Return how much the mirror lacks."""
-        published = self._record.there
-        key = (published, self._store.head(), self._record.commits_ahead())
+        key = (self._record.there, self._store.head(), self._record.commits_ahead())
         if key != self._measured[0]:
-            self._measured = (key, self._measure(published))
+            self._measured = (key, self._measure(key[0]))
         return self._measured[1]
 
     def _measure(self, published: str | None) -> Backlog:
@@ -227,6 +226,8 @@ class Publisher:
             StoppedError: hubsync is stopping.
         """
         self._began = time.monotonic()
+        if self._git.is_damaged and self._store.mend_mirror(self._git):  # all of it is gone, such as by a hand
+            self._record.read()
         try:
             return self._publish_and_retain()
         except (GitError, StateError, MirrorError) as exc:
@@ -400,6 +401,5 @@ class Publisher:
         return self._lacking(None if self._record.is_new_view() else self.published(), self.backlog(), Ahead())
 
     def _lacking(self, base: str | None, backlog: Sequence[Snapshot], ahead: Ahead) -> list[Step]:
-        changes = self._store.steps(base, backlog)
-        steps = [Step(snapshot, tuple(step)) for snapshot, step in zip(backlog, changes, strict=True)]
-        return self._view.filter(base, steps, ahead)
+        each = zip(backlog, self._store.steps(base, backlog), strict=True)
+        return self._view.filter(base, [Step(snapshot, tuple(changes)) for snapshot, changes in each], ahead)

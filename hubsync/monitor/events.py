@@ -181,7 +181,8 @@ _EVENTS = (
         ("what", "path", "reason", "files"),
         "recovered {what}[: {reason}]",
         "What a crash, a power cut or a bad disk left behind was put right: `leftovers` such as locks, `orphans` (children "
-        "of a killed hubsync), the `ledger`, `refs`, git `objects`, a `mirror`'s repository, or the end of the `queue`.",
+        "of a killed hubsync), the `ledger`, `refs`, git `objects`, a `mirror`'s repository, the place of the `pins`, or "
+        "the end of the `queue`.",
         "Nothing, unless it comes back at each start: then look at the disk.",
     ),
     Event(

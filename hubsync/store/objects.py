@@ -18,12 +18,15 @@ from pathlib import Path
 from msgspec import Struct
 
 from hubsync.errors import FULL_HINT, NO_ROOM, DiskFullError, FileUnreadableError, StateError, find_cure
+from hubsync.monitor.logger import get_logger
 from hubsync.store.cache import let_go
 from hubsync.store.git import sync_directory
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _NOT_HERE = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ETXTBSY})
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOENT})
+
+log = get_logger()
 
 
 class PinKind(Enum):
@@ -59,7 +62,7 @@ class Objects:
         self.directory = git_dir / "lfs" / "objects"
         self._pending = git_dir / "lfs" / "pins"
         self._reflinks = True
-        self._naming = threading.Lock()  # of two files of the same content, one gives the pin
+        self._naming = threading.Lock()  # of two files of the same content, one gives the pin; it makes the place, too
         self._fingerprints: dict[str, str] = {}
 
     def open(self) -> None:
@@ -68,6 +71,17 @@ class Objects:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in self._pending.iterdir():
             leftover.unlink()
+
+    def _expect_pending(self) -> Path:
+        """Return where pins lie that have no oid yet; it is made again if a hand removed it, but not without the store."""
+        with self._naming, state_errors():
+            if not self._pending.exists():
+                for directory in (self._pending.parent, self.directory, self._pending):
+                    directory.mkdir(exist_ok=True, mode=0o700)
+                reason = "it was gone; what waited in it is taken from the source again"
+                log.warning("state.recovered", what="pins", path=str(self._pending), reason=reason)
+
+        return self._pending
 
     def path(self, oid: str) -> Path:
         """Return where the object *oid* lies, or would lie."""
@@ -84,7 +98,7 @@ class Objects:
             StateError: *capture* demands a way that this file system does not offer.
             DiskFullError: there is no room.
         """
-        path = self._pending / secrets.token_hex(8)
+        path = self._expect_pending() / secrets.token_hex(8)
         if capture in {"auto", "reflink"} and self._reflink(fd, path):
             return Pin(path, PinKind.REFLINK)
         if capture in {"auto", "link"} and self._link(fd, path):
@@ -101,7 +115,7 @@ class Objects:
 
     def free_bytes(self) -> int:
         """Return how much room there is for objects."""
-        return shutil.disk_usage(self._pending).free
+        return shutil.disk_usage(self._expect_pending()).free
 
     def fingerprint(self, oid: str) -> str:
         """Return the fingerprint of the bytes that have *oid*; nothing if they were hashed before this process began."""

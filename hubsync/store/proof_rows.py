@@ -183,6 +183,10 @@ class ProofRows(ABC):
         rows = self._all(f"SELECT {columns} FROM publications ORDER BY at")  # noqa: S608 - a constant
         return [Publication(row[0], row[1], row[2], tuple(json.loads(row[3])), *row[4:]) for row in rows]
 
+    def has_published(self, mirror: str) -> bool:
+        """Tell whether a publication to *mirror* is remembered."""
+        return self._one("SELECT 1 FROM publications WHERE mirror = ?", mirror) is not None
+
     def units_published(self, mirror: str) -> dict[str, float]:
         """Return the units that were published to *mirror* → when that was last, in seconds since the epoch."""
         rows = self._all("SELECT units, at FROM publications WHERE mirror = ? ORDER BY at", mirror)

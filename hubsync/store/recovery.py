@@ -148,6 +148,14 @@ def recover_mirror(git: Git, borrow: Path, *, was_killed: bool) -> bool:
     return is_lost or bool(broken)
 
 
+def tell_mended(git: Git, leftovers: int = 0, *, is_gone: bool) -> None:
+    """Say how a mirror's repository was found when it was opened: with *leftovers* in it, or not at all."""
+    if is_gone:
+        _tell("mirror", git.git_dir, "it was gone; the mirror is compared anew")
+    if leftovers:
+        log.warning("state.recovered", what="leftovers", path=str(git.git_dir), reason="killed", files=leftovers)
+
+
 def _damaged_boundary(git: Git) -> list[str]:
     """Return the file that says where a fetched history was cut off, if it says nothing of use."""
     shallow = git.git_dir / "shallow"

@@ -37,6 +37,7 @@ from hubsync.store.recovery import (
     note_opened,
     recover,
     recover_mirror,
+    tell_mended,
     was_left_open,
 )
 from hubsync.store.reserve import Inodes, Reserve, count_inodes
@@ -158,13 +159,16 @@ class Store:
         """
         git = Git(self.mirror_directory(name), inherit=self._inherit)
         sealed = f"{MIRRORS}/{git.git_dir.name}"
-        is_whole_or_new = (sealed in self._sealed and not self._was_killed) or not git.git_dir.exists()
+        is_new = not git.git_dir.exists()
+        is_whole_or_new = is_new or (sealed in self._sealed and not self._was_killed)
         self._sealed.discard(sealed)  # it is used from now on
         with state_errors():
             git.open(borrow=self.git.git_dir)
             if not is_whole_or_new:
                 recover_mirror(git, self.git.git_dir, was_killed=self._was_killed)
             git.repack()
+        if is_new and self.ledger.has_published(name):
+            tell_mended(git, is_gone=True)
 
         return git
 
@@ -173,15 +177,11 @@ class Store:
         if not is_whole(self.git, "--all"):  # what it borrows is
             self.git.mark_damaged()
             return False
-        path, was_there = str(git.git_dir), (git.git_dir / "refs").exists()
+        was_there = (git.git_dir / "refs").exists()
         with state_errors():
             leftovers = git.open(borrow=self.git.git_dir)
             is_mended = recover_mirror(git, self.git.git_dir, was_killed=True)
-        if not was_there:
-            log.warning("state.recovered", what="mirror", path=path, reason="it was gone; the mirror is compared anew")
-        if leftovers:
-            log.warning("state.recovered", what="leftovers", path=path, reason="killed", files=leftovers)
-
+        tell_mended(git, leftovers, is_gone=not was_there)
         return is_mended or not was_there or leftovers > 0
 
     def mirror_directory(self, name: str) -> Path:

@@ -346,6 +346,7 @@ SPOILS: dict[str, Callable[[Path], object]] = {
     "boundary": lambda mirror: (mirror / "shallow").write_bytes(b"garbage"),
     "refs": lambda mirror: shutil.rmtree(mirror / "refs"),
     "all": shutil.rmtree,
+    "all mirrors": lambda mirror: shutil.rmtree(mirror.parent),
     "lock": lambda mirror: (mirror / "refs/mirror/published.lock").write_bytes(b""),
 }
 
@@ -365,6 +366,30 @@ def test_a_mirrors_repository_is_made_anew_when_git_fails_on_it(
     with capture_logs() as said:
         expect_all(rig, server)
     assert is_running == ("state.recovered" in [event["event"] for event in said])
+
+
+def test_a_mirrors_repository_that_is_gone_is_told_at_the_start(rig: Rig, server: PlainServer) -> None:
+    """It is made anew, as while hubsync runs, and all is compared with the mirror."""
+    rig.work.workers[0].run()
+    assert ["mirror"] == damage(rig, lambda target: shutil.rmtree(target / "mirrors"))
+    expect_all(rig, server)
+
+
+def test_the_place_of_the_pins_is_made_again(make_rig: Callable[..., Rig], server: PlainServer) -> None:
+    """Somebody removes it while hubsync runs: what waits in it is taken from the source again, and it is said once."""
+    rig = make_rig(server)
+    for name, is_there in (("a", True), ("b", False)):
+        rig.write(f"{name}.safetensors", safetensors(400, name.encode()))
+        rig.settle()
+        if is_there:
+            rig.commit()
+    shutil.rmtree(rig.store.git.git_dir / "lfs")
+    with capture_logs() as said:
+        rig.commit()
+        rig.update()
+
+    assert ["pins"] == [event["what"] for event in said if event["event"] == "state.recovered"]
+    assert {"a.safetensors", "b.safetensors"} == server.read_all(REPO).keys()
 
 
 def move_out(pack: Path) -> bytes:
