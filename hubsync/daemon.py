@@ -197,7 +197,7 @@ class Daemon:
         self._pulse = time.monotonic()
 
     def _shut_down(self) -> bool:
-        """End all parts; return whether all of them ended in time."""
+        """End all parts; return whether all of them ended in time, and nothing was given up."""
         began = time.monotonic()
         self._state = "stopping"
         self._notifier.stopping()
@@ -207,7 +207,8 @@ class Daemon:
         runs = self._targets.last_runs()
         with contextlib.suppress(*refused):
             self._finish(runs, began + self._config.service.shutdown_grace_s)
-        if self._is_lost or not all(run.is_finished() for run in runs):  # one that hangs may hold what is asked for next
+        given_up = [] if self._is_lost else [step for run in runs for step in run.at_work()]
+        if self._is_lost or given_up or not all(run.is_finished() for run in runs):  # one may hold what is asked for next
             for run in runs:
                 run.interrupted.set()
             self._children.end_all()
@@ -218,7 +219,7 @@ class Daemon:
             unfinished += [left for run in runs for left in run.unfinished()]
         self._news.tell()
         stop_all(runs)
-        clean = self._jobs.stop(_STOP_S)
+        clean = self._jobs.stop(_STOP_S) and not given_up
         self._state = "stopped"
         with contextlib.suppress(HubsyncError, *refused):  # a full disk is no reason to end unwell, and was said
             self._write_status(force=True)
@@ -226,10 +227,10 @@ class Daemon:
             with contextlib.suppress(*refused):
                 run.close()
         is_over.set()  # who is told of the end by a command may take longer
-        log.info("daemon.stopped", reason=self._reason, uptime_s=round(elapsed_s(self._started, datetime.now(UTC))),
-                 clean=clean, unfinished=unfinished, took_s=round(time.monotonic() - began, 3))  # fmt: skip
+        uptime_s, took_s = round(elapsed_s(self._started, datetime.now(UTC))), round(time.monotonic() - began, 3)
+        log.info("daemon.stopped", reason=self._reason, uptime_s=uptime_s, clean=clean, given_up=given_up,
+                 unfinished=unfinished, took_s=took_s)  # fmt: skip
         self._outputs.stop(_STOP_S)
-
         return clean
 
     def _finish(self, runs: Collection[TargetRun], deadline: float) -> None:
@@ -367,9 +368,8 @@ class Daemon:
             self._jobs.wake("status", after_s=_STATUS_DELAY_S)
 
     def _describe(self) -> Status:
-        now = datetime.now(UTC)
-        daemon = DaemonStatus(os.getpid(), __version__, self._started, now, self._state, self._rejected, self._config.mark,
-                              self._health.stalled())  # fmt: skip
+        daemon = DaemonStatus(os.getpid(), __version__, self._started, datetime.now(UTC), self._state, self._rejected,
+                              self._config.mark, self._health.stalled())  # fmt: skip
         targets = self._targets.describe(self._config.targets)
 
         return Status(daemon, targets, sum(target.disk_held_bytes for target in targets))

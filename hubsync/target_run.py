@@ -28,7 +28,8 @@ _TROUBLED_S = 60.0
 LOOK_S = 5.0  # how often a wait looks without news: a unit may be abandoned, or its sender be gone
 _LEAST_LOOK_S = 0.05
 _PATIENCE_S = 900.0  # the longest step that nothing tells the progress of: git packing a store that was left to grow
-_HUNG_S = 5.0  # a mirror that makes no progress for so long is not waited for at the end
+_HUNG_S = 5.0  # how long, at the end, a mirror is waited for that was out of reach before
+_OUT_OF_REACH = frozenset({"network", "timeout"})
 
 log = get_logger()
 
@@ -198,9 +199,21 @@ class TargetRun:
         return all(self._is_at_rest(worker) for worker in self.work.workers)
 
     def _is_at_rest(self, worker: MirrorWorker) -> bool:
-        if self._push_name(worker) in self._jobs.running():
-            return time.monotonic() - worker.publisher.progressed > _HUNG_S
+        if self._push_name(worker) in self._jobs.running():  # a Hub may take its time for an answer
+            is_out_of_reach = worker.trouble is not None and worker.trouble.error.error_kind in _OUT_OF_REACH
+            return is_out_of_reach and time.monotonic() - worker.publisher.progressed > _HUNG_S
         return worker.trouble is not None or not worker.publisher.backlog() or bool(worker.waits_for())
+
+    def at_work(self) -> list[str]:
+        """Return what the last flush is still about, for people to read; not a look that finds nothing to do."""
+        at_work = [] if self.is_paused or self._committed.is_set() else [f"{self.target.name}: the last commit"]
+        running, head = self._jobs.running(), self.work.pipeline.store.head()
+        for worker in self.work.workers:
+            has_work = worker.publisher.transfer is not None or worker.publisher.published() != head
+            if has_work and self._push_name(worker) in running:
+                at_work.append(f"{self.target.name} to {worker.mirror.name}")
+
+        return at_work
 
     def unfinished(self) -> list[str]:
         """Return what did not get through, for people to read."""

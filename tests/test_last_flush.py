@@ -1,14 +1,23 @@
 """Before hubsync ends: the newest unit first, since the time may not suffice for all, and what is left is said as it is."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from structlog.testing import capture_logs
-from support.rig import Rig
+from support.rig import NO_LOGIN, Rig
 from support.units import write_unit
 
+from hubsync.errors import MirrorError
+from hubsync.jobs import Jobs
+from hubsync.mirror.token import Tokens
+from hubsync.mirror.worker import Trouble
+from hubsync.pauses import Pauses
 from hubsync.pipeline import commit_last, intake
+from hubsync.proof.prove import Means
+from hubsync.prune.job import PruneJob
+from hubsync.target_run import TargetRun
 from hubsync.watcher import Watcher
 
 
@@ -67,3 +76,66 @@ def test_what_the_watch_had_not_come_to_is_seen_at_the_end(rig: Rig) -> None:
     watcher.take_left()
 
     assert ["more/deep.txt", "notes.txt"] == sorted(rig.pipeline.pending())
+
+
+class Held:
+    """A run of a target in its last flush, whose push has waited for an answer for a minute."""
+
+    def __init__(self, rig: Rig) -> None:
+        (self.worker,) = rig.work.workers
+        self.jobs, self.answer = Jobs(1), threading.Event()
+        prune = PruneJob(rig.work.target, Means(rig.config, Tokens(NO_LOGIN), rig.stop))
+        self.run = TargetRun(rig.work, prune, rig.stop, self.jobs, Pauses(rig.state), lambda: None)
+        self.run._committed.set()
+        rig.write("notes.txt")
+        rig.settle()
+        rig.commit()
+
+    def push(self) -> None:
+        """Begin to push."""
+        began = threading.Event()
+
+        def wait() -> None:
+            began.set()
+            self.answer.wait()
+
+        self.jobs.start()
+        self.jobs.add(self.run._push_name(self.worker), wait, None, at_once=True)
+        began.wait()
+        self.worker.publisher._began = time.monotonic() - 60
+
+
+@pytest.fixture
+def held(rig: Rig) -> Iterator[Held]:
+    """Give such a run, with a file that the mirror does not have yet."""
+    held = Held(rig)
+    yield held
+    held.answer.set()
+    held.jobs.stop(10)
+
+
+def test_a_push_has_all_of_the_grace_for_its_answer(held: Held) -> None:
+    """A Hub may look at all objects of a push before it answers; what is given up then is said."""
+    held.push()
+
+    assert not held.run.is_finished()
+    assert ["run to m0"] == held.run.at_work()
+
+
+def test_a_mirror_that_was_out_of_reach_is_not_waited_for(held: Held) -> None:
+    """It is given up soon if it stays so, and that is said; one that failed otherwise has all of the grace, too."""
+    held.push()
+    held.worker.trouble = Trouble(MirrorError("it failed", error_kind="server", retryable=True))
+    assert not held.run.is_finished()
+    held.worker.trouble = Trouble(MirrorError("it cannot be reached", error_kind="network", retryable=True))
+
+    assert held.run.is_finished()
+    assert held.run.at_work()
+
+
+def test_a_look_that_finds_nothing_to_do_is_not_given_up(held: Held, rig: Rig) -> None:
+    """The last wake of a push may meet the end: nothing is left that somebody should be told of."""
+    rig.publish()
+    held.push()
+
+    assert [] == held.run.at_work()

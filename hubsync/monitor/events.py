@@ -82,9 +82,10 @@ _EVENTS = (
     Event(
         "daemon.stopped",
         "info",
-        ("reason", "uptime_s", "took_s", "clean", "unfinished"),
-        "stopped[ after {uptime_s}][; not through yet: {unfinished}]",
-        "The daemon has ended. What is `unfinished` goes up after the next start, and nothing is lost if `clean` is false.",
+        ("reason", "uptime_s", "took_s", "clean", "given_up", "unfinished"),
+        "stopped[ after {uptime_s}][; given up: {given_up}][; not through yet: {unfinished}]",
+        "The daemon has ended. What is `unfinished` goes up after the next start, and nothing is lost if `clean` is false. "
+        "With a longer `shutdown_grace`, more of what was `given_up` in the middle would have ended.",
     ),
     Event(
         "config.rejected",
