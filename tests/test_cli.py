@@ -332,6 +332,20 @@ def test_a_state_that_cannot_be_written_is_73(config: Path, tmp_path: Path, comm
     assert "service.state_dir" in done.stderr
 
 
+@pytest.mark.parametrize("place", ["state", "state/targets/run", "store/run/back", "link/back"])
+def test_nothing_is_restored_into_the_state(config: Path, tmp_path: Path, place: str) -> None:
+    """Not below a store of its own either, nor by way of a link; nothing is made there."""
+    (tmp_path / "link").symlink_to("state")
+    edit(config, "quiet =", f'store_dir = "{tmp_path}/store"\nquiet =')
+
+    done = hubsync(config, "restore", "run", str(tmp_path / place))
+
+    assert 2 == done.returncode
+    assert "where hubsync keeps its state" in done.stderr
+    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_missing_source_fails_its_target_only(online: Path, tmp_path: Path, source: Path) -> None:
     """One target's source is away: it is said, exit code 1; the other target is published."""
     (source / "a.txt").write_text("a")

@@ -763,6 +763,26 @@ def test_a_deletion_that_was_seen_before_a_restart_is_propagated(server: PlainSe
     assert {"b.txt": b"x", "c.txt": b"x"} == server.read_all(REPO)
 
 
+def test_what_is_sent_while_the_source_is_away_is_not_read_again(server: PlainServer, make_rig: MakeRig) -> None:
+    """Its pins are dropped all the same, and what that does to the files is known when the source is back."""
+    rig = make_rig(server, units=("checkpoint-*",), capture="link")
+    write_unit(rig, "checkpoint-1")
+    rig.commit()
+    away = rig.source.with_name("away")
+
+    rig.source.rename(away)
+    rig.publish()
+    assert 2 == len(rig.held_objects())
+    rig.work.release()
+    assert set() == rig.held_objects()
+    assert not rig.pipeline.take_inventory()
+    away.rename(rig.source)
+    assert rig.pipeline.take_inventory()
+
+    assert {} == rig.pipeline.pending()
+    assert rig.pipeline.next_due() is None
+
+
 def test_what_no_mirror_has_yet_is_not_said_to_be_published(make_rig: MakeRig) -> None:
     """Of a source that lost its files the captured ones are counted, wherever they are by then."""
     rig = make_rig(deletes="propagate")

@@ -14,6 +14,7 @@ from hubsync.cli.app import Session, cli, config_option, json_option, pass_sessi
 from hubsync.errors import UsageError
 
 if TYPE_CHECKING:
+    from hubsync.config.model import Config
     from hubsync.restore.catalog import Wish
     from hubsync.restore.run import From, Restored
 
@@ -48,7 +49,7 @@ def restore(session: Session, /, places: tuple[str, ...], *, as_json: bool, **as
     if len(places) != (1 if asked["repo"] else 2):
         raise UsageError("restore takes TARGET and DEST, or --repo and DEST", hint="hubsync restore --help")
     wish = _read_wish(asked)
-    mirrors = _from_repo(session.environment, asked) if asked["repo"] else _from_target(session, places[0], asked["mirror"])
+    mirrors = _from_repo(session.environment, asked) if asked["repo"] else _from_target(session, places, asked["mirror"])
     discard_log()
     meter = Meter()
     with Teller(meter, quiet=as_json):
@@ -72,17 +73,28 @@ def _read_wish(asked: Mapping[str, Any]) -> "Wish":
     return Wish(unit, asked["revision"], asked["latest"], asked["best"], rules)
 
 
-def _from_target(session: Session, name: str, mirror: str | None) -> "list[From]":
+def _from_target(session: Session, places: tuple[str, ...], mirror: str | None) -> "list[From]":
     from hubsync.restore.catalog import Layout
     from hubsync.restore.run import From
     from hubsync.restore.times import read_unit_times
 
     config = session.load()
-    target = config.target(name)
+    target = config.target(places[0])
+    _expect_outside(config, Path(places[1]))
     mirrors = (target.mirror(mirror),) if mirror else target.mirrors
     written_at = read_unit_times(target, config.service.state_dir)
 
     return [From(each, config.endpoints[each.endpoint], Layout.of(target, each, written_at)) for each in mirrors]
+
+
+def _expect_outside(config: "Config", dest: Path) -> None:
+    """Raise UsageError if *dest* lies in a directory that is hubsync's own."""
+    from hubsync.pipeline import store_directory
+
+    state_dir = config.service.state_dir
+    for own in (state_dir, *(store_directory(target, state_dir) for target in config.targets)):
+        if dest.resolve().is_relative_to(own.resolve()):
+            raise UsageError(f"{dest} lies in {own}, where hubsync keeps its state", hint="name a directory elsewhere")
 
 
 def _from_repo(environment: Mapping[str, str], asked: Mapping[str, Any]) -> "list[From]":

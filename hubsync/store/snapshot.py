@@ -338,9 +338,7 @@ class Store:
         """Drop the pins that no mirror needs; return how many bytes that gives back."""
         wanted = self.wanted_objects(published).keys() | self.ledger.uncommitted_objects().keys() | self.ledger.all_lost()
         freed = 0
-        for oid, status in list(self.objects.held()):
-            if oid in wanted:
-                continue
+        for oid, status in [held for held in self.objects.held() if held[0] not in wanted]:
             freed += status.st_size
             self._unpin(oid)
             log.debug("object.released", oid=oid, bytes=status.st_size)
@@ -441,21 +439,23 @@ class Store:
         self._unpin(oid)
 
     def _unpin(self, oid: str) -> None:
-        """Drop a pin; if it was a link, follow the ctime of the file that it shared its inode with."""
-        path = self.objects.path(oid)
+        """Drop a pin; if it was a link, follow the ctime of the file that shares its inode, wherever that is now."""
         pinned = self.ledger.pin(oid)
-        shared = [] if pinned is None else [known for known in self.ledger.paths_of(oid) if known[1] == pinned[1]]
+        linked = pinned[1] if pinned and any(known == pinned[1] for _, known in self.ledger.paths_of(oid)) else None
         try:
-            unchanged = bool(shared) and Identity.of(path.stat()) == shared[0][1]
+            inode = os.open(self.objects.path(oid), os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:  # another thread was faster
-            unchanged = False
-        self.objects.release(oid)
-        self.ledger.forget_pin(oid)
-        if not unchanged:
+            self.ledger.forget_pin(oid)
             return
-        entry = look(self.source, shared[0][0])
-        if entry is not None and has_same_content(entry.identity, shared[0][1]):
-            self.ledger.move_ctime(entry.identity)
+        try:
+            before = Identity.of(os.fstat(inode))
+            self.objects.release(oid)
+            self.ledger.forget_pin(oid)
+            now = Identity.of(os.fstat(inode))
+        finally:
+            os.close(inode)
+        if before == linked and has_same_content(now, before):
+            self.ledger.move_ctime(now)
 
     def _oldest(self, exclusions: list[str]) -> list[str]:
         if len(set(exclusions)) <= 1:
