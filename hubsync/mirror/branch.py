@@ -4,7 +4,7 @@ It must never talk to a server: what the branch shows there was fetched before, 
 """
 
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import cast
@@ -25,6 +25,8 @@ _DECIDE = 'decide whose version stays: set on_foreign_edit to "ours" or "theirs"
 _PUT_BACK = 'put the branch back as it was, or have all published again: set on_foreign_edit to "ours"'
 
 Changes = dict[str, TreeEntry | None]
+Lacked = Callable[[Iterable[str]], AbstractSet[str]]
+"""Returns those of some blobs that point to what the mirror lacks and cannot be given."""
 
 
 class Head(Struct, frozen=True):
@@ -75,6 +77,7 @@ class Branch:
         policies: Mapping[str, str],
         patterns: tuple[str, ...],
         cards: Cards,
+        lacked: Lacked,
     ) -> None:
         self._ref = f"refs/mirror/graft/{name}"
         self._git = git
@@ -82,6 +85,7 @@ class Branch:
         self._policies = policies
         self._patterns = patterns
         self._cards = cards
+        self._lacked = lacked
         self._agreed_key = f"attributes {git.git_dir.name} {name}"
         self._made_key = f"made {git.git_dir.name} {name}"
         self._texts = {blob_id(content): content for content in (hub_attributes(),)}  # of attributes files, by blob
@@ -248,7 +252,9 @@ class Branch:
             or left.get(edit.path) != theirs.get(edit.path)
             or last.get(edit.path) != ours.get(edit.path)
         )
-        return Graft(planned.changes, news)
+        # A version that was lost while it was queued is in the snapshots, though no mirror was ever given it.
+        lacked = self._lacked({entry.blob for entry in planned.changes.values() if entry is not None})
+        return Graft({p: e for p, e in planned.changes.items() if e is None or e.blob not in lacked}, news)
 
     def _expect_none_halts(self, head: Head) -> None:
         """Leave it to the operator that all is gone which we left, if the policy says so of any of it.

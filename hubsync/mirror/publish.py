@@ -94,7 +94,7 @@ class Publisher:
         self._pulls = Pulls(place, self._hub, self._remote, self._record) if mirror.pull_request else None
         self._repository = Repository(mirror, self._hub, self._remote, self._record)
         self.supply = Supply(store, uploader, self.refusals)
-        self._pusher = Pusher(place, self._repository, self._remote, self._record, cards, self._pulls)
+        self._pusher = Pusher(place, self._repository, self._remote, self._record, cards, self.supply.lacked, self._pulls)
         self.retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
         self._began = 0.0

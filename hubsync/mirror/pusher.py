@@ -11,7 +11,7 @@ from contextvars import copy_context
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
-from hubsync.mirror.branch import Branch, Grafted, Head
+from hubsync.mirror.branch import Branch, Grafted, Head, Lacked
 from hubsync.mirror.cards import Cards
 from hubsync.mirror.place import Place
 from hubsync.mirror.pulls import Pulls
@@ -39,6 +39,7 @@ class Pusher:
         remote: Remote | ApiRemote,
         record: Record,
         cards: Cards,
+        lacked: Lacked,
         pulls: Pulls | None = None,
     ) -> None:
         self._place = place
@@ -47,6 +48,7 @@ class Pusher:
         self._remote = remote
         self._record = record
         self._cards = cards
+        self._lacked = lacked
         self._branches: dict[str, Branch] = {}
         self._ahead: Future[str | None] | None = None  # what the main branch showed, asked beside an upload
         self._asked_ahead = 0.0  # monotonic
@@ -162,6 +164,7 @@ class Pusher:
         if name not in self._branches:
             place = self._place
             self._branches[name] = Branch(
-                name, place.git, place.store, place.mirror.on_foreign_edit, place.target.lfs.patterns, self._cards
-            )
+                name, place.git, place.store, place.mirror.on_foreign_edit, place.target.lfs.patterns, self._cards,
+                self._lacked,
+            )  # fmt: skip
         return self._branches[name]

@@ -6,6 +6,7 @@ What the mirror refuses, and what is nowhere any more, is held back. It must nev
 import functools
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, nullcontext
 
 from msgspec import Struct
@@ -82,6 +83,17 @@ class Supply:
         held = [self._refusals.refuse([path], failure) for path, failure in by_path.items()]
 
         return any(held)
+
+    def lacked(self, blobs: Iterable[str]) -> AbstractSet[str]:
+        """Return those of *blobs* that point to what the mirror lacks and cannot be given: no commit may name them."""
+        pointers = self._store.pointers(blobs)
+        objects = {pointer.oid: pointer for pointer in pointers.values()}
+        if lacks := self._uploader.lacks(objects):
+            self._uploader.look_again(lacks)
+            self._uploader.upload_from_anywhere(self._uploader.lacks(lacks))
+            lacks = self._uploader.lacks(lacks)
+
+        return {blob for blob, pointer in pointers.items() if pointer.oid in lacks}
 
     def forget(self, steps: Sequence[Step]) -> None:
         """Have what *steps* need sent again: the mirror says that it lacks some of it."""

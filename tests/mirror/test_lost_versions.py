@@ -1,5 +1,6 @@
 """Versions that are nowhere any more: rewritten in place while they were queued, and deleted since."""
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -288,3 +289,28 @@ def test_units_that_come_after_a_lost_one_are_said(make_units: MakeRig) -> None:
         rig.work.workers[0].run(now=True)
 
     assert {"checkpoint-2", "checkpoint-3"} == {e["unit"] for e in entries if e["event"] == "unit.published"}
+
+
+@pytest.mark.parametrize("publish", ["tree", "revisions"])
+def test_what_nobody_can_give_is_named_by_no_commit(make_units: MakeRig, server: PlainServer, publish: str) -> None:
+    """When others have moved the branch all is compared: what is missing there comes back, but for what is nowhere."""
+    rig = make_units(capture="link", publish=publish)
+    for step in (1, 2):
+        save(rig, step)
+    rig.write("note.bin", bytes(3000))
+    rig.commit()
+    rig.work.workers[0].run()
+    rig.work.release()
+    oid = hashlib.sha256(bytes(3000)).hexdigest()
+    (rig.source / "note.bin").unlink()
+    del server.objects[oid]
+    rig.store.ledger.forget_uploads("m0")  # as the mirror's own refusal has it forgotten
+    server.commit(REPO, {"note.bin": None, "theirs.txt": b"by others"})
+    rig.write("other.txt", b"new")
+    rig.commit()
+
+    rig.work.workers[0].run(now=True)
+
+    assert b"new" == server.read(REPO, "other.txt")
+    assert "note.bin" not in server.read_all(REPO)
+    assert [] == rig.publisher().backlog()
