@@ -69,16 +69,10 @@ class MadeAnewError(Exception):
 class Branch:
     """Makes the commits of one branch; *policies* are those of ``on_foreign_edit``."""
 
-    def __init__(
-        self,
-        name: str,
-        git: Git,
-        store: Store,
-        policies: Mapping[str, str],
-        patterns: tuple[str, ...],
-        cards: Cards,
+    def __init__(  # noqa: PLR0913, PLR0917 - what it works on, and what the mirror is asked
+        self, name: str, git: Git, store: Store, policies: Mapping[str, str], patterns: tuple[str, ...], cards: Cards,
         lacked: Lacked,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._ref = f"refs/mirror/graft/{name}"
         self._git = git
         self._store = store

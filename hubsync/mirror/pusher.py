@@ -32,16 +32,10 @@ log = get_logger()
 class Pusher:
     """Moves the heads of one mirror."""
 
-    def __init__(
-        self,
-        place: Place,
-        repository: Repository,
-        remote: Remote | ApiRemote,
-        record: Record,
-        cards: Cards,
-        lacked: Lacked,
-        pulls: Pulls | None = None,
-    ) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what it works on, and what the mirror is asked
+        self, place: Place, repository: Repository, remote: Remote | ApiRemote, record: Record, cards: Cards,
+        lacked: Lacked, pulls: Pulls | None = None,
+    ) -> None:  # fmt: skip
         self._place = place
         self._repository = repository
         self._pulls = pulls

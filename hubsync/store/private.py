@@ -65,7 +65,7 @@ def expect_no_link(places: Iterable[Path]) -> None:
     """
     for place in places:
         if place.is_symlink():
-            hint = f"remove it: hubsync makes none, and left what it leads to ({os.path.realpath(place)}) alone"
+            hint = f"remove it: none of our files is one; what it leads to ({os.path.realpath(place)}) was left alone"
             raise StateError(f"{place} is a symlink", hint=hint)
 
 
