@@ -1,6 +1,7 @@
 """Makes the commits of one branch of a mirror, in the mirror's own repository: our steps, grafted on its head.
 
 It must never talk to a server: what the branch shows there was fetched before, and what is made here is pushed after.
+Whether the mirror has an object is not known here, and asked of ``supply``.
 """
 
 import json

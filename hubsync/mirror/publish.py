@@ -189,9 +189,10 @@ class Publisher:
 
     def measure_backlog(self) -> Backlog:
         """Return how much the mirror lacks."""
-        key = (self._record.there, self._store.head(), self._record.commits_ahead())
+        published = self._record.there
+        key = (published, self._store.head(), self._record.commits_ahead())
         if key != self._measured[0]:
-            self._measured = (key, self._measure(key[0]))
+            self._measured = (key, self._measure(published))
         return self._measured[1]
 
     def _measure(self, published: str | None) -> Backlog:
@@ -401,5 +402,6 @@ class Publisher:
         return self._lacking(None if self._record.is_new_view() else self.published(), self.backlog(), Ahead())
 
     def _lacking(self, base: str | None, backlog: Sequence[Snapshot], ahead: Ahead) -> list[Step]:
-        each = zip(backlog, self._store.steps(base, backlog), strict=True)
-        return self._view.filter(base, [Step(snapshot, tuple(changes)) for snapshot, changes in each], ahead)
+        changes = self._store.steps(base, backlog)
+        steps = [Step(snapshot, tuple(step)) for snapshot, step in zip(backlog, changes, strict=True)]
+        return self._view.filter(base, steps, ahead)

@@ -90,7 +90,7 @@ class Supply:
         objects = {pointer.oid: pointer for pointer in pointers.values()}
         if lacks := self._uploader.lacks(objects):
             self._uploader.look_again(lacks)
-            self._uploader.upload_from_anywhere(self._uploader.lacks(lacks))
+            self._uploader.upload_from_anywhere(lacks)
             lacks = self._uploader.lacks(lacks)
 
         return {blob for blob, pointer in pointers.items() if pointer.oid in lacks}

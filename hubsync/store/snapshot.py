@@ -338,7 +338,9 @@ class Store:
         """Drop the pins that no mirror needs; return how many bytes that gives back."""
         wanted = self.wanted_objects(published).keys() | self.ledger.uncommitted_objects().keys() | self.ledger.all_lost()
         freed = 0
-        for oid, status in [held for held in self.objects.held() if held[0] not in wanted]:
+        for oid, status in list(self.objects.held()):
+            if oid in wanted:
+                continue
             freed += status.st_size
             self._unpin(oid)
             log.debug("object.released", oid=oid, bytes=status.st_size)
