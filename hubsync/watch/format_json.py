@@ -18,7 +18,7 @@ def check_json(fd: int, size: int) -> Verdict:
         return _check_json_end(fd, size)
     text = read_exactly(fd, size, 0)
     try:
-        json.loads(text, object_pairs_hook=_forget)
+        json.loads(text, object_pairs_hook=_forget, parse_int=len)  # int() refuses thousands of digits
     except RecursionError:
         return Verdict(True, "JSON: nested too deep to parse")
     except ValueError as exc:
@@ -41,7 +41,8 @@ def _is_json_lines(text: bytes) -> bool:
     """Return whether *text* has more than one line and its first and last are documents: many data sets call that .json."""
     lines = text.strip().split(b"\n")
     try:
-        return len(lines) > 1 and all(isinstance(json.loads(line), dict | list) for line in (lines[0], lines[-1]))
+        ends = [json.loads(line, parse_int=len) for line in (lines[0], lines[-1])]
+        return len(lines) > 1 and all(isinstance(end, dict | list) for end in ends)
     except (ValueError, RecursionError):
         return False
 
@@ -61,7 +62,7 @@ def weight_map_members(fd: int, name: str) -> tuple[str, ...] | None:
     if not _INDEX.fullmatch(name):
         return None
     try:
-        loaded = json.loads(os.pread(fd, _JSON_MOST, 0))
+        loaded = json.loads(os.pread(fd, _JSON_MOST, 0), parse_int=len)
     except (ValueError, RecursionError):
         return None
     members = loaded.get("weight_map") if isinstance(loaded, dict) else None

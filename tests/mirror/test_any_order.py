@@ -20,7 +20,7 @@ from support.rig import REPO, Rig, safetensors
 from hubsync.errors import HubsyncError
 
 MakeRig = Callable[..., Rig]
-SEEDS = int(os.environ.get("HUBSYNC_SEEDS", "2"))
+SEEDS = int(os.environ.get("HUBSYNC_SEEDS", "1"))
 ACTS = 30
 
 

@@ -164,7 +164,7 @@ def test_a_wave_of_units_leaves_a_turn_to_the_oldest(make_units: MakeRig) -> Non
 
 
 @pytest.mark.parametrize("publish", ["tree", "revisions"])
-@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("failing", [1, 4, 6, *(pytest.param(push, marks=pytest.mark.slow) for push in (2, 3, 5))])
 def test_stopped_at_any_push_the_rest_follows(make_units: MakeRig, server: PlainServer, publish: str, failing: int) -> None:
     """Wherever a push fails, or its answer is lost, the restart goes on: no unit twice, none missing, none in part."""
     rig = make_units(publish=publish)

@@ -322,7 +322,12 @@ def test_the_best_unit_is_kept_beside_the_newest(make_units: MakeRig, server: Pl
 
 @pytest.mark.parametrize(
     ("publish", "main", "seed"),
-    [("tree", "latest", 1), ("revisions", "latest", 1), ("revisions", "best", 1), ("revisions", "best", 2)],
+    [
+        ("tree", "latest", 1),
+        ("revisions", "best", 1),
+        pytest.param("revisions", "latest", 1, marks=pytest.mark.slow),
+        pytest.param("revisions", "best", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_no_commit_names_what_the_mirror_lacks(
     make_units: MakeRig, server: PlainServer, publish: str, main: str, seed: int

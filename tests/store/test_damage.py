@@ -349,10 +349,17 @@ SPOILS: dict[str, Callable[[Path], object]] = {
     "all mirrors": lambda mirror: shutil.rmtree(mirror.parent),
     "lock": lambda mirror: (mirror / "refs/mirror/published.lock").write_bytes(b""),
 }
+LIKE_OTHERS = ("gone", "refs", "all mirrors")  # their tests take the same ways as those of "empty" and "all"
 
 
 @pytest.mark.parametrize(
-    ("how", "is_running"), [*((how, True) for how in SPOILS), ("empty", False), ("boundary", False), ("refs", False)]
+    ("how", "is_running"),
+    [
+        *(pytest.param(how, True, marks=[pytest.mark.slow] * (how in LIKE_OTHERS)) for how in SPOILS),
+        ("boundary", False),
+        pytest.param("empty", False, marks=pytest.mark.slow),
+        pytest.param("refs", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_mirrors_repository_is_made_anew_when_git_fails_on_it(
     rig: Rig, server: PlainServer, how: str, *, is_running: bool

@@ -203,6 +203,7 @@ def test_hostile_zip_bytes_never_raise(content: bytes, end: bool) -> None:  # no
         b'{"a": NaN}',
         '{"é": "模"}'.encode(),
         b'{"a": 1}\n{"a": 2}\n',
+        b'{"a": %s}' % (b"9" * 5000),
     ],
 )
 def test_json_that_parses_is_whole(content: bytes) -> None:
@@ -284,6 +285,13 @@ def test_an_index_names_its_shards() -> None:
 def test_an_index_of_a_variant_is_one() -> None:
     """Transformers and diffusers put the variant before the suffix."""
     assert ("m.bin",) == members("unet/diffusion_pytorch_model.bin.index.fp16.json", b'{"weight_map": {"a": "m.bin"}}')
+
+
+def test_an_index_with_a_giant_number_is_one() -> None:
+    """Its shards are waited for like those of any."""
+    index = b'{"metadata": {"total_size": %s}, "weight_map": {"a": "m.bin"}}' % (b"9" * 5000)
+
+    assert ("m.bin",) == members("model.safetensors.index.json", index)
 
 
 def test_hostile_members_are_dropped() -> None:
