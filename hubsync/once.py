@@ -106,11 +106,8 @@ def _leave_status(config: Config, works: Sequence[TargetWork]) -> None:
 
 def _at_rest(target: "TargetStatus") -> "TargetStatus":
     """Return *target* as it is when nothing is tried again by itself."""
-    mirrors = tuple(
-        replace(mirror, last_error=mirror.last_error and replace(mirror.last_error, next_try_at=None))
-        for mirror in target.mirrors
-    )
-    return replace(target, mirrors=mirrors)
+    mirrors = (replace(mirror, last_error=mirror.last_error and mirror.last_error.at_rest()) for mirror in target.mirrors)
+    return replace(target, mirrors=tuple(mirrors))
 
 
 def exit_code(outcomes: list[Outcome]) -> int:

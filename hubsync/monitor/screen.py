@@ -8,8 +8,6 @@ from datetime import datetime
 from itertools import zip_longest
 from textwrap import wrap
 
-from msgspec.structs import replace
-
 from hubsync.monitor.status import (
     STALE_AFTER_S,
     LastError,
@@ -57,7 +55,7 @@ def draw_status(status: Status, now: datetime, *, running: bool, width: int = 80
     lines += _table(status, now, width, paint)
     told: dict[str, str] = {}  # hint → whose it was: one cause may stop many
     for name, error in find_troubles(status):
-        lines += ["", *_error(name, error if running else _without_tries(error), now, width, paint)]
+        lines += ["", *_error(name, error if running else error.at_rest(), now, width, paint)]
         if error.hint:
             cure = f"as for {told[error.hint]}" if error.hint in told else error.hint
             told.setdefault(error.hint, name)
@@ -213,11 +211,6 @@ def _error(name: str, error: LastError, now: datetime, width: int, paint: Paint)
     for line in error.error.splitlines() or [""]:
         yield from (paint(part, _RED) for part in _fold(escape_unsafe(f"{what}{line}"), width, rest="    "))
     yield from (paint(part, _DIM) for part in _fold(f"{error.error_kind}{since}{attempts}{retry}", width, "    "))
-
-
-def _without_tries(error: LastError) -> LastError:
-    """Return *error* as it is while nothing runs that would try again."""
-    return replace(error, next_try_at=None, is_retrying=False)
 
 
 def _shorten(name: str) -> str:

@@ -48,6 +48,10 @@ class LastError(Struct, frozen=True):
     next_try_at: datetime | None = None
     is_retrying: bool = False
 
+    def at_rest(self) -> "LastError":
+        """Return it as it is while nothing runs that would try again."""
+        return replace(self, next_try_at=None, is_retrying=False)
+
 
 class Waiting(Struct, frozen=True):
     """A file, or a unit (with a slash at its end), that is held back; *since* when, if somebody counts."""
