@@ -176,8 +176,18 @@ def _is_placeholder(secret: bytes) -> bool:
 # In the keys that AWS's own documents show, and the signature of the one JWT that all documents show.
 _EXAMPLES = (b"example", b"sflkxwrjsmekkf2qt4")
 
-# What stands before a token: nothing that could belong to it, an escaped line break, or what a pickle puts before a string.
-_START = rb"(?:(?<![A-Za-z0-9_\-+])|(?<=\\[nrt])|(?<=\x8c.)|(?<=\nV))"
+# What stands before a token: nothing that could belong to it, or what ends in a letter or a digit all the same.
+_BEFORE = (
+    rb"(?<![A-Za-z0-9_\-+])",
+    rb"(?<=\\[nrtfb0])",  # escaped in JSON and Python
+    rb"(?<=\\x[0-9A-Fa-f]{2})",
+    rb"(?<=\\u[0-9A-Fa-f]{4})",
+    rb"(?<=%[0-9A-Fa-f]{2})",  # in a URL
+    rb"(?<=[0-9;\[][mK])",  # a terminal's colours, as logs and notebooks have them
+    rb"(?<=[\x00-\x08\x0e-\x1f\x81-\x8f].)",  # the length of a string: in a pickle, and in SQLite
+    rb"(?<=\nV)",  # in an old pickle
+)
+_START = rb"(?:" + rb"|".join(_BEFORE) + rb")"
 _VALUE = rb"[\"']?\s*[:=]\s*[\"']?"
 
 

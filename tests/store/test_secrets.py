@@ -2,6 +2,7 @@
 
 import base64
 import bz2
+import contextlib
 import gzip
 import io
 import itertools
@@ -10,6 +11,7 @@ import lzma
 import os
 import pickle
 import random
+import sqlite3
 import string
 import struct
 import tarfile
@@ -75,6 +77,35 @@ SECRETS = {
 def test_a_secret_is_found_wherever_it_stands(secret: str, around: str) -> None:
     """At the beginning, in JSON, YAML, CSV and Python, and after a line break that JSON has escaped."""
     assert find_secret(around.format(secret).encode()) is not None
+
+
+AFTER_LETTERS = {
+    "colour": "12:00 \x1b[32m{}\x1b[0m\n",
+    "reset": "\x1b[m{}",
+    "cleared line": "\x1b[2K{}",
+    "colour in a notebook": json.dumps({"text": ["\x1b[1;31m{}\x1b[0m\n"]}),
+    "URL": "https://example.com/?a=1%26token%3D{}",
+    "JSON": "\\u003d{}",
+    "repr": "b'\\x0a{}'",
+}
+
+
+@pytest.mark.parametrize("around", AFTER_LETTERS.values(), ids=AFTER_LETTERS)
+@pytest.mark.parametrize("secret", ["hf", "aws", "github", "openai", "anthropic", "gitlab", "slack", "jwt", "groq"])
+def test_a_token_is_found_behind_what_ends_in_a_letter(secret: str, around: str) -> None:
+    """As the code of a colour does in a log, and an escaped character."""
+    assert find_secret(around.replace("{}", SECRETS[secret]).encode()) is not None
+
+
+@pytest.mark.parametrize("secret", ["hf", "aws", "github", "openai", "anthropic", "slack"])
+def test_a_token_in_a_database_is_found(tmp_path: Path, secret: str) -> None:
+    """SQLite puts the length of a text right before it, which may be a letter."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE params (value TEXT)")
+        database.execute("INSERT INTO params VALUES (?)", (SECRETS[secret],))
+        database.commit()
+
+    assert find_secret((tmp_path / "mlflow.db").read_bytes()) is not None
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
