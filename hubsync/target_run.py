@@ -69,9 +69,10 @@ class TargetRun:
         read = self.work.pipeline.reading.progressed
         yield Part(f"watch:{self.target.name}", self.watcher.progressed(read), _PATIENCE_S)
         for worker in self.work.workers:
-            if worker.is_running and worker.mirror.transport != "http":  # there each request has a deadline of its own
+            progressed = worker.progressed
+            if progressed is not None and worker.mirror.transport != "http":  # there each request has a deadline of its own
                 patience_s = max(_PATIENCE_S, 3 * worker.publisher.endpoint.stall_s)
-                yield Part(self._push_name(worker), worker.publisher.progressed, patience_s)
+                yield Part(self._push_name(worker), progressed, patience_s)
 
     def is_busy(self) -> bool:
         """Tell whether any job of this target runs: each of them uses the store."""

@@ -97,7 +97,6 @@ class Publisher:
         self._pusher = Pusher(place, self._repository, self._remote, self._record, cards, self.supply.lacked, self._pulls)
         self.retainer = Retainer(place, self._view, self._record, self._remote, self._pusher)
         self._announcer = Announcer(place, self._view, self._remote)
-        self._began = 0.0
         self.on_success: Callable[[], None] = lambda: None  # called after each push, of which a publication may have two
         self._measured: tuple[object, Backlog] = (None, Backlog())
 
@@ -113,8 +112,8 @@ class Publisher:
 
     @property
     def progressed(self) -> float:
-        """When a publication last got on, in monotonic seconds."""
-        return max(self._began, self._remote.progressed)
+        """When a command or an upload last got on, in monotonic seconds."""
+        return self._remote.progressed
 
     def holds(self, snapshot: str, unit: str | None) -> bool:
         """Tell whether the mirror shows *unit*, or with ``None`` everything, as it is at *snapshot* or later."""
@@ -226,7 +225,6 @@ class Publisher:
             MirrorError: a step failed; what was done before it stays done.
             StoppedError: hubsync is stopping.
         """
-        self._began = time.monotonic()
         if self._git.is_damaged and self._store.mend_mirror(self._git):  # all of it is gone, such as by a hand
             self._record.read()
         try:

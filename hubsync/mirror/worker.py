@@ -71,7 +71,7 @@ class MirrorWorker:
         self.publisher = publisher
         self.trouble: Trouble | None = None
         self.last_success: datetime | None = None
-        self.is_running = False
+        self._began: float | None = None  # the run that goes on, monotonic
         self._is_asked_again = self._makes_again = False
         self._refused_tries = 0
         self._refused_next = 0.0  # when what was refused is sent again, monotonic
@@ -89,6 +89,17 @@ class MirrorWorker:
         """The mirror's declaration."""
         return self.publisher.mirror
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a run goes on."""
+        return self._began is not None
+
+    @property
+    def progressed(self) -> float | None:
+        """When the run that goes on last got on, in monotonic seconds; ``None`` if none goes on."""
+        began = self._began
+        return None if began is None else max(began, self.publisher.progressed)
+
     def run(self, *, now: bool = False, early: bool = True) -> Published | None:
         """Publish what there is, unless a wait is on (*now* ends it), then upload what may go *early*.
 
@@ -98,8 +109,13 @@ class MirrorWorker:
         is_asked = now or self._is_asked_again
         if not is_asked and self.wait_s() > 0 and not self._has_changed():
             return None
-        self.is_running = True
-        makes_again = now or self._makes_again
+        self._began = time.monotonic()
+        try:
+            return self._run(is_asked=is_asked, makes_again=now or self._makes_again, early=early)
+        finally:
+            self._began = None
+
+    def _run(self, *, is_asked: bool, makes_again: bool, early: bool) -> Published | None:
         self._is_asked_again = self._makes_again = False
         if is_asked or self._sends_refused_again():
             self.publisher.refusals.try_again()
@@ -124,8 +140,6 @@ class MirrorWorker:
                 self._log.exception("schedule.failed", job="push", error=str(self.trouble.error), retryable=True,
                                     error_kind=self.trouble.error.error_kind, failures=self.trouble.failures)  # fmt: skip
             return None
-        finally:
-            self.is_running = False
         self._note_success(is_asked=is_asked)
         if published is not None:
             self._note_published(published, head, is_asked=is_asked)

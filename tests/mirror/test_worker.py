@@ -1,5 +1,7 @@
 import os
 import resource
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +46,37 @@ def test_a_failed_mirror_is_not_asked_before_its_time(worker: MirrorWorker, serv
     server.before = lambda _: None
     assert worker.run(now=True) is not None
     assert (None, 0.0) == (worker.trouble, worker.wait_s())
+
+
+def test_a_run_has_got_on_since_it_began(worker: MirrorWorker) -> None:
+    """However long ago the one before it was: before its first command, too."""
+    began = time.monotonic()
+    is_over = threading.Event()
+    seen: list[float] = []
+
+    def look() -> None:
+        while not is_over.is_set():
+            seen.extend(progressed for progressed in (worker.progressed,) if progressed is not None)
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    worker.run()
+    is_over.set()
+    watching.join()
+
+    assert seen
+    assert began <= min(seen)
+    assert worker.progressed is None
+
+
+def test_a_run_that_cannot_begin_is_over(worker: MirrorWorker) -> None:
+    """What is read before the mirror is asked may be damaged."""
+    worker.publisher._store.ledger.close()
+
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whichever it is, the daemon says it
+        worker.run(now=True)
+
+    assert not worker.is_running
 
 
 def test_a_new_token_ends_the_wait(tmp_path: Path, make_rig: Callable[..., Rig]) -> None:
