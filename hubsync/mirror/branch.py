@@ -19,7 +19,7 @@ from hubsync.mirror.graft import ForeignEdit, Graft, Tree, graft, parents, polic
 from hubsync.mirror.view import Line, Step, fold
 from hubsync.store.git import DIRECTORY, FEW_PATHS, REGULAR, FastImport, Git, TreeEntry, blob_id
 from hubsync.store.route import hub_attributes
-from hubsync.store.snapshot import Store
+from hubsync.store.snapshot import AUTHOR, Store
 
 _A_DIRECTORY = TreeEntry(DIRECTORY, "")  # whatever is in it
 _DECIDE = 'decide whose version stays: set on_foreign_edit to "ours" or "theirs"'
@@ -112,6 +112,8 @@ class Branch:
         published = self._published(line, base, head, is_new_view=is_new_view) if compares_all else None
         if published is not None and onto is not None and is_unnoted:
             published = self._with_unnoted(published, onto, head)
+        if published is not None and head.commit is not None and head.left is not None:
+            published = self._with_returned(published, head.commit, head.left)
         grafts = self._plan(line, steps, head, there, published)
         grafted = self._commit(line, steps, grafts, head)
         if grafted.commits:
@@ -167,6 +169,16 @@ class Branch:
         own = {p: e for p, e in changes.items() if p != self._cards.path and p not in above([p])}
         tree = {**published.tree, **own}
         return _Published({path: entry for path, entry in tree.items() if entry is not None}, published.paths | own.keys())
+
+    def _with_returned(self, published: _Published, head: str, left: str) -> _Published:
+        """Return what we published with what we removed from it and what *head*, which was rolled back, shows again."""
+        undone = self._git.run("rev-list", "--first-parent", f"--author={AUTHOR}", f"{head}..{left}", check=False)
+        steps = self._git.diff_line(undone.stdout.decode().split())
+        removed = {change.path: change.before for changes in reversed(steps) for change in changes if change.after is None}
+        there = self._git.list_tree(head)
+        returned = {path: entry for path, entry in removed.items() if entry is not None and there.get(path) == entry}
+
+        return _Published({**returned, **published.tree}, published.paths | returned.keys())
 
     def _skip_held(self, base: str | None, steps: list[Step], head: str) -> tuple[str | None, list[Step]]:
         """Leave out the first of *steps* if *head* has them: they were pushed, and we were killed before the record."""

@@ -88,8 +88,8 @@ class Supply:
         """Return those of *blobs* that point to what the mirror lacks and cannot be given: no commit may name them."""
         pointers = self._store.pointers(blobs)
         objects = {pointer.oid: pointer for pointer in pointers.values()}
+        self._uploader.look_again(objects)  # with a branch that was rolled back, its storage may have been, too
         if lacks := self._uploader.lacks(objects):
-            self._uploader.look_again(lacks)
             self._uploader.upload_from_anywhere(lacks)
             lacks = self._uploader.lacks(lacks)
 
