@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from hubsync.store.archives import WHOLE_BYTES, is_archive, unpack
-from hubsync.store.secrets import Secret, find_secret
+from hubsync.store.secrets import Secret, find_secret, judge_name
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -55,7 +55,7 @@ class Scanner:
     def finish(self, fd: int) -> Secret | None:
         """Return what was found; in an archive, which *fd* is, by member if possible."""
         for name, content in unpack(fd, self._size) if self._is_archive else ():
-            if found := scan_content(content):
+            if found := judge_name(name) or scan_content(content):
                 return replace(found, member=name)
 
         return self.found

@@ -67,7 +67,7 @@ class Rule(NamedTuple):
 class Secret(Struct, frozen=True):
     """Where a secret stands, and the rule that says so; ``line`` counts from 1 and is for text, ``offset`` from 0.
 
-    A file that is one by its name has neither.
+    A file, or a member of an archive, that is one by its name has neither.
     """
 
     rule: str
@@ -80,7 +80,7 @@ class Secret(Struct, frozen=True):
         """The place as a person would say it."""
         inside = f" of {self.member}" if self.member else ""
         if self.offset is None:
-            return "its name says so"
+            return f"the name{inside} says so" if self.member else "its name says so"
 
         return f"line {self.line}{inside}" if self.line is not None else f"byte {self.offset}{inside}"
 

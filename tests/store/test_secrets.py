@@ -258,6 +258,16 @@ def tar_file(members: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
+def test_a_member_may_be_a_secret_by_its_name(tmp_path: Path) -> None:
+    """As a file of its own may, whatever it holds; examples are none."""
+    (tmp_path / "code.zip").write_bytes(torch_file({}))
+    (tmp_path / "code.tar").write_bytes(tar_file({"proj/.env.example": b"PASSWORD=", "proj/.env": b"PASSWORD=hunter2"}))
+
+    assert scan(tmp_path / "code.zip") is None
+    found = scan(tmp_path / "code.tar")
+    assert (found.rule, found.place) == ("a dotenv file", "the name of proj/.env says so")
+
+
 @pytest.mark.parametrize("weights", [10, WHOLE_BYTES + 1])
 def test_the_place_in_a_tar_file_is_its_member(tmp_path: Path, weights: int) -> None:
     """As NeMo saves it: a small member behind weights of any size."""
