@@ -86,6 +86,12 @@ def test_a_training_comes_first_whatever_slice_it_runs_in(name: str) -> None:
     assert ["1"] == settings(UNITS / name, "CPUWeight")
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_hundreds_of_targets_are_no_runaway(name: str) -> None:
+    """Each takes about six threads, and what git starts: forty were enough for a limit of 256, where no thread starts."""
+    assert ["4096"] == settings(UNITS / name, "TasksMax")
+
+
 def test_the_sandbox_check_sees_a_hole(copy: Callable[[str], Path]) -> None:
     """A unit that may do everything is beyond the threshold."""
     unit = copy("hubsync.service")
@@ -142,6 +148,7 @@ def test_a_unit_is_made_for_a_config(tmp_path: Path, install: Install, options: 
     assert start.endswith(f" run --config {config}")
     assert [f"hub-token:{tmp_path}/hub-token"] == settings(unit, "LoadCredential")
     assert "/data/.hubsync /data/runs/llama" in settings(unit, "RequiresMountsFor")[0]
+    assert ["4096"] == settings(unit, "TasksMax")
     assert f"install -m 0600 /dev/stdin {tmp_path}/hub-token" in done.stdout
 
 
