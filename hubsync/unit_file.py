@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from hubsync.config.model import Config, Target
+from hubsync.config.model import Config, Endpoint, Target
 from hubsync.errors import UsageError
 
 WRITTEN = "# Written by `hubsync install-service`; it writes it anew. Local changes: systemctl edit"
@@ -80,6 +80,19 @@ def written_paths(config: Config) -> list[Path]:
     return [path for path in dict.fromkeys(paths) if not _is_beneath(path, (STATE_DIR, LOG_DIR))]
 
 
+def read_files(config: Config) -> list[Path]:
+    """Return the files that the service itself reads, beside its sources."""
+    templates = [target.card.template for target in config.targets]
+    tokens = [endpoint.token.file for endpoint in _used(config) if endpoint.token]
+
+    return list(dict.fromkeys(path for path in (*config.files, *tokens, *templates) if path is not None))
+
+
+def is_hidden(path: Path) -> bool:
+    """Tell whether the service of a system sees something else in the place of *path*."""
+    return _is_beneath(path, _HIDDEN)
+
+
 def _credentials(config: Config) -> Iterator[str]:
     for name, path in credentials(config).items():
         yield f"LoadCredential={name}:{_escape(path)}"
@@ -88,10 +101,14 @@ def _credentials(config: Config) -> Iterator[str]:
 
 def credentials(config: Config) -> dict[str, Path]:
     """Return the credentials that the config names, each with the file that it is loaded from, beside the config."""
-    used = {mirror.endpoint for target in config.targets for mirror in target.mirrors}
-    tokens = [config.endpoints[name].token for name in sorted(used)]
+    tokens = [endpoint.token for endpoint in _used(config)]
 
     return {token.credential: config.path.parent / token.credential for token in tokens if token and token.credential}
+
+
+def _used(config: Config) -> list[Endpoint]:
+    """Return the endpoints that have a mirror."""
+    return [config.endpoints[name] for name in sorted({mirror.endpoint for t in config.targets for mirror in t.mirrors})]
 
 
 def _shared_mount(config: Config, target: Target) -> Path:
@@ -109,7 +126,7 @@ def _shared_mount(config: Config, target: Target) -> Path:
 
 def _shown(paths: Iterable[Path], assignment: str) -> Iterator[str]:
     """Yield what makes *paths* visible that the service's own /tmp would hide."""
-    hidden = [path for path in paths if _is_beneath(path, _HIDDEN)]
+    hidden = [path for path in paths if is_hidden(path)]
     if hidden:
         yield f"{assignment}={_words(path.as_posix().replace(':', chr(92) + ':') for path in _outermost(hidden))}"
 

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,23 @@ def test_check_says_that_a_token_is_exposed(tmp_path: Path, hub: LocalHub) -> No
 
     assert (1, 0) == (exposed.returncode, closed.returncode), closed.stdout
     assert f"chmod 600 {token}" in exposed.stdout
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["FIFO", "directory"])
+def test_check_refuses_a_token_that_is_no_file(tmp_path: Path, hub: LocalHub, make: Callable[[Path], None]) -> None:
+    """At once, and never with a chmod, which would lock a directory."""
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "token")
+    (tmp_path / "token").chmod(0o755)
+    table = f'url = "{hub.url}"\ntoken = {{ file = "{tmp_path}/token" }}'
+    config = write_config(tmp_path / "hubsync.toml", tmp_path / "run", {table: "acme/x"})
+
+    checked = hubsync(config, "check", "--online")
+
+    assert 77 == checked.returncode, checked.stdout
+    assert f"{tmp_path}/token: " in checked.stdout
+    assert "name a regular file" in checked.stdout
+    assert "chmod" not in checked.stdout
 
 
 # --- what another user's files need

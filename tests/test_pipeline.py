@@ -799,7 +799,10 @@ def test_what_no_mirror_has_yet_is_not_said_to_be_published(make_rig: MakeRig) -
 
 
 def test_a_large_deletion_halts_until_it_is_confirmed(server: PlainServer, make_rig: MakeRig) -> None:
-    """More than half of the paths at once is an accident until a person says otherwise, also after a restart."""
+    """More than half of the paths at once is an accident until a person says otherwise, also after a restart.
+
+    The hint names each step: what confirms it is refused while the service runs.
+    """
     rig = make_rig(server, deletes="propagate")
     for number in range(5):
         rig.write(f"{number}.txt", b"x")
@@ -809,7 +812,9 @@ def test_a_large_deletion_halts_until_it_is_confirmed(server: PlainServer, make_
 
     assert [] == rig.commit()
     assert rig.pipeline.halted is not None
-    assert "--confirm-deletes" in rig.pipeline.halted.hint
+    hint = rig.pipeline.halted.hint
+    steps = ("stop the service", "`hubsync once run --confirm-deletes`", "start it again")
+    assert sorted(map(hint.index, steps)) == [hint.index(step) for step in steps]
     assert [] == rig.commit()
     outcome = once(rig)
     assert ["source"] == list(outcome.failed)

@@ -5,6 +5,7 @@ import pwd
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,8 @@ UNITS = ROOT / "systemd"
 SYSTEM = ("hubsync.service", "hubsync@.service")
 ALL = (*SYSTEM, "user/hubsync.service")
 Install = Callable[..., Result]
+SOMEBODY = next(user for user in pwd.getpwall() if user.pw_uid not in {0, os.geteuid()})
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
 
 def analyze(*arguments: str | Path, runtime: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -86,6 +89,12 @@ def test_a_training_comes_first_whatever_slice_it_runs_in(name: str) -> None:
     assert ["1"] == settings(UNITS / name, "CPUWeight")
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_hundreds_of_targets_are_no_runaway(name: str) -> None:
+    """Each takes about six threads, and what git starts: forty were enough for a limit of 256, where no thread starts."""
+    assert ["4096"] == settings(UNITS / name, "TasksMax")
+
+
 def test_the_sandbox_check_sees_a_hole(copy: Callable[[str], Path]) -> None:
     """A unit that may do everything is beyond the threshold."""
     unit = copy("hubsync.service")
@@ -142,6 +151,7 @@ def test_a_unit_is_made_for_a_config(tmp_path: Path, install: Install, options: 
     assert start.endswith(f" run --config {config}")
     assert [f"hub-token:{tmp_path}/hub-token"] == settings(unit, "LoadCredential")
     assert "/data/.hubsync /data/runs/llama" in settings(unit, "RequiresMountsFor")[0]
+    assert ["4096"] == settings(unit, "TasksMax")
     assert f"install -m 0600 /dev/stdin {tmp_path}/hub-token" in done.stdout
 
 
@@ -178,19 +188,63 @@ def test_hard_links_need_one_mount(tmp_path: Path, install: Install) -> None:
 
 def test_it_runs_as_who_owns_the_sources(tmp_path: Path, install: Install) -> None:
     """Since safetensors' files are for their owner alone; not as root unless that is said."""
-    somebody = next(user for user in pwd.getpwall() if user.pw_uid not in {0, os.geteuid()})
     source = tmp_path / "run"
     source.mkdir()
     config = declare(tmp_path, str(source))
     found = []
-    for owner in (0, somebody.pw_uid) if os.geteuid() == 0 else (os.geteuid(),):
+    for owner in (0, SOMEBODY.pw_uid) if os.geteuid() == 0 else (os.geteuid(),):
         if os.geteuid() == 0:
             os.chown(source, owner, -1)
         install(config)
         found.append(settings(tmp_path / "units" / "hubsync.service", "User")[-1])
 
     mine = pwd.getpwuid(os.geteuid()).pw_name
-    assert (["hubsync", somebody.pw_name] if os.geteuid() == 0 else [mine]) == found
+    assert (["hubsync", SOMEBODY.pw_name] if os.geteuid() == 0 else [mine]) == found
+
+
+@as_root
+def test_what_the_service_may_not_use_is_said(install: Install) -> None:
+    """Directories of another user, and files on whose way it is not let in: each with the command that mends it."""
+    with tempfile.TemporaryDirectory(dir=Path.home()) as place:
+        root, source = Path(place), Path(place) / "my runs"
+        source.mkdir()
+        os.chown(source, SOMEBODY.pw_uid, -1)
+        for name in ("store", "theirs"):
+            (root / name).mkdir()
+        os.chown(root / "theirs", SOMEBODY.pw_uid, -1)
+        for name, mode in {"locked": 0o600, "open": 0o644}.items():
+            (root / name).touch()
+            (root / name).chmod(mode)
+        config = write_config(
+            root / "hubsync.toml",
+            source,
+            {
+                f'url = "https://{name}.example"\ntoken = {{ file = "{root}/{name}" }}': "acme/x"
+                for name in ("locked", "open")
+            },
+            store_dir=f'"{root}/store"',
+        )
+        config.write_text(config.read_text().replace(f'"{root}/state"', f'"{root}/theirs"'))
+
+        said = install(config).stdout.splitlines()
+
+        who = SOMEBODY.pw_name
+        assert [f"  chown -R {who}: {root}/store"] == [line for line in said if "chown" in line]
+        rights = [line.partition("    #")[0] for line in said if "setfacl" in line]
+        assert f"  setfacl -m u:{who}:x {root}" in rights
+        assert f"  setfacl -m u:{who}:r {root}/locked" in rights
+        assert not [line for line in rights if line.endswith(("/open", "/hubsync.toml"))]
+
+
+def test_a_config_that_the_service_does_not_see_is_said(install: Install) -> None:
+    """It has a /tmp of its own, unless it is the service of a user."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        config = declare(Path(place), "/data/runs")
+
+        said, own = install(config).stdout, install(config, "--user").stdout
+
+    assert f"does not see {config}" in said
+    assert "does not see" not in own
 
 
 def test_nobody_is_nobodys_service(tmp_path: Path, install: Install) -> None:

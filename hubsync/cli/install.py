@@ -2,9 +2,10 @@
 # ruff: noqa: PLC0415 - heavy imports stand in the commands that need them
 
 import os
+import pwd
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,16 +106,15 @@ def _write(goal: Path, text: str) -> None:
 
 def _steps(config: "Config", installation: "Installation") -> Iterator[str]:
     """Yield what is left to do."""
-    from hubsync.unit_file import credentials, written_paths
+    from hubsync.unit_file import credentials
 
     user = installation.user
     if user == "hubsync":
         yield "useradd --system --no-create-home --shell /usr/sbin/nologin hubsync    # if there is no such user"
         for source in dict.fromkeys(target.source for target in config.targets):
             yield f"setfacl -R -m u:hubsync:rX -m d:u:hubsync:rX {shlex.quote(str(source))}    # unless it may read that"
-    for path in () if user is None else written_paths(config):
-        if not path.exists():
-            yield f"install -d -m 0700 -o {shlex.quote(user or '')} {shlex.quote(str(path))}"
+    if user is not None:
+        yield from _grants(config, user)
     for path in credentials(config).values():
         if not path.exists():
             yield f"install -m 0600 /dev/stdin {shlex.quote(str(path))}    # and paste the token"
@@ -127,3 +127,44 @@ def _steps(config: "Config", installation: "Installation") -> Iterator[str]:
     yield f"{manager} enable --now hubsync"
     if user is None:
         yield "loginctl enable-linger    # so that it runs while you are not logged in"
+
+
+def _grants(config: "Config", user: str) -> Iterator[str]:
+    """Yield what gives *user* the files that the service needs beside its sources."""
+    from hubsync.unit_file import is_hidden, read_files, written_paths
+
+    uid, groups = _ids(user)
+    own = {config.service.state_dir, *(target.store_dir for target in config.targets)}
+    for path in written_paths(config):
+        if not path.exists():
+            yield f"install -d -m 0700 -o {shlex.quote(user)} {shlex.quote(str(path))}"
+        elif path in own and path.stat().st_uid != uid:
+            yield f"chown -R {shlex.quote(user)}: {shlex.quote(str(path))}"
+    for path in read_files(config):
+        if is_hidden(path):
+            yield f"# the service does not see {path}, since it has a /tmp of its own; move that, and install it again"
+            continue
+        for place, right in _locked(path, uid, groups):
+            yield f"setfacl -m u:{shlex.quote(user)}:{right} {shlex.quote(str(place))}    # unless it may read {path}"
+
+
+def _ids(user: str) -> tuple[int, Collection[int]]:
+    """Return the number of *user*, and those of its groups; of none that there is, before it is made."""
+    try:
+        known = pwd.getpwnam(user)
+    except KeyError:
+        return -1, ()
+
+    return known.pw_uid, os.getgrouplist(user, known.pw_gid)
+
+
+def _locked(path: Path, uid: int, groups: Collection[int]) -> Iterator[tuple[Path, str]]:
+    """Yield what on the way to *path* does not let the user in by its mode, and the right that is missing there."""
+    for place, right, bit in [*((parent, "x", 1) for parent in reversed(path.parents)), (path, "r", 4)]:
+        try:
+            status = place.stat()
+        except OSError:  # not there yet: whoever makes it sees to it
+            return
+        shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
+        if not status.st_mode >> shift & bit:
+            yield place, right

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from hubsync.config.context import FileContext
 from hubsync.config.positions import Loc, Place, Places, find_places
 from hubsync.config.problems import Problem
+from hubsync.config.regular import open_regular
 from hubsync.errors import ConfigError
 
 FILE_NAME = "hubsync.toml"
@@ -83,7 +84,7 @@ def find_config(path: Path | None, environment: Mapping[str, str]) -> Path:
 def read_document(path: Path, home: str | None) -> Document | Problem:
     """Return what stands in *path*, or the reason why that cannot be said."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=None if _is_handed_over(path) else open_regular) as file:
             mark = mark_of(os.fstat(file.fileno()))
             raw = file.read(_LARGEST_BYTES + 1)
         text = raw[:_LARGEST_BYTES].decode("utf-8-sig").replace("\r\n", "\n")
@@ -102,6 +103,11 @@ def read_document(path: Path, home: str | None) -> Document | Problem:
         return _whole(path, "is nested too deeply; a config needs no more than four levels")
     except ValueError as exc:  # TOMLDecodeError, and what int() says of thousands of digits
         return _explain_syntax(path, text, str(exc))
+
+
+def _is_handed_over(path: Path) -> bool:
+    """Tell whether *path* names a pipe that is open already, as a shell hands over ``<(...)``: it has a writer."""
+    return os.path.realpath(path).startswith("/proc/")
 
 
 def mark_of(status: os.stat_result) -> str:

@@ -18,6 +18,7 @@ from hubsync.card.merge import has_block, is_merge_of
 from hubsync.card.stock import is_stock
 from hubsync.card.usage import Place
 from hubsync.config.model import Endpoint, Mirror, Target
+from hubsync.config.regular import open_regular
 from hubsync.errors import HubsyncError
 from hubsync.mirror.cards import Cards, Changes, Shown
 from hubsync.mirror.graft import with_prefix
@@ -27,7 +28,7 @@ from hubsync.store.git import Git, TreeEntry
 from hubsync.store.pointer import Pointer
 from hubsync.store.snapshot import Store
 from hubsync.units import unit_of
-from hubsync.watch.beneath import open_entry
+from hubsync.watch.beneath import open_entry, words
 from hubsync.watch.inventory import look
 
 _DIGESTS = "card:digest:"
@@ -65,9 +66,11 @@ def read_template(target: Target) -> str | None:
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8", opener=open_regular) as file:
+            return file.read()
     except (OSError, UnicodeDecodeError) as exc:
-        raise HubsyncError(f"the card's template {path}: {exc}", hint="correct card.template in the config") from exc
+        why = words(exc) if isinstance(exc, OSError) else str(exc)
+        raise HubsyncError(f"the card's template {path}: {why}", hint="correct card.template in the config") from exc
 
 
 class SnapshotFiles:

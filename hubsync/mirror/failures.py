@@ -32,6 +32,10 @@ def _row(pattern: str, error_kind: str, hint: str = "", *, retryable: bool = Fal
     return FailureRow(pattern, error_kind, retryable, hint)
 
 
+# It may answer anything, from a look to an upload. nginx takes 1 MB unless it is told otherwise.
+_REQUEST_HINT = (
+    "a proxy in front of the Hub, or the Hub, takes no request of this size; raise its limit (nginx: client_max_body_size)"
+)
 _SPLIT_HINT = "lower lfs.threshold so that the file goes through git-lfs"
 _SIGN_IN_HINT = "check the endpoint's token: it may be wrong, expired or revoked"
 _REACH_HINT = "check the endpoint's url, and that this machine reaches it; hubsync tries again by itself"
@@ -74,7 +78,7 @@ WORDS: tuple[FailureRow, ...] = (
     # Of its storage, never of the content: a pointer without its content is not captured.
     _row(_LACKS_OBJECT, "server", "the Hub lacks an object that it took; hubsync sends it again", retryable=True),
     _row(r"pack exceeds maximum|\bGH001\b|file size limit|enable upload of files > ?5 ?GB", "too_large",
-         "the server refuses a file of this size"),
+         "the server refuses a file of this size; save it in smaller parts, or leave it out with exclude"),
     _row(r"no DAV locking support|git-http-push failed|not valid: is this a git repository", "server",
          "no git server answers, but perhaps a proxy or a login page; hubsync tries again by itself", retryable=True),
     _row(r"redirected without end|maximum allowed redirects", "server", _TROUBLE_HINT, retryable=True),
@@ -106,8 +110,8 @@ STATUSES: dict[int, FailureRow] = {
     407: _row("", "network", "a proxy on the way wants a login of its own", retryable=True),
     408: _row("", "timeout", _REACH_HINT, retryable=True),
     **dict.fromkeys((409, 412), _row("", "conflict", _RACE_HINT, retryable=True)),
-    413: _row("", "too_large", "the server refuses a file of this size"),
-    422: _row("", "rejected", "see what the Hub says of this file"),
+    413: _row("", "too_large", _REQUEST_HINT),
+    422: _row("", "rejected", "see what the Hub says of it"),
     423: _row("", "forbidden", "the repository is locked; ask its owner", retryable=True),
     429: _row("", "rate_limited", _PATIENCE_HINT, retryable=True),
     451: _row("", "forbidden", "the Hub withholds this repository; ask its operator"),
@@ -120,7 +124,7 @@ OTHER_WORDS: tuple[FailureRow, ...] = (
     _row(r"Authentication failed|could not read (Username|Password)|Unauthorized|Invalid (user token|username or password)"
          r"|Authentication required|bad credentials", "auth", _SIGN_IN_HINT),
     _row(r"Forbidden|not authorized|Authorization error|access denied", "forbidden", _WRITE_HINT),
-    _row(r"entity too large", "too_large", "the server refuses a file of this size"),
+    _row(r"entity too large", "too_large", _REQUEST_HINT),
     _row(r"not found|does not (appear to be a git repository|exist)", "not_found", _NAME_HINT),
     _row(r"certificate|x509|self.signed", "tls", "check the endpoint's certificate and the clock of this machine"),
     _row(r"redirect", "not_found", _MOVED_HINT),
@@ -142,7 +146,10 @@ _SAYS_NOTHING = re.compile(r"https?://[^\s'\"]+|\d+ bytes|stream \d+")
 _SAYS_LITTLE = re.compile(
     r"To https?://|error: failed to push some refs|!\t|Done$|hint: |fatal: the remote end hung up"
     r"|error: unable to read askpass response|send-pack: unexpected disconnect"
-    r"|(?:(?:Enumerating|Counting|Compressing|Writing|Receiving|Resolving|Unpacking) [a-z]+|Delta compression|Total)\b"
+)
+_HUNG_UP = "the remote end hung up"
+_PROGRESS = re.compile(
+    r"(?:(?:Enumerating|Counting|Compressing|Writing|Receiving|Resolving|Unpacking) [a-z]+|Delta compression|Total)\b"
 )
 _OFFENDING = (  # a line each, as git pads them; or all in one line, as the API has them
     re.compile(r"^remote:\s+- (?P<path>.+?)(?: \(ref: .*\))?\s*$", re.MULTILINE),
@@ -276,6 +283,14 @@ def _shorten(said: str) -> str:
     said = _HELPER.sub("the credential helper", said)
     said = _ASKS.sub(r"\1 answered 401: it wants a token, or another one", said)
     lines = [words for line in said.splitlines() if (words := line.removeprefix("remote:").strip(" -"))]
-    telling = [line for line in lines if not _SAYS_LITTLE.match(line)]
-    words = escape_unsafe("; ".join(telling or lines))
+    lines = [line for line in lines if not _PROGRESS.match(line)]
+    telling = [line for line in lines if not _SAYS_LITTLE.match(line)] or _least(lines)
+    words = escape_unsafe("; ".join(telling))
     return words if len(words) <= _SAID_CHARS else words[:_SAID_CHARS] + " …"
+
+
+def _least(lines: list[str]) -> list[str]:
+    """Return what the *lines* of git's frame come to, where they are all that was said."""
+    if any(_HUNG_UP in line for line in lines):
+        return ["the server closed the connection without an answer"]
+    return lines[-1:]

@@ -9,6 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from hubsync.config.model import Config, Endpoint, TokenSource
+from hubsync.config.regular import open_regular
 from hubsync.errors import MirrorError
 from hubsync.monitor.log import register_secret
 from hubsync.store.process import read_command
@@ -63,7 +64,7 @@ class Tokens:
         path = self._default_path() if endpoint.token is None else self._path(endpoint.token)
         try:
             file = None if path is None else path.resolve(strict=True)
-            if file is None or not file.stat().st_mode & _OTHERS_READ:
+            if file is None or not file.is_file() or not file.stat().st_mode & _OTHERS_READ:
                 return None
             return path if all(parent.stat().st_mode & _OTHERS_ENTER for parent in file.parents) else None
         except OSError:
@@ -88,7 +89,7 @@ class Tokens:
         try:
             token = self._fetch(source).strip()
         except OSError as exc:
-            raise _unreadable(endpoint, str(exc)) from exc
+            raise _unreadable(endpoint, _why_not(exc)) from exc
         except UnicodeDecodeError as exc:
             raise _unreadable(endpoint, "it is no text") from exc
         if not token:
@@ -101,7 +102,7 @@ class Tokens:
     def _fetch(self, source: TokenSource) -> str:
         path = self._path(source)
         if path is not None:
-            return path.read_text()
+            return _read_file(path)
         if source.env is not None:
             return self._environment.get(source.env, "")
         finished = read_command(tuple(source.command or ()), self._for_command(), timeout_s=_COMMAND_TIMEOUT_S)
@@ -128,7 +129,7 @@ class Tokens:
             if token := self._environment.get(name, "").strip():
                 return token if _is_sendable(token) else None
         try:
-            token = self._default_path().read_text().strip()
+            token = _read_file(self._default_path()).strip()
         except (OSError, UnicodeDecodeError):
             return None
 
@@ -138,6 +139,15 @@ class Tokens:
         cache = self._environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - a string
         home = self._environment.get("HF_HOME") or f"{cache}/huggingface"
         return Path(self._environment.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+
+
+def _read_file(path: Path) -> str:
+    with open(path, opener=open_regular) as file:
+        return file.read()
+
+
+def _why_not(exc: OSError) -> str:
+    return f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
 
 
 def _is_sendable(token: str) -> bool:
@@ -208,9 +218,10 @@ def _origin(url: str) -> str:
 
 
 def _unreadable(endpoint: Endpoint, why: str) -> MirrorError:
+    is_file = endpoint.token is not None and endpoint.token.file is not None
     return MirrorError(
         f"the token of endpoint {endpoint.name!r} cannot be read: {why}",
         error_kind="auth",
         retryable=False,
-        hint=f"mend [endpoint.{endpoint.name}] token",
+        hint=f"mend [endpoint.{endpoint.name}] token{': name a regular file that hubsync may read' * is_file}",
     )

@@ -60,7 +60,8 @@ class Guard:
         self.halt(
             SourceError(
                 f"{len(gone)} of {count} captured paths are gone from {self._target.source}",
-                hint=f"if they were meant to go, run: hubsync once {self._target.name} --confirm-deletes",
+                hint=f"if they were meant to go, stop the service if one runs, run `hubsync once {self._target.name} "
+                "--confirm-deletes` as its user, and start it again",
             )
         )
         return False

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from hubsync.config.regular import kind_of_file
 from hubsync.errors import FileChangedError, FileUnreadableError, HubsyncError, SourceError, is_limit, read_os_error
 from hubsync.watch.entry import Entry
 
@@ -27,15 +28,6 @@ _SOURCE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # may be a symbolic link it
 _PASSAGE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # needs no right to list
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO swapped in must not make us wait
-
-_IRREGULAR = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISLNK, "a symlink"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISBLK, "a block device"),
-    (stat.S_ISCHR, "a character device"),
-)
 
 
 @contextmanager
@@ -173,11 +165,6 @@ def open_entry(source: Path, entry: Entry) -> int:
         raise FileChangedError(entry.path, "the symlink now leads out of the source")
 
     return open_beneath(source, target)
-
-
-def kind_of_file(mode: int) -> str:
-    """Return what a file that is no regular one is called."""
-    return next((name for is_kind, name in _IRREGULAR if is_kind(mode)), "no regular file")
 
 
 def source_error(exc: OSError, message: str) -> HubsyncError:

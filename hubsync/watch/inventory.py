@@ -14,10 +14,10 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from hubsync.config.regular import kind_of_file
 from hubsync.errors import is_limit, read_os_error
 from hubsync.watch.beneath import (
     GONE,
-    kind_of_file,
     open_beneath,
     open_directory,
     open_entry,

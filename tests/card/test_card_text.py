@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hubsync.card.stock import is_stock
 from hubsync.card.tables import escape
 from hubsync.cli import cli
 from hubsync.config.model import Card, Config, Endpoint, Mirror, Service, Target
+from hubsync.errors import HubsyncError
 from hubsync.localhub.rules import card_errors
 from hubsync.preview import preview_card
 
@@ -123,6 +125,17 @@ def test_a_template(source: Path, tmp_path: Path) -> None:
     assert "# x\n\n```python" in card
     assert "Costs $3. $unknown" in card
     assert "## Training procedure" not in card
+
+
+def test_a_template_that_is_no_file_is_refused_at_once(source: Path, tmp_path: Path) -> None:
+    """Nobody writes to the FIFO: to open it would wait for good."""
+    runs.write_trainer_run(source)
+    os.mkfifo(tmp_path / "card.md")
+
+    with pytest.raises(HubsyncError, match=r"card's template .*/card.md: it is a FIFO, not a regular file") as caught:
+        card_of(source, Card(template=tmp_path / "card.md"))
+
+    assert "card.template" in caught.value.hint
 
 
 def test_nothing_known_no_card(source: Path) -> None:

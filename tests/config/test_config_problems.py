@@ -1,3 +1,4 @@
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +201,29 @@ def test_files_that_are_no_config_are_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path / name))}{said}"):
             load_config(tmp_path / name, {})
+
+
+def test_a_fifo_is_no_config(tmp_path: Path) -> None:
+    """Neither as the main file nor as one that is included: nobody writes to it, and to open it would wait for good."""
+    os.mkfifo(tmp_path / "fifo.toml")
+    (tmp_path / "main.toml").write_text('include = ["fifo.toml"]\n')
+    for name in ("fifo.toml", "main.toml"):
+        with pytest.raises(
+            ConfigError, match=r"fifo.toml:1:1: error: cannot be read: it is a FIFO, not a regular file; name a"
+        ):
+            load_config(tmp_path / name, {})
+
+
+def test_a_pipe_that_a_shell_hands_over_is_a_config(tmp_path: Path) -> None:
+    """As in ``hubsync -c <(...) check``: what writes to it is there."""
+    text = f'[service]\nstate_dir = "{tmp_path}/state"\n[[target]]\nname = "a"\nsource = "/data"\nmirrors = ["acme/x"]\n'
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    try:
+        assert ["a"] == [target.name for target in load_config(Path(f"/dev/fd/{reading}"), {}).targets]
+    finally:
+        os.close(reading)
 
 
 @pytest.mark.parametrize(

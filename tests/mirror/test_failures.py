@@ -295,6 +295,56 @@ def test_a_login_page_in_place_of_a_git_server_is_called_what_it_may_be(
     assert "login page" in caught.value.hint
 
 
+@pytest.mark.parametrize("status", [413, 422])
+@pytest.mark.parametrize(("act", "where"), [(look, REFS), (upload, BATCH), (push, PUSH)])
+def test_a_request_that_is_refused_is_called_no_file(
+    failing: tuple[PlainServer, Remote, Git], act: Callable[[Remote, Git], None], where: str, status: int
+) -> None:
+    """Most have none to them; of one that is too large it is said which limit to raise, as a sentence that goes on."""
+    server, remote, git = failing
+
+    def refuse(request: Request) -> None:
+        if where in request.path:
+            raise AnswerError(status, b"no")
+
+    server.before = refuse
+    with pytest.raises(MirrorError) as caught:
+        act(remote, git)
+
+    assert "file" not in caught.value.hint
+    assert ("raise its limit (nginx: client_max_body_size)" in caught.value.hint) == (status == 413)
+
+
+@pytest.mark.parametrize("body", [b"", b"0000"])
+def test_progress_is_no_reason(failing: tuple[PlainServer, Remote, Git], body: bytes) -> None:
+    """An answer with nothing in it is called that, and not by the last that git counted."""
+    server, remote, git = failing
+
+    def say_nothing(request: Request) -> None:
+        if request.path.endswith(PUSH):
+            raise AnswerError(200, body, Content_Type="application/x-git-receive-pack-result")
+
+    server.before = say_nothing
+    with pytest.raises(MirrorError) as caught:
+        push(remote, git)
+
+    assert "push: the server closed the connection without an answer" == str(caught.value)
+    assert ("network", True) == (caught.value.error_kind, caught.value.retryable)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Counting objects:  14% (1/7)\rCounting objects:  28% (2/7)\nerror: failed to push some refs to 'x'\n",
+         "push: error: failed to push some refs to 'x'"),
+        ("Counting objects:  14% (1/7)\rfatal: a reason\n", "push: fatal: a reason"),
+    ],
+)  # fmt: skip
+def test_of_what_git_says_its_last_word_is_the_reason(said: str, expected: str) -> None:
+    """Progress is none, however little else there is."""
+    assert expected == str(read_failure("push", said))
+
+
 @pytest.mark.parametrize("act", [upload, push])
 def test_a_connection_that_ends_is_a_failure_of_the_network(
     failing: tuple[PlainServer, Remote, Git], act: Callable[[Remote, Git], None]

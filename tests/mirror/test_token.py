@@ -1,4 +1,5 @@
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,42 @@ def test_a_token_that_cannot_be_read_is_an_error_that_shows_none(source: dict[st
     assert "token" in caught.value.hint
     assert "hf_secret" not in str(caught.value)
     assert "file" not in source or str(source["file"]) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a character device", "a directory"])
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str, *, is_linked: bool) -> None:
+    """Nobody writes to the FIFO: to open it would wait for good. What is said names the place, the reason and a cure."""
+    path = Path("/dev/null") if kind == "a character device" else tmp_path / "token"
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a directory":
+        path.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "a socket":
+            listener.bind(str(path))
+        if is_linked:
+            (tmp_path / "link").symlink_to(path)
+            path = tmp_path / "link"
+        login = Tokens({"HF_TOKEN_PATH": str(path)})
+
+        with pytest.raises(MirrorError) as caught:
+            login.read(endpoint(file=path))
+
+        assert kind.removeprefix("a ") in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert "regular file" in caught.value.hint
+        assert login.read(endpoint()) is None
+        assert login.find_exposed(endpoint(file=path)) is None
+
+
+def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
+    """So that a secret that is mounted by links, as Kubernetes does, can be replaced as a whole."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "token").write_text(TOKEN)
+    (tmp_path / "token").symlink_to("data/token")
+
+    assert TOKEN == Tokens({}).read(endpoint(file=tmp_path / "token"))
 
 
 # --- how git gets it
