@@ -2,11 +2,14 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.running import Daemon, digests, download, endpoint, write_checkpoint, write_config
+from support.plain_server import PlainServer
+from support.rig import NO_LOGIN, REPO, Rig
+from support.running import ROOT, Daemon, digests, download, endpoint, write_checkpoint, write_config
 
 from hubsync.localhub import LocalHub
 
@@ -137,6 +140,115 @@ def test_what_lies_below_an_unmounted_disk_is_not_published(config: Path, source
     assert "mount its disk again" in halted["hint"]
     assert "model.txt" in meanwhile
     assert not {*digests(source).values()} & {*meanwhile.values()}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """Give what may be mounted in a source, with fewer files than lie beside it."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    for name in ("x", "y"):
+        (directory / f"{name}.csv").write_text(name)
+    return directory
+
+
+@pytest.fixture
+def unmounted(tmp_path: Path, server: PlainServer, disk: Path, make_rig: Callable[..., Rig]) -> Callable[..., Rig]:
+    """Give what makes a target that took files of *disk*, while it was mounted at a place in the source."""
+
+    def make(place: str, **settings: str) -> Rig:
+        rig = make_rig(server, units=("checkpoint-*",), **settings)
+        rig.work.close()
+        write_checkpoint(rig.source / "checkpoint-1", 1000)
+        (rig.source / place).mkdir()
+        config = write_config(tmp_path / "once.toml", rig.source, {f'url = "{server.url}"': REPO}, quiet='"20ms"')
+        argv = [*apart(f"mount --bind {disk} {rig.source / place}"), sys.executable, "-m", "hubsync", "once", "-c", config]
+        subprocess.run(argv, cwd=ROOT, env={**os.environ, **NO_LOGIN}, check=True, capture_output=True)
+        rig.restart()
+        return rig
+
+    return make
+
+
+def tree(rig: Rig) -> set[str]:
+    """Return what is to be published."""
+    return set(rig.store.git.list_tree(rig.store.head() or ""))
+
+
+def test_a_disk_unmounted_below_a_source_deletes_nothing(config: Path, source: Path, hub: LocalHub, disk: Path) -> None:
+    """It halts the target, with the cure; mounted again, it goes on by itself, and what is deleted there goes."""
+    (source / "data").mkdir()
+    with Daemon(config, *apart(f"mount -t tmpfs tmpfs {source}/data && cp {disk}/* {source}/data")) as daemon:
+        daemon.wait_for("mirror.published")
+        inside(daemon, "umount", "-l", f"{source}/data")
+        halted = daemon.wait_for("target.halted")
+        (source / "new.txt").write_text("new")
+        daemon.wait_for("heartbeat", count=2)
+        meanwhile = download(hub, "acme/x", config.parent / "then")
+        inside(daemon, "mount", "--bind", str(disk), f"{source}/data")
+        daemon.wait_for("target.resumed")
+        (disk / "x.csv").unlink()
+        daemon.wait_for("snapshot.committed", removed=1)
+        daemon.wait_for("mirror.published")
+        assert 0 == daemon.stop()
+
+    assert f"{source}/data" in halted["error"]
+    assert "mount it again" in halted["hint"]
+    assert 1 == sum(event["event"] == "target.halted" for event in daemon.events)
+    assert {"data/x.csv", "data/y.csv", "a.txt"} <= meanwhile.keys()
+    assert "new.txt" not in meanwhile
+    assert digests(source).keys() | {"data/y.csv"} == download(hub, "acme/x", config.parent / "back").keys()
+
+
+def test_a_disk_below_a_source_is_missed_until_its_loss_is_confirmed(unmounted: Callable[..., Rig]) -> None:
+    """Also after restarts; from then on its place is a directory as any other."""
+    rig = unmounted("data", deletes="propagate")
+    rig.write("data/x.csv", b"below")
+    for _ in range(2):
+        rig.commit()
+        assert rig.pipeline.halted is not None
+        assert f"{rig.source}/data" in str(rig.pipeline.halted)
+        assert "--confirm-deletes" in rig.pipeline.halted.hint
+        assert rig.pipeline.take_inventory("checkpoint-1")  # which says nothing of it
+        assert rig.pipeline.halted is not None
+        assert not rig.pipeline.take_inventory()
+        assert {"data/x.csv", "data/y.csv"} <= tree(rig)
+        rig.restart()
+
+    rig.commit(confirm_deletes=True)
+    assert "data/y.csv" not in tree(rig)
+    (rig.source / "data" / "x.csv").unlink()
+    rig.commit()
+
+    assert rig.pipeline.halted is None
+    assert digests(rig.source).keys() == tree(rig)
+
+
+@pytest.mark.parametrize("deletes", ["keep", "propagate"])
+def test_a_unit_is_not_replaced_by_what_is_left_of_it(unmounted: Callable[..., Rig], deletes: str) -> None:
+    """Saved again while a disk in it is not mounted, it is held with the cure; also where deletions are not propagated."""
+    rig = unmounted("checkpoint-1/data", deletes=deletes)
+    before = tree(rig)
+    rig.write("checkpoint-1/config.json", b'{"model_type": "other"}')
+
+    assert [] == rig.commit()
+    assert "checkpoint-1/data" in rig.pipeline.held()["checkpoint-1/"]
+    assert "mount it again" in rig.pipeline.hints()["checkpoint-1/"]
+    assert "checkpoint-1/data/x.csv" in before == tree(rig)
+
+    rig.commit(confirm_deletes=True)
+
+    assert digests(rig.source).keys() == tree(rig)
+
+
+def test_where_nothing_that_is_deleted_goes_a_disk_below_a_source_may(unmounted: Callable[..., Rig]) -> None:
+    """Nothing is halted, and nothing is lost."""
+    rig = unmounted("data", deletes="keep")
+    rig.write("new.txt")
+    rig.commit()
+
+    assert rig.pipeline.halted is None
+    assert {"data/x.csv", "data/y.csv", "new.txt"} <= tree(rig)
 
 
 def test_a_source_that_turned_read_only_is_published_as_before(config: Path, source: Path, hub: LocalHub) -> None:

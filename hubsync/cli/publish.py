@@ -44,7 +44,7 @@ def run(session: Session) -> None:
 @click.option(
     "--timeout", type=Duration(), default="10m", show_default=True, help="How long to wait for files to become quiet."
 )
-@click.option("--confirm-deletes", is_flag=True, help="Publish the removal of more than half of the paths.")
+@click.option("--confirm-deletes", is_flag=True, help="Publish the removal of most paths, or of what was unmounted.")
 @json_option
 @config_option
 @pass_session

@@ -5,15 +5,17 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 from hubsync.config.model import Target
-from hubsync.errors import HubsyncError, SourceError, find_known
+from hubsync.errors import FileUnreadableError, HubsyncError, SourceError, find_known
 from hubsync.monitor.logger import FilteringBoundLogger
 from hubsync.monitor.status import LastError
 from hubsync.monitor.text import format_count
+from hubsync.pipeline.recheck import Mounts
 from hubsync.pipeline.room import Room, find_lack
 from hubsync.store.process import StoppedError
 from hubsync.store.snapshot import Store
 
 _NO_ROOM = "capture is paused: there is too little free space"
+_UNMOUNTED = "what was mounted there is not any more, and files of it are gone"
 _MOST_LOST = 0.5  # of the published paths at once; more is an accident until a person says otherwise
 
 
@@ -23,11 +25,17 @@ class Guard:
     Attributes:
         halted: why the target does nothing until a person has looked; ``None`` if it does.
         is_paused: whether nothing is captured because there is too little free space.
+        mounts: what was mounted below the source.
     """
 
     def __init__(self, target: Target, store: Store, min_free_bytes: int, log: FilteringBoundLogger) -> None:
         self.halted: HubsyncError | None = None
         self.is_paused = False
+        self.mounts = Mounts(target.source, store.ledger)
+        self._confirm_hint = (
+            f"if they were meant to go, stop the service if one runs, run `hubsync once {target.name} "
+            "--confirm-deletes` as its user, and start it again"
+        )
         self._failures: dict[str, LastError] = {}  # of the last commit, and of the last capture
         self._since = datetime.now(UTC)
         self._target = target
@@ -38,7 +46,7 @@ class Guard:
     def check(self, files: int, gone: Collection[str], *, is_all: bool) -> None:
         """Raise SourceError if a listing of that many *files* looks like an accident: an unmounted disk is empty.
 
-        *gone* are paths that are not in it; *is_all*: nothing was unreadable.
+        *gone* are paths that are not in it; *is_all*: nothing was unreadable. Else a target that was halted goes on.
         """
         count = self._store.ledger.count_tree()
         if count and not files and is_all:
@@ -49,22 +57,43 @@ class Guard:
         if self._target.deletes == "propagate" and self.halted is not None:
             in_tree, pruned = self._store.ledger.in_tree, self._store.pruned.paths()
             lost = [path for path in gone if path not in pruned and in_tree(path) is not None]
-            if len(lost) > _MOST_LOST * count:
+            if self._find_accident(lost) is not None:
                 raise self.halted
+        self.resume()
 
     def check_removal(self, gone: Collection[str]) -> bool:
-        """Tell whether *gone* may be removed from the mirrors; if it is too much at once, the target is halted."""
+        """Tell whether *gone* may be removed from the mirrors; if that looks like an accident, the target is halted."""
+        accident = self._find_accident(gone)
+        if accident is not None:
+            self.halt(accident)
+
+        return accident is None
+
+    def expect_mounted(self, replaced: Collection[str]) -> None:
+        """Raise FileUnreadableError if what a new version of a unit lacks lay on what is not mounted any more."""
+        if (point := self.mounts.find_lost(replaced)) is not None:
+            raise FileUnreadableError(point, _UNMOUNTED, hint=f"mount it again; {self._confirm_hint}")
+
+    def lets_commit(self, *, confirmed: bool) -> bool:
+        """Tell whether anything may be committed; if what is gone is *confirmed* to be deleted, no mount is missed."""
+        if (self.halted is not None and not confirmed) or not self.has_room():
+            return False
+        if confirmed:
+            self.mounts.forget_lost()
+
+        return True
+
+    def _find_accident(self, gone: Collection[str]) -> SourceError | None:
+        """Return why that *gone* is gone may be no wish; ``None`` if nothing says so."""
         count = self._store.ledger.count_tree()
-        if len(gone) <= _MOST_LOST * count:
-            return True
-        self.halt(
-            SourceError(
-                f"{len(gone)} of {count} captured paths are gone from {self._target.source}",
-                hint=f"if they were meant to go, stop the service if one runs, run `hubsync once {self._target.name} "
-                "--confirm-deletes` as its user, and start it again",
-            )
-        )
-        return False
+        if (point := self.mounts.find_lost(gone)) is not None:
+            said, hint = f"{self._target.source}/{point}: {_UNMOUNTED}", f"mount it again; {self._confirm_hint}"
+            return SourceError(said, hint=hint)
+        if len(gone) > _MOST_LOST * count:
+            said = f"{len(gone)} of {count} captured paths are gone from {self._target.source}"
+            return SourceError(said, hint=self._confirm_hint)
+
+        return None
 
     def halt(self, exc: HubsyncError) -> None:
         """Stop the target."""

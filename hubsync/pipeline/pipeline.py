@@ -158,12 +158,12 @@ class Pipeline:
         try:
             self._root.check()
             inventory, comparison = self._files.compare(self._rules, under, self.reading.note_directory, feed)
+            self._guard.mounts.note()
             if not under:
                 self._guard.check(comparison.files, comparison.gone, is_all=not inventory.unreadable)
         except SourceError as exc:
             self._guard.halt(exc)
             return None
-        self._guard.resume()
 
         return inventory, comparison
 
@@ -283,7 +283,7 @@ class Pipeline:
         """
         with self._turn:
             with self.lock:
-                if (self.halted is not None and not confirm_deletes) or not self._guard.has_room():
+                if not self._guard.lets_commit(confirmed=confirm_deletes):
                     return []
             with self._guard.note_failure("commit"):
                 try:
@@ -463,6 +463,7 @@ class Pipeline:
             captured = self._intake.capture_unit(entries)
             self._root.check()
             expect_still(self.target.source, self._rules, self.store.ledger, unit, inventory)
+            self._guard.expect_mounted(replaced := self._removals.replaced(unit, inventory))
         except FileRefusedError:
             self._units.judge(unit)  # published whole or not at all
             return []
@@ -475,7 +476,6 @@ class Pipeline:
         own = [entry for entry in inventory.entries.values() if not is_event_log(entry.path)]
         written_ns = max((entry.identity.mtime_ns for entry in own), default=0)
         subject = unit_subject(unit, inventory.entries.values())
-        replaced = self._removals.replaced(unit, inventory)
         with self.store.write() as writer:
             written = write_snapshot(
                 writer, captured, subject=subject, units=(unit,), written_ns=written_ns,

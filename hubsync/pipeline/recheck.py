@@ -1,5 +1,7 @@
 """Looks once more, before something is committed, whether source and unit are still what they were."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from hubsync.errors import FileChangedError, SourceError
@@ -7,8 +9,10 @@ from hubsync.store.ledger import Ledger
 from hubsync.watch.beneath import source_error
 from hubsync.watch.inventory import Inventory, take_inventory
 from hubsync.watch.logs import is_event_log
-from hubsync.watch.mounts import mount_point
+from hubsync.watch.mounts import mount_point, mounts_below
 from hubsync.watch.rules import PathRules
+
+_MOUNTS = "mounts"  # in the ledger
 
 
 class Root:
@@ -35,6 +39,37 @@ class Root:
                 hint="mount its disk again; if the source is meant to lie here now, restart hubsync",
             )
         self._known, self._point = identity, point
+
+
+class Mounts:
+    """What was mounted below a source when files were taken from there, over restarts: unmounted is not deleted."""
+
+    def __init__(self, source: Path, ledger: Ledger) -> None:
+        self._source = source
+        self._ledger = ledger
+
+    def note(self) -> None:
+        """Remember what is mounted now."""
+        known = self._known()
+        if new := mounts_below(self._source) - known:
+            self._remember(known | new)
+
+    def find_lost(self, gone: Iterable[str]) -> str | None:
+        """Return a mount that is there no more, and that some of the paths *gone* lay on; ``None`` if there is none."""
+        if not (known := self._known()) or not (lost := known - mounts_below(self._source)):
+            return None
+        return next((point for path in gone for point in lost if f"{path}/".startswith(f"{point}/")), None)
+
+    def forget_lost(self) -> None:
+        """Forget what is not mounted now: what is gone there was deleted, a person says."""
+        if known := self._known():
+            self._remember(known & mounts_below(self._source))
+
+    def _known(self) -> set[str]:
+        return set(json.loads(self._ledger.meta(_MOUNTS) or "[]"))
+
+    def _remember(self, points: set[str]) -> None:
+        self._ledger.set_meta(_MOUNTS, json.dumps(sorted(points)))
 
 
 def _is_above(point: str, other: str) -> bool:

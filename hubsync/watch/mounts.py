@@ -1,7 +1,11 @@
-"""Tells which file system a source lies on: on some, changes by other machines make no inotify event."""
+"""Tells which file system a source lies on, and which are mounted below it.
+
+On some, changes by other machines make no inotify event, and what was on one that is unmounted is not gone.
+"""
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _NETWORK = frozenset(
@@ -49,6 +53,17 @@ def mount_point(source: Path, mountinfo: Path = _TABLE) -> str | None:
     return _read_mount(source, mountinfo)[0]
 
 
+def mounts_below(source: Path, mountinfo: Path = _TABLE) -> set[str]:
+    """Return where file systems are mounted below *source*, relative to it: disks, bind mounts, also single files."""
+    top = os.path.realpath(source).rstrip("/") + "/"
+    try:
+        mounts = _read_table(os.fsdecode(mountinfo.read_bytes()))
+    except OSError:
+        return set()
+    # An automounter's own mount stays where the disk that it is to mount cannot be mounted.
+    return {point.removeprefix(top) for point, kind in mounts if point.startswith(top) and kind != "autofs"}
+
+
 def _read_mount(source: Path, mountinfo: Path) -> tuple[str | None, str | None]:
     """Return the point and the type of the mount that holds *source*."""
     try:
@@ -65,13 +80,16 @@ def file_system_of(path: str, table: str) -> str:
 def _mount_of(path: str, table: str) -> tuple[str, str]:
     """Return the point and the type of the mount that holds *path*."""
     found = "", ""
-    for line in table.splitlines():
-        mount = _MOUNT.match(line)
-        if mount is None:
-            continue
-        point = _OCTAL.sub(lambda octal: chr(int(octal[1], 8)), mount["point"]).rstrip("/")
+    for point, kind in _read_table(table):
         holds = path == point or path.startswith(point + "/")
         if holds and len(point) >= len(found[0]):  # the last of two mounts on one point lies on top
-            found = point, mount["kind"]
+            found = point, kind
 
     return found
+
+
+def _read_table(table: str) -> Iterator[tuple[str, str]]:
+    """Yield the point and the type of each mount."""
+    for line in table.splitlines():
+        if (mount := _MOUNT.match(line)) is not None:
+            yield _OCTAL.sub(lambda octal: chr(int(octal[1], 8)), mount["point"]).rstrip("/"), mount["kind"]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from hubsync.watch.mounts import file_system_of, mount_point, network_file_system
+from hubsync.watch.mounts import file_system_of, mount_point, mounts_below, network_file_system
 
 TABLE = r"""21 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 40 21 0:35 / /data rw,relatime shared:20 - nfs4 server:/export rw,vers=4.2
@@ -52,3 +52,14 @@ def test_no_mount_table_means_local(tmp_path: Path) -> None:
     """Where nothing can be known, events are tried."""
     assert network_file_system(tmp_path, tmp_path / "absent") is None
     assert network_file_system(tmp_path) is None
+
+
+def test_what_is_mounted_below_is_told_by_its_path_in_the_source(tmp_path: Path) -> None:
+    """Whatever the source is called; not the source itself, what only begins as it does, or what waits for a disk."""
+    table = tmp_path / "mountinfo"
+    (tmp_path / "link").symlink_to(tmp_path)
+    points = {"": "xfs", "/a/b\\040c": "tmpfs", "/config.json": "ext4", "/disk": "autofs", "-other": "xfs"}
+    table.write_text("".join(f"22 21 0:2 / {tmp_path}{point} rw - {kind} none rw\n" for point, kind in points.items()))
+
+    assert {"a/b c", "config.json"} == mounts_below(tmp_path / "link", table)
+    assert set() == mounts_below(tmp_path, tmp_path / "none")
