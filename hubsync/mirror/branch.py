@@ -43,13 +43,17 @@ class Head(Struct, frozen=True):
 
 
 class Grafted(Struct, frozen=True):
-    """The *commits* made: the last one, the blobs that they write, in which directories, and whose edits they met."""
+    """The *commits* made: the last one, the blobs that they write, in which directories, and whose edits they met.
+
+    *is_short*: they lack what could not be had, so that all has to be compared the next time.
+    """
 
     commit: str | None
     blobs: tuple[str, ...] = ()
     directories: frozenset[str] = frozenset()
     foreign: tuple[ForeignEdit, ...] = ()
     commits: int = 0
+    is_short: bool = False
 
 
 class _Published(Struct, frozen=True):
@@ -115,6 +119,9 @@ class Branch:
         if published is not None and head.commit is not None and head.left is not None:
             published = self._with_returned(published, head.commit, head.left)
         grafts = self._plan(line, steps, head, there, published)
+        if len(steps) > 1 and grafts[0].is_short:  # a later step changes some files of a unit that is not there
+            steps = [fold(steps)]
+            grafts = self._plan(line, steps, head, there, published)
         grafted = self._commit(line, steps, grafts, head)
         if grafted.commits:
             self._store.ledger.set_meta(self._made_key, json.dumps([onto, grafted.commit]))
@@ -260,8 +267,12 @@ class Branch:
             or last.get(edit.path) != ours.get(edit.path)
         )
         # A version that was lost while it was queued is in the snapshots, though no mirror was ever given it.
-        lacked = self._lacked({entry.blob for entry in planned.changes.values() if entry is not None})
-        return Graft({p: e for p, e in planned.changes.items() if e is None or e.blob not in lacked}, news)
+        blobs = self._lacked({entry.blob for entry in planned.changes.values() if entry is not None})
+        lacked = {path for path, entry in planned.changes.items() if entry is not None and entry.blob in blobs}
+        units = {line.unit_at(path) for path in lacked} - {None}
+        whole = {p: e for p, e in planned.changes.items() if p not in lacked and line.unit_at(p) not in units}
+
+        return Graft(whole, news, is_short=bool(lacked))
 
     def _expect_none_halts(self, head: Head) -> None:
         """Leave it to the operator that all is gone which we left, if the policy says so of any of it.
@@ -277,9 +288,10 @@ class Branch:
 
     def _commit(self, line: Line, steps: Sequence[Step], grafts: Sequence[Graft], head: Head) -> Grafted:
         foreign = tuple(edit for one in grafts for edit in one.foreign)
+        is_short = any(one.is_short for one in grafts)
         changed = [(step, one.changes) for step, one in zip(steps, grafts, strict=True) if one.changes]
         if not changed:
-            return Grafted(head.commit, foreign=foreign)
+            return Grafted(head.commit, foreign=foreign, is_short=is_short)
         routes = self._routes([changes for _, changes in changed])
         if any(route is None for route in routes.values()):
             # A path was a pointer in one snapshot and is none in another: no set of attributes suits both.
@@ -300,7 +312,7 @@ class Branch:
             changed[at] = step, {**changes, **{p: TreeEntry(REGULAR, blob_id(text)) for p, text in contents.items()}}
         tip = self._write(head.commit, changed, [*attributes.values(), *card.values()])
 
-        return Grafted(tip, blobs, directories, foreign, len(changed))
+        return Grafted(tip, blobs, directories, foreign, len(changed), is_short)
 
     def _write(
         self, tip: str | None, changed: Iterable[tuple[Step, Mapping[str, TreeEntry | None]]], contents: Iterable[bytes]

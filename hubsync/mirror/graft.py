@@ -23,10 +23,14 @@ class ForeignEdit(Struct, frozen=True):
 
 
 class Graft(Struct, frozen=True):
-    """What has to change on the mirror's head (``None`` removes a path), and whose edits that met."""
+    """What has to change on the mirror's head (``None`` removes a path), and whose edits that met.
+
+    *is_short*: something is left out that the mirror lacks and nobody can give; its unit stays as it is there.
+    """
 
     changes: Mapping[str, TreeEntry | None]
     foreign: tuple[ForeignEdit, ...]
+    is_short: bool = False
 
     @property
     def halted(self) -> tuple[str, ...]:

@@ -285,6 +285,13 @@ class Publisher:
     # --- the backlog
 
     def _publish(self) -> Published | None:
+        done = [self._publish_once()]
+        if self._record.is_short():  # what cannot be had is known by now, and is held back as what it is
+            done.append(self._publish_once())
+
+        return sum_up([each for each in done if each is not None])
+
+    def _publish_once(self) -> Published | None:
         try:
             return self._publish_backlog()
         except MadeAnewError as exc:
@@ -304,7 +311,8 @@ class Publisher:
             return None
         self._repository.check()
         done: list[Published] = []
-        while len(done) < _MOST_AHEAD and not self.refusals.folds and len(backlog) > 1:
+        # In a new view more may be missing of a unit than what its newest version changed.
+        while len(done) < _MOST_AHEAD and not (self.refusals.folds or self._record.is_new_view()) and len(backlog) > 1:
             if (newest := self._publish_newest_unit(backlog)) is None:
                 break
             done.append(newest)
@@ -380,7 +388,8 @@ class Publisher:
     ) -> None:
         self._budget.count(sum(each.commits for each in grafted.values()))
         heads = {name: each.commit for name, each in grafted.items()}
-        self._record.note_published(heads, published, ahead, ahead_of=ahead_of)
+        is_short = any(each.is_short for each in grafted.values())
+        self._record.note_published(heads, published, ahead, ahead_of=ahead_of, is_short=is_short)
         self._pusher.note_published(grafted)
         self.on_success()
 

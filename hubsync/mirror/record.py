@@ -44,6 +44,7 @@ class Record:
         self._view = view
         self._view_key = f"view {mirror.name}"
         self._left_out_key = f"left out {mirror.name}"
+        self._short_key = f"short {mirror.name}"
         self._there_key = f"there {mirror.name}"
         self._gone_key = f"{_GONE}{mirror.name}"
         self._refs: dict[str, str] = {}
@@ -108,11 +109,18 @@ class Record:
         """Tell whether the config showed something else of the snapshots when the mirror was published to.
 
         Other rules of the target are a new view if something was left out by the former ones, which may be wanted now.
+        So is the same view, if something of it could not be had then.
         """
         known = self._ledger.meta(self._view_key)
         if self.published is None or known is None:
             return False
+        if self.is_short():
+            return True
         return known != self._view.signature or self._left_out_by() not in {"", self._view.left_out.rules}
+
+    def is_short(self) -> bool:
+        """Tell whether what the mirror was published last lacks something that could not be had."""
+        return bool(self._ledger.meta(self._short_key))
 
     def shown(self, backlog: Sequence[Snapshot]) -> AbstractSet[str]:
         """Return the paths of ours that the main branch shows, as far as they are known."""
@@ -143,9 +151,15 @@ class Record:
         self._refs |= {_SEEN + branch: commit for branch, commit in fetched.items()}
 
     def note_published(
-        self, heads: Mapping[str, str | None], published: str | None, ahead: Ahead, *, ahead_of: str | None = None
-    ) -> None:
-        """Remember the mirror's *heads* and what they show, all or none: *published*, and units that are *ahead_of* it."""
+        self, heads: Mapping[str, str | None], published: str | None, ahead: Ahead, *,
+        ahead_of: str | None = None, is_short: bool = False,
+    ) -> None:  # fmt: skip
+        """Remember the mirror's *heads* and what they show, all or none: *published*, and units that are *ahead_of* it.
+
+        *is_short*: something that these show could not be had.
+        """
+        if is_short:  # first: what a kill leaves is compared once more
+            self._ledger.set_meta(self._short_key, "1")
         moved: dict[str, str | None] = {LEFT + name: commit for name, commit in heads.items()}
         moved |= dict.fromkeys(ref for name in heads if (ref := _SEEN + name) in self._refs)
         if ahead_of is None:
@@ -156,6 +170,8 @@ class Record:
             moved[_AHEAD + ahead_of] = ahead_of
         self._move({**moved, _PUBLISHED: published})
         self.note_view()
+        if not is_short and self.is_short():
+            self._ledger.set_meta(self._short_key, "")
 
     def forget_branch(self, branch: str) -> None:
         """Forget how *branch* was left: it was deleted."""

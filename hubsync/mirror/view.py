@@ -52,6 +52,7 @@ class Line(Struct, frozen=True):
         unit: the unit whose own revision it is.
         is_frozen: tells of a path whether it stays as it is there, whatever the snapshots say.
         ours_before: the paths of ours there, in a view of which nothing else is known any more.
+        unit_at: returns which unit a path may belong to, if any; what belongs to one is shown whole or not at all.
     """
 
     branch: str
@@ -61,6 +62,7 @@ class Line(Struct, frozen=True):
     unit: str | None = None
     is_frozen: Callable[[str], bool] = lambda _: False
     ours_before: AbstractSet[str] = frozenset()
+    unit_at: Callable[[str], str | None] = lambda _: None
 
 
 _ALONE = " alone"
@@ -261,7 +263,7 @@ class View:
 
         if self._target.publish == "tree" and self._mirror.keep_latest is None:
             placed = tuple(Step(step.snapshot, self._place_all(step.changes)) for step in steps)
-            return [Line(self._mirror.branch, base, placed, tree, None, self._is_frozen_place)]
+            return [self._make_main(base, placed, tree)]
         units = self._unit_lines(base, steps, ahead) if self._target.publish == "revisions" else []
 
         return [*units, self._main_line(base, steps, tree)]
@@ -305,7 +307,18 @@ class View:
             placed.append(Step(step.snapshot, tuple(changes)))
             before = after
 
-        return Line(self._mirror.branch, base, tuple(placed), tree, None, self._is_frozen_place)
+        return self._make_main(base, tuple(placed), tree)
+
+    def _make_main(self, base: str | None, steps: tuple[Step, ...], tree: _Lister) -> Line:
+        return Line(self._mirror.branch, base, steps, tree, is_frozen=self._is_frozen_place, unit_at=self._unit_at_place)
+
+    def _unit_at_place(self, place: str) -> str | None:
+        """Return the unit of a place on the main branch; with revisions, any may be of the one that it shows."""
+        return (
+            self._mirror.branch
+            if self._target.publish == "revisions"
+            else unit_of(self._target, place.removeprefix(self._prefix))
+        )
 
     def _main_tree(self, commit: str | None, ahead: Ahead, uploaded: Collection[str] | None, *, is_base: bool) -> Tree:
         """Return what the main branch shows at a snapshot (``None``: of nothing but what is *ahead*)."""
@@ -422,6 +435,7 @@ class View:
                 tuple(own),
                 functools.partial(self._unit_tree, unit, ahead, base),
                 unit,
+                unit_at=functools.partial(_always, unit),
             )
             for unit, own in by_unit.items()
         ]
@@ -479,6 +493,10 @@ class View:
         if not inside and not self._prefix:
             return tuple(changes)
         return tuple(TreeChange(self.place(each.path[inside:]), each.before, each.after) for each in changes)
+
+
+def _always(unit: str, _: str) -> str:
+    return unit
 
 
 def revision_of(unit: str, main: str) -> str:

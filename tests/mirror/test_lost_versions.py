@@ -314,3 +314,32 @@ def test_what_nobody_can_give_is_named_by_no_commit(make_units: MakeRig, server:
     assert b"new" == server.read(REPO, "other.txt")
     assert "note.bin" not in server.read_all(REPO)
     assert [] == rig.publisher().backlog()
+
+
+@pytest.mark.parametrize("keep_latest", [None, 2])
+def test_a_unit_of_which_nobody_can_give_all_stays_as_it_is_there(
+    make_units: MakeRig, server: PlainServer, keep_latest: int | None
+) -> None:
+    """No part of it comes back where all is compared; saved again, it comes whole, though little of it has changed."""
+    rig = make_units({"keep_latest": keep_latest}, capture="link")
+    for step in (1, 2):
+        save(rig, step)
+    rig.work.workers[0].run()
+    rig.work.release()
+    shutil.rmtree(rig.source / "checkpoint-2")
+    del server.objects[hashlib.sha256(safetensors(3002)).hexdigest()]
+    rig.store.ledger.forget_uploads("m0")
+    server.commit(REPO, {f"checkpoint-2/{name}": None for name in ("model.safetensors", "config.json", "DONE")})
+    rig.write("other.txt", b"new")
+    rig.commit()
+    rig.work.workers[0].run(now=True)
+    assert {"checkpoint-1", "other.txt"} == units(server)
+
+    save(rig, 2, fill=b"\2")
+    rig.work.workers[0].run()
+
+    assert {"model.safetensors", "config.json", "DONE"} == {
+        path.removeprefix("checkpoint-2/") for path in server.read_all(REPO) if path.startswith("checkpoint-2/")
+    }
+    assert [] == rig.publisher().backlog()
+    assert not rig.publisher()._record.is_new_view()
