@@ -311,8 +311,7 @@ class Publisher:
             return None
         self._repository.check()
         done: list[Published] = []
-        # In a new view more may be missing of a unit than what its newest version changed.
-        while len(done) < _MOST_AHEAD and not (self.refusals.folds or self._record.is_new_view()) and len(backlog) > 1:
+        while len(done) < _MOST_AHEAD and not self.refusals.folds and len(backlog) > 1:
             if (newest := self._publish_newest_unit(backlog)) is None:
                 break
             done.append(newest)
