@@ -180,8 +180,8 @@ class Branch:
     def _with_returned(self, published: _Published, head: str, left: str) -> _Published:
         """Return what we published with what we removed from it and what *head*, which was rolled back, shows again."""
         undone = self._git.run("rev-list", "--first-parent", f"--author={AUTHOR}", f"{head}..{left}", check=False)
-        steps = self._git.diff_line(undone.stdout.decode().split())
-        removed = {change.path: change.before for changes in reversed(steps) for change in changes if change.after is None}
+        steps = self._git.diff_line(undone.stdout.decode().split())  # newest first: what stood there at first counts
+        removed = {change.path: change.before for changes in steps for change in changes if change.after is None}
         there = self._git.list_tree(head)
         returned = {path: entry for path, entry in removed.items() if entry is not None and there.get(path) == entry}
 

@@ -93,6 +93,23 @@ def test_a_unit_is_one_version_there_too(make_units: MakeRig, server: PlainServe
     assert WHOLE.keys() == names(server, "checkpoint-2/")
 
 
+def test_what_was_removed_more_than_once_goes_as_it_was_at_first(make_units: MakeRig, server: PlainServer) -> None:
+    """The old state of the branch is that before the first time."""
+    rig = make_units()
+    save(rig, 1, WHOLE)
+    rig.publish()
+    before = Copy(server, objects=False)
+    for files in (SHARDED, {**SHARDED, "old.txt": b"another"}, {**SHARDED, "trainer_state.json": b"[]"}):
+        save(rig, 1, files)
+        rig.publish()
+    before.restore()
+
+    save(rig, 2, WHOLE)
+    rig.publish()
+
+    assert SHARDED.keys() == names(server, "checkpoint-1/")
+
+
 def test_a_revision_is_one_version_there_too(make_units: MakeRig, server: PlainServer) -> None:
     """When its unit is saved again."""
     rig = make_units(publish="revisions")
