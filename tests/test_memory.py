@@ -29,7 +29,7 @@ def _peak_bytes(hub: LocalHub, directory: Path, count: int) -> int:
         file.write_text(f"{number}\n")
     config = write_config(directory / "hubsync.toml", directory / "run", {endpoint(hub): f"acme/x{count}"})
     config.write_text(config.read_text().replace("[log]", '[log]\nlevel = "debug"', 1))
-    with Daemon(config) as daemon:
+    with Daemon(config, "env") as daemon:  # by itself: what is forked shares memory with what it came from
         daemon.wait_for("receipt.made", files=count)
         status = Path(f"/proc/{daemon.process.pid}/status").read_text()
         assert 0 == daemon.stop()

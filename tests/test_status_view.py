@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.running import write_config
+from support.running import hubsync, write_config
 from support.terminal import Terminal
 
 from hubsync.config.glance import glance_at
@@ -114,8 +114,7 @@ def test_a_killed_daemon_is_dead_for_programs(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     (tmp_path / "state").mkdir()
     write_status(tmp_path / "state" / "status.json", Status(DaemonStatus(1, "1", now, now)))
-    argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config), "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    done = hubsync(config, "status", "--json")
 
     assert (3, "dead") == (done.returncode, json.loads(done.stdout)["daemon"]["state"])
 
@@ -127,10 +126,9 @@ def test_a_daemon_that_has_not_written_yet_is_not_denied(tmp_path: Path) -> None
     with (tmp_path / "state" / "lock").open("w") as lock:
         lock.write(str(os.getpid()))
         lock.flush()
-        argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        done = hubsync(config, "status")
         os.utime(lock.fileno(), (1, 1))
-        late = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        late = hubsync(config, "status")
 
     assert (3, True) == (done.returncode, "has not written its status yet" in done.stderr)
     assert (1, True) == (late.returncode, "could not write its status" in late.stderr)
@@ -145,10 +143,7 @@ def test_once_at_work_is_no_service(tmp_path: Path, *, was_there: bool) -> None:
     with hold_state(path.parent, is_once=True):
         if was_there:
             write_status(path, Status(DaemonStatus(1, "1", now, now, "stopped")))
-        argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-        busy = subprocess.run([*argv[:3], "once", *argv[4:]], capture_output=True, text=True, timeout=60, check=False)
-        flush = subprocess.run([*argv[:3], "flush", *argv[4:]], capture_output=True, text=True, timeout=60, check=False)
+        done, busy, flush = (hubsync(config, command) for command in ("status", "once", "flush"))
 
     said = " ".join((done.stdout + done.stderr).split())
     assert (3, 75, 3) == (done.returncode, busy.returncode, flush.returncode)
@@ -185,10 +180,9 @@ def test_a_status_that_does_not_hold_any_more_is_said_as_such(tmp_path: Path) ->
     """One of an earlier daemon, or one that a full disk kept from being replaced, is not all well."""
     config = write_config(tmp_path / "hubsync.toml", tmp_path / "source", {'url = "http://127.0.0.1:1"': "acme/x"})
     path = tmp_path / "state" / "status.json"
-    argv = [sys.executable, "-m", "hubsync", "status", "-c", str(config)]
 
     def ask() -> tuple[int, str]:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        done = hubsync(config, "status")
         return done.returncode, " ".join(done.stdout.split())
 
     now = datetime.now(UTC)

@@ -8,8 +8,6 @@ import random
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from oracle import Repository
-from support.running import ROOT, Daemon, write_config
+from support.running import Daemon, hubsync, write_config
 from trainer import read_source
 from world import HubProcess, descendants
 
@@ -178,7 +176,7 @@ def test_nothing_grows(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"m0:acme/x"', '{ repo = "m0:acme/x", max_commits_per_hour = 9999 }'))
     writer, samples = Writer(source), []
     try:
-        with Daemon(config) as daemon, (tmp_path / "steady.csv").open("w") as series:
+        with Daemon(config, "env") as daemon, (tmp_path / "steady.csv").open("w") as series:
             daemon.wait_for("daemon.ready")
             series.write(",".join(field.name for field in fields(Sample)) + "\n")
             for sample in keep_on(writer, STEADY_S, daemon, hub, state):
@@ -230,6 +228,5 @@ def declare(hub: HubProcess) -> str:
 
 def publish_the_rest(config: Path) -> None:
     """Publish what was not in time for the end of a daemon."""
-    argv = [sys.executable, "-m", "hubsync", "once", "-c", config]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, check=False)
+    done = hubsync(config, "once", patience_s=600)
     assert 0 == done.returncode, done.stdout[-2000:] + done.stderr[-2000:]

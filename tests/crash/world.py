@@ -5,7 +5,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import canary
 import killing
-from support.running import PATIENCE_S, ROOT, Daemon
+from support.running import PATIENCE_S, Daemon, hubsync, start
 
 TOKEN = "hf_" + canary.LETTERS[0] * 34
 _POLL_S = 0.01
@@ -38,8 +37,9 @@ class HubProcess:
 
     def start(self) -> None:
         """Serve, and wait until it answers."""
-        argv = [sys.executable, "-m", "hubsync", "localhub", "serve", "--dir", self.directory, "--port", str(self._port)]
-        self.process = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL)
+        argv = ["localhub", "serve", "--dir", str(self.directory), "--port", str(self._port)]
+        with Path(os.devnull).open("w") as nothing:
+            self.process = start(argv, {}, nothing, nothing)
         deadline = time.monotonic() + PATIENCE_S
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self._port)):
@@ -182,8 +182,7 @@ class World:
             assert 0 == self.running().stop()
             self._gather()
         for confirm, bad in ([], {1}), (["--confirm-deletes"], set[int]()):
-            argv = [sys.executable, "-m", "hubsync", "once", *confirm, "-c", self.config]
-            done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=_END_S, check=False)
+            done = hubsync(self.config, "once", *confirm, patience_s=_END_S)
             assert done.returncode in {0} | bad, done.stdout + done.stderr[-3000:]
 
     def close(self) -> None:

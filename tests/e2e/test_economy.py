@@ -158,7 +158,7 @@ def test_at_rest_nothing_is_written_and_little_wakes_up(config: Path, source: Pa
     text = config.read_text().replace('heartbeat = "1s"', 'heartbeat = "1h"')
     config.write_text(text.replace('schedule = "1s"', 'schedule = "1h"'))
     write_checkpoint(source / "checkpoint-1")
-    with Daemon(config) as daemon:
+    with Daemon(config, "env") as daemon:
         daemon.wait_for("mirror.published")
         pid = daemon.process.pid
         seen: list[int] = []

@@ -7,29 +7,53 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import canary
 from support.catalogue import find_strange
+from support.forkserver import Forked, fork_server
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 
 
-def hubsync(config: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def hubsync(
+    config: Path, *args: str, patience_s: float = PATIENCE_S, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
-    argv = [sys.executable, "-m", "hubsync", *args[:1], "-c", str(config), *args[1:]]
-    done = subprocess.run(
-        argv, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
+    argv = [*args[:1], "-c", str(config), *args[1:]]
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = start(argv, environment, stdout, stderr)
+        try:
+            process.wait(patience_s)
+        finally:
+            process.kill()
+        done = subprocess.CompletedProcess(argv, process.wait(), *(_read(file) for file in (stdout, stderr)))
     assert not canary.sees(done.stdout + done.stderr)
 
     return done
+
+
+def _read(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def start(
+    argv: Sequence[str], environment: Mapping[str, str], stdout: IO[str] | None, stderr: IO[str], *prefix: str
+) -> subprocess.Popen[str] | Forked:
+    """Start ``hubsync`` *argv*, by the command *prefix* if there is one; see ``forkserver``."""
+    environment = {**os.environ, **environment}
+    if not prefix and fork_server().may_start(environment):
+        return fork_server().start(argv, environment, 1 if stdout is None else stdout.fileno(), stderr.fileno())
+    whole = [*prefix, sys.executable, "-m", "hubsync", *argv]
+    return subprocess.Popen(whole, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr, text=True)
 
 
 class Daemon:
@@ -40,13 +64,10 @@ class Daemon:
         self.leaks: list[str] = []
         self.strange: list[str] = []
         self._new: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "hubsync", "run", "-c", str(config)],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        said, stderr = os.pipe()
+        self._stderr = os.fdopen(said)
+        with os.fdopen(stderr, "w") as end:
+            self.process = start(["run", "-c", str(config)], environment, None, end, *prefix)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -58,14 +79,12 @@ class Daemon:
             self.process.kill()
         self.process.wait()
         self._reader.join()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._stderr.close()
         assert [] == self.leaks
         assert [] == self.strange
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._stderr:
             self.leaks += [line] if canary.sees(line) else []
             self.leaks += canary.search_processes(self.process.pid)
             try:

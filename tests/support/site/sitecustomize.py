@@ -8,8 +8,6 @@ if "HUBSYNC_TEST_LEAKS" in os.environ:
     canary.watch_children(os.environ["HUBSYNC_TEST_LEAKS"])
 
 if "HUBSYNC_TEST_KILL_AT" in os.environ:
-    from pathlib import Path
-
     import killing
 
-    killing.kill_at(os.environ[killing.STEP], Path(os.environ[killing.MARK]))
+    killing.kill_as_told()
