@@ -13,7 +13,7 @@ import click
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from hubsync.errors import ConfigError, HubsyncError, StateError, UsageError
+from hubsync.errors import ConfigError, HubsyncError, StateError, UsageError, find_cure
 from hubsync.monitor.text import escape_unsafe
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def _invoke(invoke: Callable[[click.Context], Any], ctx: click.Context) -> Any: 
         raise
     except OSError as exc:
         said = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else str(exc)
-        raise StateError(said, hint="see what is there, whose it is, and whether its disk is whole and has room") from exc
+        hint = find_cure(exc) or "see what is there, whose it is, and whether its disk is whole and has room"
+        raise StateError(said, hint=hint) from exc
 
 
 class _Group(click.Group):

@@ -4,6 +4,7 @@ The only module that configures structlog and the standard library's logging. Ev
 final string. Levels, fields and sentences stand in ``events.py``, the shape of a line in ``lines.py``.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -192,6 +193,8 @@ def _open_file(path: Path) -> logging.Handler:
         sink = FileSink(path)
     except OSError as error:
         hint = "create its directory, let the service's user write there, or remove [log] file"
+        if error.errno == errno.ENXIO:
+            hint = "let somebody read that FIFO, or name a file"
         raise StateError(f"cannot write the log file {path}: {error.strerror}", hint=hint) from error
 
     sink.setFormatter(make_formatter(encode_json))

@@ -117,6 +117,11 @@ class JournalSink(PatientHandler):
         super().close()
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open *path*; a FIFO that nobody reads is an error, and one that is full loses lines: neither is waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 class FileSink(WatchedFileHandler):
     """Appends lines to a file, and follows when logrotate renames it; a group that may read its directory may read it."""
 
@@ -130,7 +135,7 @@ class FileSink(WatchedFileHandler):
             os.fchmod(made, _MODE)
             os.close(made)
 
-        return super()._open()
+        return open(self.baseFilename, "a", encoding="utf-8", opener=_open_at_once)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append the line of *record*; unlike the base class, raise nothing if the file cannot be opened again."""
@@ -138,3 +143,8 @@ class FileSink(WatchedFileHandler):
             super().emit(record)
         except OSError:
             self.handleError(record)
+
+    def close(self) -> None:
+        """Close the file; what is left for a FIFO without a reader is lost."""
+        with contextlib.suppress(OSError):
+            super().close()

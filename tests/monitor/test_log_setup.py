@@ -191,6 +191,29 @@ def test_a_log_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     assert "create its directory" in caught.value.hint
 
 
+def test_a_fifo_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
+    """A start that hangs without a word helps nobody."""
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(StateError, match="cannot write the log file") as caught:
+        configured(file=tmp_path / "log")
+
+    assert "FIFO" in caught.value.hint
+
+
+def test_a_fifo_that_is_full_loses_lines_only(tmp_path: Path) -> None:
+    """Its reader may be gone to sleep; what hubsync does goes on."""
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        configured(file=tmp_path / "log")
+        for _ in range(2000):
+            log.info("daemon.ready", config="x" * 100)
+
+        assert b'"daemon.ready"' in os.read(reader, 1000)
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.parametrize("settings", [{"level": "loud"}, {"log_format": "xml"}])
 def test_an_unknown_choice_is_an_error(settings: dict[str, str]) -> None:
     """The choices are named."""
