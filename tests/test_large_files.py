@@ -67,6 +67,12 @@ def tree(rig: Rig) -> set[str]:
     return set(rig.store.git.list_tree(head)) if head else set()
 
 
+def commits(rig: Rig, path: str) -> bool:
+    """Commit what was captured, and tell whether *path* is among it by now."""
+    rig.pipeline.commit()
+    return path in tree(rig)
+
+
 def pins(rig: Rig) -> list[Path]:
     return list((rig.store.objects.directory.parent / "pins").iterdir())
 
@@ -84,7 +90,7 @@ def test_what_comes_meanwhile_is_committed(reading: Rig) -> None:
 
     settle_until(reading, lambda: any(unit.completion.complete for unit in reading.pipeline._units.by_name.values()))
     reading.pipeline.commit(units_only=True)
-    reading.pipeline.commit()
+    settle_until(reading, lambda: commits(reading, "notes.txt"))
     committed, left = tree(reading), read_bytes(reading)
     shared().declare(Costs())
     while not (settled := reading.pipeline.settle()).rest:
