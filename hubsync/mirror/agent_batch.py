@@ -1,13 +1,14 @@
 """Asks the LFS Batch API where objects go, in groups, as late as possible: addresses expire.
 
 https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md. A request that fails fails for all that is left, so that a
-server in trouble sees one request and not one for each object.
+server in trouble sees one request and not one for each object; but for the refusal of some of the objects.
 """
 
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from hubsync.mirror.agent_client import Action, Client, TransferError
@@ -105,10 +106,19 @@ class Batch:
             answer = self._client.post(self._api, question)
             return {each["oid"]: self._read(each) for each in answer["objects"]}
         except TransferError as exc:
+            if exc.status == HTTPStatus.UNPROCESSABLE_ENTITY and not exc.is_general:
+                return self._ask_apart(things, exc)
             self._failure = TransferError(str(exc), status=exc.status, retry_after=exc.retry_after, is_general=True)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             self._failure = TransferError("server error: an answer that no LFS Batch API gives", is_general=True)
         raise self._failure
+
+    def _ask_apart(self, things: Sequence[Thing], refusal: TransferError) -> dict[str, Actions | TransferError]:
+        """Find out which of *things* it is that the server refuses to be asked for: by LFS, a 422 is about some of them."""
+        if len(things) == 1:
+            return {things[0].oid: refusal}
+        half = len(things) // 2
+        return {**self._ask(things[:half]), **self._ask(things[half:])}
 
     def _read(self, answer: Mapping[str, Any]) -> Actions | TransferError:
         if error := answer.get("error"):

@@ -227,7 +227,7 @@ def read_asked_wait(said: str) -> AskedWait:
 def read_retry_after(value: str) -> AskedWait:
     """Return the wait that a ``Retry-After`` header asks for: seconds or a date (RFC 9110, 10.2.3); else none."""
     value = value.strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+    if re.fullmatch(r"\d+(\.\d+)?", value):
         return AskedWait(float(value))
     try:
         return AskedWait(until=parsedate_to_datetime(value).timestamp())

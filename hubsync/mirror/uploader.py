@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from hubsync.errors import MirrorError
 from hubsync.mirror.api_remote import ApiRemote
-from hubsync.mirror.failures import is_refusal
+from hubsync.mirror.failures import is_of_content, is_refusal
 from hubsync.mirror.remote import Remote
 from hubsync.mirror.uploads import UploadError
 from hubsync.monitor.logger import get_logger
@@ -116,12 +116,21 @@ class Uploader:
 
     def upload_from_anywhere(self, objects: Objects) -> dict[str, MirrorError]:
         """Upload as ``upload`` does, also what is not pinned any more."""
-        refused = self._upload_from_anywhere(objects)
-        if damaged := [oid for oid in refused if not self._store.check_pin(oid)]:  # a bad disk: it was refused with reason
+        try:
+            refused = self._upload_from_anywhere(objects)
+        except UploadError as exc:  # storage answers 400 where a digest does not match, and to much else
+            if not self._find_damaged(oid for oid, failure in exc.refused.items() if is_of_content(failure)):
+                raise
+            refused = self._upload_from_anywhere(objects)
+        if damaged := self._find_damaged(refused):
             refused |= self._upload_from_anywhere({oid: objects[oid] for oid in damaged})
             refused = {oid: failure for oid, failure in refused.items() if oid in self.lacks(objects)}
 
         return refused
+
+    def _find_damaged(self, oids: Iterable[str]) -> list[str]:
+        """Return those of *oids* that a bad disk has changed, so that they were refused with reason, and drop their pins."""
+        return [oid for oid in oids if not self._store.check_pin(oid)]
 
     def keep(self, objects: Objects) -> None:
         """Pin those of *objects* that the source still holds: its writer may delete them before they are sent."""

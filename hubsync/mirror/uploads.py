@@ -45,6 +45,7 @@ class UploadError(MirrorError):
             hint=telling.hint,
             retry_after_s=telling.retry_after_s,
         )
+        self.retry_at = telling.retry_at
         self.is_general = telling not in refused.values()
         self.uploaded = uploaded
         self.refused = refused

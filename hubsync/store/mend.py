@@ -134,8 +134,11 @@ def is_whole(git: Git, commit: str) -> bool:
     return git.run("rev-list", "--objects", "--quiet", commit, check=False).returncode == 0
 
 
-def find_line(git: Git) -> list[str]:
-    """Return the longest line of commits that is there, newest first, whether a ref leads to it or not."""
+def find_line(git: Git, tip: str | None) -> list[str]:
+    """Return the longest line of commits that is there, newest first, whether a ref leads to it or not.
+
+    If commits below *tip* are lost, those after the gap are written again, on top of the longest line that has a begin.
+    """
     if not any(path.is_file() for path in (git.git_dir / "objects").glob("*/*")):
         return []
     kinds = git.text("cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objecttype) %(objectname)")
@@ -148,7 +151,23 @@ def find_line(git: Git) -> list[str]:
     }
     lines = [list(_follow(tip, parents)) for tip in parents.keys() - set(parents.values())]
 
-    return max(lines, key=len, default=[])
+    own = next((line for line in lines if tip in line), [])
+    if not own or not parents[own[-1]]:
+        return max(lines, key=len, default=[])
+    joined = max((line for line in lines if not parents[line[-1]]), key=len, default=[])
+    for commit in reversed(own):
+        joined = [_put_on(git, commit, joined[:1]), *joined]
+
+    return joined
+
+
+def _put_on(git: Git, commit: str, parent: list[str]) -> str:
+    """Write *commit* again with that *parent* or none, and return its new name."""
+    head, _, message = git.run("cat-file", "commit", commit).stdout.partition(b"\n\n")
+    tree, *rest = [line for line in head.split(b"\n") if not line.startswith(b"parent ")]
+    lines = [tree, *(f"parent {name}".encode() for name in parent), *rest, b"", message]
+
+    return git.text("hash-object", "-t", "commit", "-w", "--stdin", feed=[b"\n".join(lines)])
 
 
 def find_newest_whole(git: Git, line: list[str]) -> str | None:

@@ -91,14 +91,14 @@ def recover(directory: Path, source: Path, git: Git, ledger: Ledger) -> bool:
     if damaged:
         _tell("objects", git.git_dir, "git objects were damaged", damaged)
     if is_cut:
-        _tell("queue", git.git_dir, "its newest snapshots are lost; the source is read again")
+        _tell("queue", git.git_dir, "some of its snapshots are lost; the source is read again")
 
     return was_killed
 
 
 def _restore_queue(directory: Path, source: Path, git: Git, ledger: Ledger, known: str | None) -> bool:
     """Let the branch lead to the newest snapshot that is whole; return whether there were others after it."""
-    line = find_line(git)
+    line = find_line(git, git.read_ref(SNAPSHOTS) or known)
     if line and not is_whole(git, line[0]):
         _make_again(set(list_missing(git, line[0])), source, git, ledger)
     newest = find_newest_whole(git, line)

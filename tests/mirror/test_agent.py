@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,37 @@ def test_a_batch_that_is_refused_is_no_matter_of_one_object(
 
     assert (kind, wait_s, {}) == (failure.error_kind, failure.retry_after_s, failure.refused)
     assert len(server.requests) <= 2
+
+
+def test_a_date_until_which_to_wait_is_kept(server: LfsServer, store: Store) -> None:
+    """A Hub may name it in place of seconds (RFC 9110), and is asked once until then."""
+    late = time.time() + 300
+    answer = AnswerError(429, b"", Retry_After=formatdate(late, usegmt=True))
+    server.before = at("/objects/batch", refuse(*[answer] * 9))
+
+    failure = store.fail(store.pin(b"x"))
+
+    assert failure.retry_at == pytest.approx(late, abs=1)
+    assert 1 == len(server.requests)
+
+
+def test_an_object_that_the_batch_is_refused_for_is_found(server: LfsServer, store: Store) -> None:
+    """A 422 is about some objects of a request (docs/api/batch.md), and does not say of which: the others arrive."""
+    oids = [store.pin(os.urandom(1000)) for _ in range(9)]
+    plain = server.batch
+
+    def batch(asked: dict[str, Any]) -> dict[str, Any]:
+        if oids[4] in {thing["oid"] for thing in asked["objects"]}:
+            raise AnswerError(422, b'{"message": "not this one"}')
+        return plain(asked)
+
+    server.batch = batch  # type: ignore[method-assign]
+    failure = store.fail(*oids)
+
+    assert set(oids) - {oids[4]} == server.objects == failure.uploaded
+    assert {oids[4]: ("rejected", False)} == {oid: (one.error_kind, one.retryable) for oid, one in failure.refused.items()}
+    assert "not this one" in str(failure)
+    assert not failure.is_general
 
 
 def test_an_expired_address_is_asked_for_again(server: LfsServer, store: Store) -> None:

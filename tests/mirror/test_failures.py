@@ -166,6 +166,7 @@ remote: and 'LICENSE' is not allowed, see https://h/rules.txt
     [
         (COMMITS, 3600),
         ("Retry-After: 120", 120),
+        ("Retry-After: 99999999999999", 99999999999999),
         ("retry after 30 seconds", 30),
         ("You can retry this action in about 5 minutes", 300),
         ("try again later", None),

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 from structlog.testing import capture_logs
 from support.plain_server import AnswerError, PlainServer, Request
 from support.rig import REPO, Rig, safetensors
 
 from hubsync.errors import MirrorError
 from hubsync.explain import explain
+from hubsync.localhub import LocalHub
 from hubsync.report import describe_target
 
 MakeRig = Callable[..., Rig]
@@ -277,3 +279,21 @@ def test_the_batch_says_of_an_object_what_is_wrong(rig: Rig, server: PlainServer
     assert is_refused == bool(rig.publisher().refusals.reasons())
     assert is_refused == (worker.trouble is None)
     assert rig.held_objects() or is_refused
+
+
+def test_a_copy_that_the_disk_changed_is_made_again(make_rig: MakeRig, hub: LocalHub, api: HfApi, tmp_path: Path) -> None:
+    """Storage refuses it as what it is (400, for its digest), and would for ever; the source still has the right bytes."""
+    rig = make_rig(hub, capture="copy", units=("checkpoint-*",), complete_when=("DONE",))
+    content = safetensors(5000)
+    rig.write("checkpoint-1/model.safetensors", content)
+    rig.write("checkpoint-1/DONE", b"")
+    rig.commit()
+    with rig.store.objects.path(hashlib.sha256(content).hexdigest()).open("r+b") as copy:
+        copy.seek(4000)
+        copy.write(b"\7")
+    with capture_logs() as entries:
+        rig.work.workers[0].run()
+
+    assert ["model.safetensors"] == [Path(entry["path"]).name for entry in entries if entry["event"] == "object.spoiled"]
+    got = api.hf_hub_download(REPO, "checkpoint-1/model.safetensors", local_dir=tmp_path / "got")
+    assert content == Path(got).read_bytes()

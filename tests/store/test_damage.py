@@ -2,8 +2,9 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from structlog.testing import capture_logs
@@ -46,13 +47,16 @@ def damage(rig: Rig, how: Callable[[Path], object]) -> list[str]:
     return [event["what"] for event in said if event["event"] == "state.recovered"]
 
 
-def expect_all(rig: Rig, server: PlainServer) -> None:
-    """Expect that everything that was ever captured is published, once, and that nothing is shown as it was before."""
+def expect_all(rig: Rig, server: PlainServer, gone: Mapping[str, bytes] = MappingProxyType({})) -> None:
+    """Expect that everything that was ever captured is published, once, and that nothing is shown as it was before.
+
+    That is what the source has, and what is *gone* from it as ``QUEUED`` is.
+    """
     before = server.history(REPO)
     rig.write("after.txt", b"after")
     rig.update()
     here = {str(path.relative_to(rig.source)): path.read_bytes() for path in rig.source.rglob("*") if path.is_file()}
-    assert {**here, **QUEUED} == server.read_all(REPO)
+    assert {**here, **QUEUED, **gone} == server.read_all(REPO)
     new = server.history(REPO)[: -len(before)]
     assert {"second"} == {server.git(REPO, "show", f"{commit}:notes.txt") for commit in new}
     server.git(REPO, "fsck", "--strict")
@@ -153,6 +157,30 @@ def test_of_a_damaged_pack_the_rest_is_kept(rig: Rig, server: PlainServer) -> No
 
     assert ["objects"] == damage(rig, spoil)
     expect_all(rig, server)
+
+
+def test_a_gap_in_the_queue_costs_what_was_in_it(rig: Rig, server: PlainServer) -> None:
+    """Damage to an older snapshot that waits takes neither those before it nor those after it."""
+    target = rig.state / "targets" / "run"
+    rig.write("between.txt", b"between")
+    before = set((target / "store.git/objects/pack").glob("*.pack"))
+    rig.commit()
+    [pack] = set((target / "store.git/objects/pack").glob("*.pack")) - before
+    later = {"checkpoint-3/a.json": b"[3]", "checkpoint-3/DONE": b""}
+    for path, content in later.items():
+        rig.write(path, content)
+    rig.commit()
+    shutil.rmtree(rig.source / "checkpoint-3")
+    rig.write("last.txt", b"last")
+    rig.commit()
+
+    def spoil(target: Path) -> None:
+        was_killed(target)
+        pack.chmod(0o600)
+        pack.write_bytes(bytes(pack.stat().st_size))
+
+    assert ["objects", "queue"] == damage(rig, spoil)
+    expect_all(rig, server, later)
 
 
 @pytest.mark.parametrize("suffix", [".idx", ".pack"])

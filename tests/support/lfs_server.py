@@ -110,8 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
             owner.before(request)
             self._answer(200, *work())
         except AnswerError as exc:
-            self.close_connection = True
-            self._answer(*exc.answer)
+            status, body, headers = exc.answer
+            self._answer(status, body, {"Connection": "close", **headers})
         except (CutError, ConnectionError):
             self.close_connection = True
 
