@@ -129,7 +129,7 @@ class Uploader:
         return refused
 
     def _find_damaged(self, oids: Iterable[str]) -> list[str]:
-        """Return those of *oids* that a bad disk has changed, so that they were refused with reason, and drop their pins."""
+        """Return those of *oids* that a bad disk has changed, which are refused with reason, and drop their pins."""
         return [oid for oid in oids if not self._store.check_pin(oid)]
 
     def keep(self, objects: Objects) -> None:

@@ -62,7 +62,7 @@ def lacks_trainer(unit: UnitFacts) -> Iterator[Lack]:
     yield from needs(unit, "trainer_state.json")
     yield from needs_weights(unit)
     marks = ("trainer_state.json", "rng_state.pth", *states_after_weights(unit, r"rng_state_\d+\.pth"))
-    yield from need_newer(unit, marks, weights(unit))
+    yield from need_newer(unit, marks, [*weights(unit), *unit.indexes])
     yield from needs_latest_inside(unit)
     yield from needs_metadata(unit)
 

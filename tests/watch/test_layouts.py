@@ -269,6 +269,8 @@ def test_what_was_published_and_is_saved_again_is_told_without_times() -> None:
     assert f"{SHARDS[0]} is not what was captured, but {INDEX} is" in judge(model).reason
     assert judge(replace(facts, untouched=frozenset(SHARDS[1:]))).complete
     assert judge(replace(facts, renewed=frozenset({"config.json"}))).complete
+    first = replace(facts, renewed=frozenset({INDEX}), untouched=frozenset(SHARDED) - {INDEX})
+    assert f"{INDEX} is not what was captured, but trainer_state.json is" in judge(first).reason
 
 
 def test_what_is_written_on_both_sides_of_its_marker_is_saved_again() -> None:
