@@ -38,7 +38,7 @@ from hubsync.units import target_rules
 from hubsync.watch.beneath import open_entry
 from hubsync.watch.entry import Entry
 from hubsync.watch.inventory import Inventory, take_inventory
-from hubsync.watch.mounts import network_file_system
+from hubsync.watch.mounts import is_volatile, network_file_system
 from hubsync.watch.observer import find_limit
 
 _READ_SAMPLE = 200
@@ -105,6 +105,8 @@ def _check_state(config: Config) -> Iterator[Finding]:
         yield Finding("state", f"{existing} cannot be written", "local_io", "set service.state_dir", 73)
         return
     yield _check_room(config, "state", directory)
+    if is_volatile(directory):
+        yield Finding("state", f"{directory} is in memory: what is queued there does not outlast a restart of the machine")
 
 
 def _check_room(config: Config, what: str, directory: Path) -> Finding:

@@ -1,4 +1,4 @@
-"""Tells which file system a source lies on, and which are mounted below it.
+"""Tells which file system a directory lies on, and which are mounted below it.
 
 On some, changes by other machines make no inotify event, and what was on one that is unmounted is not gone.
 """
@@ -46,6 +46,11 @@ def network_file_system(source: Path, mountinfo: Path = _TABLE) -> str | None:
     kind = _read_mount(source, mountinfo)[1] or ""
 
     return kind if kind in _NETWORK or kind.startswith("fuse.") else None
+
+
+def is_volatile(directory: Path, mountinfo: Path = _TABLE) -> bool:
+    """Tell whether *directory* lies on a file system that is empty after a restart of the machine."""
+    return _read_mount(directory, mountinfo)[1] in {"tmpfs", "ramfs"}
 
 
 def mount_point(source: Path, mountinfo: Path = _TABLE) -> str | None:

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from hubsync.watch.mounts import file_system_of, mount_point, mounts_below, network_file_system
+from hubsync.watch.mounts import file_system_of, is_volatile, mount_point, mounts_below, network_file_system
 
 TABLE = r"""21 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 40 21 0:35 / /data rw,relatime shared:20 - nfs4 server:/export rw,vers=4.2
@@ -35,6 +35,15 @@ def test_only_file_systems_that_hide_changes_are_named(tmp_path: Path) -> None:
         table.write_text(f"21 1 0:1 / / rw shared:1 - {kind} none rw\n")
 
         assert expected == network_file_system(tmp_path, table)
+
+
+def test_what_is_in_memory_is_volatile(tmp_path: Path) -> None:
+    """A queue there is gone after a restart of the machine."""
+    table = tmp_path / "mountinfo"
+    for kind, expected in (("tmpfs", True), ("ext4", False), ("overlay", False)):
+        table.write_text(f"21 1 0:1 / / rw shared:1 - {kind} none rw\n")
+
+        assert expected == is_volatile(tmp_path, table)
 
 
 def test_a_mount_point_is_told_by_its_own_name(tmp_path: Path) -> None:
