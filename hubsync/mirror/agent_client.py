@@ -8,6 +8,7 @@ for each upload, and another client takes longer to import than a small upload t
 import base64
 import http.client
 import json
+import re
 import select
 import ssl
 import threading
@@ -25,13 +26,14 @@ _SAID_CHARS = 400  # of what a server says; a captive portal's page is no news
 _ANSWER_BYTES = 32 << 20  # of a hostile server; a hundred objects in parts take a few megabytes
 _REFUSED = 422  # by us, as a server would
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_USED_UP = re.compile(r";r=0;t=(\d+)")  # in how many seconds there will be requests left, as the Hub says it
 _URL_SAFE = "%/:;=&?@+,$!*'()~[]"  # what an address may hold as it is (RFC 3986), so that signed ones stay as they are
 
 Body = Callable[[], Iterator[bytes | memoryview]]  # called again for each time that the bytes have to be sent
 
 
 class TransferError(HubsyncError):
-    """A request failed. ``status`` is 0 if there was no answer; ``retry_after`` is the header as it came."""
+    """A request failed. ``status`` is 0 if there was no answer; ``retry_after`` is what the server asks for, as it came."""
 
     def __init__(self, message: str, *, status: int = 0, retry_after: str = "", is_general: bool = False) -> None:
         super().__init__(message)
@@ -269,7 +271,8 @@ def _redirect(action: Action, answer: _Answer) -> Action:
 
 def _read_refusal(answer: _Answer) -> TransferError:
     """Return what was refused: status, the wait that was asked for, and the answer's own words, in this order."""
-    retry_after = answer.headers.get("retry-after", "")
+    limit = _USED_UP.search(answer.headers.get("ratelimit", ""))
+    retry_after = answer.headers.get("retry-after", "") or (limit[1] if limit else "")
     said = " ".join((answer.headers.get("x-error-message") or answer.words).split())[:_SAID_CHARS]
     parts = [f"HTTP {answer.status}", f"Retry-After: {retry_after}" if retry_after else "", said]
 

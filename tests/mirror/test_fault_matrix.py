@@ -116,6 +116,7 @@ _STORAGE = ("put", "part", "complete", "verify", "http-put", "http-verify")
 OTHERWISE: dict[tuple[str, str], tuple[Outcome, ...]] = {
     ("info", "404"): (None,),  # a server without the Hub's API is no error: git tells
     ("create", "404"): (NOT_FOUND,),
+    ("create", "409"): (SERVER,),  # it is there already, says the client, and looks for its address in the answer
     **{("info", name): (None,) for name in BODIES if name not in {"bomb", "endless"}},
     # git reads an answer without end to its end, and is ended for making no progress.
     **{(route, "endless-error"): (STALLED,) for route in ("refs", "refs-push", "upload-pack", "receive-pack")},
@@ -140,6 +141,8 @@ SHORT = [
     ("upload-pack", "401"),
     ("receive-pack", "hole"),
     ("batch", "deep-list"),
+    ("batch", "retry-date"),
+    ("put", "ratelimit"),
     ("put", "reset-late"),
     ("part", "422"),
     ("put", "401"),
