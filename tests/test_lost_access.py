@@ -297,3 +297,18 @@ def test_a_state_that_may_not_be_read_any_more_ends_hubsync(config: Path) -> Non
     assert f"{state} cannot be read any more: Permission denied" == stopping["reason"]
     assert "give the state directory back" in stopping["hint"]
     assert not [event for event in daemon.events if event["event"] == "thread.failed"]
+
+
+@pytest.mark.parametrize(("place", "is_refused"), [("data", True), ("../beside", False)])
+def test_a_bind_mount_hides_no_overlap(config: Path, source: Path, tmp_path: Path, place: str, *, is_refused: bool) -> None:
+    """A state that lies in a source under another name would be published, and change with each commit."""
+    (tmp_path / "else where").mkdir()
+    (source / place).mkdir()
+    text = config.read_text()
+    config.write_text(text.replace(f'state_dir = "{tmp_path}/', f'state_dir = "{tmp_path}/else where/'))
+    mounted = apart(f"mount --bind {source / place} '{tmp_path}/else where'")
+    argv = [*mounted, sys.executable, "-m", "hubsync", "check", "-c", config]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (78 if is_refused else 0) == done.returncode
+    assert is_refused == ("must not watch its own files" in done.stderr)
