@@ -21,7 +21,7 @@ _PIECE_BYTES = 1 << 20
 _SLOWEST_BYTES_PER_S = 100  # as for git
 _USUAL_S = 30.0
 _ASKED_AGAIN = frozenset({429, 500, 502, 503, 504})
-_API = ("/api/", "/info/lfs/")  # all else is files, which go to disk, from wherever they are kept
+_API = ("/api/", "/info/lfs/")  # what else is got is files, which go to disk, from wherever they are kept
 _BOUNDED = "hubsync.bounded"
 _TOKENS = 8  # of one place: of several endpoints there, and those before them that a request may still have on it
 
@@ -102,7 +102,8 @@ class _Transport(httpx2.HTTPTransport):
         if not self._patience.may_tell(request.headers.get("Authorization", "").partition(" ")[2], *place):
             del request.headers["Authorization"]
         timeout_s = self._patience.of(*place)
-        is_bounded = request.extensions.get(_BOUNDED) or any(part in request.url.path for part in _API)
+        is_file = request.method == "GET" and not any(part in request.url.path for part in _API)
+        is_bounded = request.extensions.get(_BOUNDED) or not is_file
         # What a request has in its extensions goes to where it is redirected.
         timeout = httpx2.Timeout(timeout_s).as_dict()
         request.extensions = {**request.extensions, "timeout": timeout, _BOUNDED: is_bounded}
@@ -110,7 +111,7 @@ class _Transport(httpx2.HTTPTransport):
             request.headers["Accept-Encoding"] = "gzip"
         with _once():
             response = super().handle_request(request)
-        if not is_bounded:
+        if not is_bounded and not response.is_error:
             return response
         assert isinstance(response.stream, httpx2.SyncByteStream)  # noqa: S101 - for mypy
         body = _Body(response.stream, response.headers.pop("Content-Encoding", "identity"))

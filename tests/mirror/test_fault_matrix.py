@@ -116,6 +116,7 @@ _STORAGE = ("put", "part", "complete", "verify", "http-put", "http-verify")
 OTHERWISE: dict[tuple[str, str], tuple[Outcome, ...]] = {
     ("info", "404"): (None,),  # a server without the Hub's API is no error: git tells
     ("create", "404"): (NOT_FOUND,),
+    ("http-tree", "list"): (None,),  # an empty repository is none, either
     ("create", "409"): (SERVER,),  # it is there already, says the client, and looks for its address in the answer
     **{("info", name): (None,) for name in BODIES if name not in {"bomb", "endless"}},
     # git reads an answer without end to its end, and is ended for making no progress.
@@ -151,6 +152,7 @@ SHORT = [
     ("create", "bomb"),
     ("http-batch", "retry-date"),
     ("http-put", "403"),
+    ("http-put", "endless-error"),
     ("http-commit", "endless"),
 ]
 TABLE = WHOLE if os.environ.get("HUBSYNC_MATRIX") == "whole" else SHORT
