@@ -15,7 +15,7 @@ demo: setup  ## watch it work; DIR=/path/to/models takes your own directory
 	@$(PY) -m hubsync demo $${DIR:+"$$DIR"}
 
 test: setup  ## all tests but the slow ones, under ten minutes on two cores
-	@$(PY) -m pytest -n 3 --dist worksteal -q -m "not slow" tests
+	@$(PY) -m pytest -n 4 --dist worksteal -q -m "not slow" tests
 
 test-writers: setup .venv-writers/.ready  ## real torch, transformers, Lightning ... train and save; every commit is loaded
 	@$(PY) -m pytest -q -n 2 --timeout 600 tests/writers_real/every_commit.py $(ONLY)

@@ -106,7 +106,7 @@ def _check_state(config: Config) -> Iterator[Finding]:
         return
     yield _check_room(config, "state", directory)
     if is_volatile(directory):
-        yield Finding("state", f"{directory} is in memory: what is queued there does not outlast a restart of the machine")
+        yield Finding("state: disk", f"{directory} is in memory: what is queued does not outlast a restart of the machine")
 
 
 def _check_room(config: Config, what: str, directory: Path) -> Finding:

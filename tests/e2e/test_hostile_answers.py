@@ -62,7 +62,7 @@ def test_words_of_a_hub_disturb_no_terminal_and_fill_no_log(tmp_path: Path, sour
     status = hubsync(config, "status")
 
     said = [json.loads(line) for line in (tmp_path / "hubsync.jsonl").read_text().splitlines()]
-    failed = {entry["mirror"] for entry in said if entry["event"] in {"mirror.failed", "mirror.parked"}}
+    failed = {entry["mirror"] for entry in said if entry["event"] in {"mirror.failed", "mirror.parked", "file.rejected"}}
     assert {mirror.name for mirror in load_config(config, {}).targets[0].mirrors} - {"m0:evil/api"} <= failed
     assert {entry["event"] for entry in said} <= CATALOGUE.keys()
     expect_harmless(done.stdout, done.stderr, status.stdout, status.stderr)
