@@ -111,7 +111,9 @@ def fork_server() -> ForkServer:
 
 
 def _read_number(descriptor: int) -> int:
-    return int.from_bytes(os.read(descriptor, _NUMBER_BYTES), signed=True)
+    if len(number := os.read(descriptor, _NUMBER_BYTES)) != _NUMBER_BYTES:
+        raise ChildProcessError("the fork server, or who waited for hubsync, is gone")
+    return int.from_bytes(number, signed=True)
 
 
 def _write_number(descriptor: int, number: int) -> None:
