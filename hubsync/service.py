@@ -194,10 +194,10 @@ def _end_orphans(fd: int, state_dir: Path) -> None:
     log.warning("state.recovered", what="orphans", path=str(state_dir), reason=f"{len(orphans)} outlived a killed hubsync")
     deadline = time.monotonic() + _ORPHAN_S
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in find_holders(state_dir / "lock")[1]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), number)
         while time.monotonic() < deadline:
+            for pid in find_holders(state_dir / "lock")[1]:  # again each time: one may just have started another
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), number)
             if _try_lock(fd):
                 return
             time.sleep(_POLL_S)

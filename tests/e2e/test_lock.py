@@ -52,6 +52,19 @@ def test_an_orphan_is_ended_by_the_next_hubsync(tmp_path: Path) -> None:
         assert -15 == orphan.wait(PATIENCE_S)
 
 
+def test_orphans_that_start_others_are_ended_too(tmp_path: Path) -> None:
+    """As git-lfs starts an agent: one that was started while the orphans were looked for is found the next time."""
+    successors = "import os, time\nfor _ in range(2000):\n  if os.fork(): os._exit(0)\n  time.sleep(0.03)"
+    with hold_state(tmp_path) as fd:
+        subprocess.run([sys.executable, "-c", successors], pass_fds=(fd,), check=True)
+    (tmp_path / "lock").write_text("999999999\n")
+    for _ in range(3):
+        with hold_state(tmp_path) as fd:
+            subprocess.run([sys.executable, "-c", successors], pass_fds=(fd,), check=True)
+    with hold_state(tmp_path):
+        pass
+
+
 def test_a_lock_without_its_owner_is_no_running_hubsync(tmp_path: Path) -> None:
     """Neither a dead process, nor one that got its number, nor a damaged file counts; one that has it open does."""
     lock = tmp_path / "lock"

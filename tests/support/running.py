@@ -80,8 +80,8 @@ class Daemon:
         self.process.wait()
         self._reader.join()
         self._stderr.close()
-        assert [] == self.leaks
-        assert [] == self.strange
+        assert not self.leaks, self.leaks
+        assert not self.strange, self.strange
 
     def _read(self) -> None:
         for line in self._stderr:
