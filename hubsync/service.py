@@ -34,6 +34,7 @@ from hubsync.store.tools import TOOLS, expect_recent, git_executable
 _STRICTNESS = ("off", "warn", "block")  # of secrets, in this order
 _LOOKED_AT = "each is looked at before it is sent; `exclude` what must not go at all"
 _ORPHAN_S = 5.0
+_DYING_S = 30.0  # what is killed ends when the disk has answered it
 _STARTING_S = 2.0  # how long it may take another hubsync to say that the lock is its own
 _POLL_S = 0.05
 
@@ -192,8 +193,8 @@ def _end_orphans(fd: int, state_dir: Path) -> None:
     """End the children that a killed hubsync left at work: they hold its lock, and their work is repeated."""
     _, orphans = find_holders(state_dir / "lock")
     log.warning("state.recovered", what="orphans", path=str(state_dir), reason=f"{len(orphans)} outlived a killed hubsync")
-    deadline = time.monotonic() + _ORPHAN_S
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number, patience_s in ((signal.SIGTERM, _ORPHAN_S), (signal.SIGKILL, _DYING_S)):
+        deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             for pid in find_holders(state_dir / "lock")[1]:  # again each time: one may just have started another
                 with contextlib.suppress(ProcessLookupError):
@@ -201,7 +202,6 @@ def _end_orphans(fd: int, state_dir: Path) -> None:
             if _try_lock(fd):
                 return
             time.sleep(_POLL_S)
-        deadline += _ORPHAN_S
 
     raise BusyError(f"children of an earlier hubsync do not end: {', '.join(sorted(orphans))}")
 
