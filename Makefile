@@ -14,7 +14,7 @@ setup: .venv/.ready
 demo: setup  ## watch it work; DIR=/path/to/models takes your own directory
 	@$(PY) -m hubsync demo $${DIR:+"$$DIR"}
 
-test: setup  ## all tests but the slow ones, under ten minutes on two cores
+test: setup  ## all tests but the slow ones, a quarter of an hour on two cores
 	@$(PY) -m pytest -n 4 --dist worksteal -q -m "not slow" tests
 
 test-writers: setup .venv-writers/.ready  ## real torch, transformers, Lightning ... train and save; every commit is loaded

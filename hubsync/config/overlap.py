@@ -34,12 +34,10 @@ class Lineage(Struct, frozen=True):
         """Return the lineage of *path* as the file system is now."""
         real = Path(os.path.realpath(path))
         family = [real, *real.parents]
-        family += [member for alias in _other_names(family) for member in alias.parents]
-        inodes = [_inode(member) for member in family]
+        elsewhere = [parent for name in _other_names(family) for parent in name.parents]
+        inodes = [_inode(member) for member in (*family, *elsewhere)]
 
-        return cls(
-            str(real), frozenset(map(str, [real, *real.parents])), inodes[0], frozenset(inode for inode in inodes if inode)
-        )
+        return cls(str(real), frozenset(map(str, family)), inodes[0], frozenset(inode for inode in inodes if inode))
 
     def lies_in(self, other: "Lineage") -> bool:
         """Tell whether this is *other*, or something below it."""
@@ -60,13 +58,13 @@ def _other_names(family: Sequence[Path]) -> Iterator[Path]:
         mounts = _read_table(_TABLE.read_bytes())
     except OSError:
         return
-    point = next((member for member in family if any(member == mount.point for mount in mounts)), None)
-    for here in [mount for mount in mounts if mount.point == point][-1:]:  # the last of several on one point lies on top
-        for other in mounts:
-            if other.device == here.device and here.root.is_relative_to(other.root):
-                name = other.point / here.root.relative_to(other.root)
-                if name != here.point and _inode(name) == _inode(here.point):
-                    yield name
+    on_top = {mount.point: mount for mount in mounts}  # the last of several on one point
+    here = next((on_top[member] for member in family if member in on_top), None)
+    for other in mounts:
+        if here is not None and other.device == here.device and here.root.is_relative_to(other.root):
+            name = other.point / here.root.relative_to(other.root)
+            if name != here.point and _inode(name) == _inode(here.point):
+                yield name
 
 
 @functools.lru_cache(1)

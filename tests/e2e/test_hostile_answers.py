@@ -62,8 +62,11 @@ def test_words_of_a_hub_disturb_no_terminal_and_fill_no_log(tmp_path: Path, sour
     status = hubsync(config, "status")
 
     said = [json.loads(line) for line in (tmp_path / "hubsync.jsonl").read_text().splitlines()]
-    failed = {entry["mirror"] for entry in said if entry["event"] in {"mirror.failed", "mirror.parked", "file.rejected"}}
-    assert {mirror.name for mirror in load_config(config, {}).targets[0].mirrors} - {"m0:evil/api"} <= failed
+    failed = {entry["mirror"] for entry in said if entry["event"] in {"mirror.failed", "mirror.parked"}}
+    rejected = {entry["mirror"] for entry in said if entry["event"] == "file.rejected"}
+    mirrors = {mirror.name for mirror in load_config(config, {}).targets[0].mirrors}
+    assert mirrors - {"m0:evil/api", "m0:evil/batch"} <= failed
+    assert {"m0:evil/batch"} <= rejected  # a 422 is about objects
     assert {entry["event"] for entry in said} <= CATALOGUE.keys()
     expect_harmless(done.stdout, done.stderr, status.stdout, status.stderr)
     files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()] + [tmp_path / "hubsync.jsonl"]
