@@ -53,16 +53,24 @@ def test_an_orphan_is_ended_by_the_next_hubsync(tmp_path: Path) -> None:
 
 
 def test_orphans_that_start_others_are_ended_too(tmp_path: Path) -> None:
-    """As git-lfs starts an agent: one that was started while the orphans were looked for is found the next time."""
-    successors = "import os, time\nfor _ in range(2000):\n  if os.fork(): os._exit(0)\n  time.sleep(0.03)"
+    """As git-lfs starts an agent: one that was started after the orphans were looked for is found the next time."""
+    leaves_one = (
+        "import os, signal, time\n"
+        "def leave(number, frame):\n"
+        "    if os.fork(): os._exit(0)\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "print(flush=True)\n"
+        "time.sleep(60)"
+    )
     with hold_state(tmp_path) as fd:
-        subprocess.run([sys.executable, "-c", successors], pass_fds=(fd,), check=True)
+        first = subprocess.Popen([sys.executable, "-c", leaves_one], pass_fds=(fd,), stdout=subprocess.PIPE)
+        assert first.stdout is not None
+        with first.stdout as ready:
+            ready.readline()
     (tmp_path / "lock").write_text("999999999\n")
-    for _ in range(3):
-        with hold_state(tmp_path) as fd:
-            subprocess.run([sys.executable, "-c", successors], pass_fds=(fd,), check=True)
     with hold_state(tmp_path):
-        pass
+        assert 0 == first.wait(PATIENCE_S)
 
 
 def test_a_lock_without_its_owner_is_no_running_hubsync(tmp_path: Path) -> None:
