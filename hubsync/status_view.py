@@ -3,9 +3,9 @@
 import contextlib
 import shutil
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from msgspec.structs import replace
 
@@ -22,6 +22,7 @@ from hubsync.monitor.status import (
     read_status,
 )
 from hubsync.presence import ONCE_HINT, Owner, describe_once, find_owner
+from hubsync.signals import stop_on_signals
 
 _REFRESH_S = 1.0
 _BEGUN_S = 60.0  # whoever has begun to run has written a status by then
@@ -58,7 +59,7 @@ def show_status(
         StateError: the status of a running daemon cannot be read.
     """
     if watch and not as_json and sys.stdout.isatty():
-        return _watch(state_dir, target, rejected, colour=colour)
+        _watch(state_dir, target, rejected, colour=colour)
     status, running = _read(state_dir, target, rejected)
     if as_json:
         if not running and status.daemon.state != "stopped":  # a killed daemon could not say so
@@ -70,15 +71,17 @@ def show_status(
     return choose_exit_code(status, datetime.now(UTC), running=running)
 
 
-def _watch(state_dir: Path, target: str | None, rejected: ConfigError | None, *, colour: bool) -> int:
+def _watch(state_dir: Path, target: str | None, rejected: ConfigError | None, *, colour: bool) -> NoReturn:
     from rich.live import Live  # noqa: PLC0415 - 100 ms that only this need pay
     from rich.text import Text  # noqa: PLC0415
 
+    stop = stop_on_signals()  # a KeyboardInterrupt may come while Python calls what swallows it
     with Live(auto_refresh=False) as live:
-        while True:
+        while not stop.is_set():
             status, running = _read(state_dir, target, rejected)
             live.update(Text.from_ansi(_draw(status, running=running, colour=colour)), refresh=True)
-            time.sleep(_REFRESH_S)
+            stop.wait(_REFRESH_S)
+    raise KeyboardInterrupt
 
 
 def _draw(status: Status, *, running: bool, colour: bool) -> str:

@@ -65,6 +65,9 @@ class Terminal:
 
     def wait(self) -> tuple[int, str]:
         """Return the exit code and what was written."""
-        code = self.process.wait(PATIENCE_S)
+        try:
+            code = self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired as exc:
+            raise AssertionError(self.text[-2000:]) from exc
         self._reader.join(PATIENCE_S)
         return code, self.text
