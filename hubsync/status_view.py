@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
