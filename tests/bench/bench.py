@@ -73,8 +73,7 @@ def measure_workload(workload: Workload, base: Path) -> dict[str, dict[str, Figu
         for step, change in {"": lambda _: None, **workload.again}.items():
             change(base / "data")
             os.sync()  # or who comes first, or makes durable what it was given, pays for what the writer left to the disk
-            name = f"{workload.name}, {step}" if step else workload.name
-            found[name] = {tool: run(tool, place, hub) for tool, place in places.items()}
+            found[name_step(workload.name, step)] = {tool: run(tool, place, hub) for tool, place in places.items()}
     if not workload.is_shown:
         del found[workload.name]
 
@@ -84,7 +83,12 @@ def measure_workload(workload: Workload, base: Path) -> dict[str, dict[str, Figu
 def measure_live(live: Live, base: Path) -> dict[str, dict[str, Figures]]:
     """Run one workload with a writer."""
     with serve_hub(base / "hub") as hub:
-        return {live.name: live.measure(base, hub)}
+        return {name_step(live.name, step): found for step, found in live.measure(base, hub).items()}
+
+
+def name_step(workload: str, step: str) -> str:
+    """Return how a step of a workload is called."""
+    return f"{workload}, {step}" if step else workload
 
 
 def compare_tools(sizes: Sizes, repeats: int, only: str) -> Iterator[Runs]:

@@ -155,8 +155,11 @@ def own_disk(directory: Path) -> int:
 # --- what it shows
 
 
-def _git(place: Place, *argv: str) -> str:
-    repository = next(Path(place["hub"]).rglob(f"{place['repos'][0]}.git"))
+def _find(place: Place, repo: str) -> Path:
+    return next(Path(place["hub"]).rglob(f"{repo}.git"))
+
+
+def _git(repository: Path, *argv: str) -> str:
     done = subprocess.run(
         ["git", f"--git-dir={repository}", *argv], capture_output=True, text=True, check=False,
         env={"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "PATH": "/usr/bin:/bin"},
@@ -166,23 +169,31 @@ def _git(place: Place, *argv: str) -> str:
 
 def count_commits(place: Place) -> int:
     """Return how many commits the first repository's main branch has."""
-    return int(_git(place, "rev-list", "--count", "main") or 0)
+    return int(_git(_find(place, place["repos"][0]), "rev-list", "--count", "main") or 0)
 
 
-def wait_shown(place: Place, path: str, limit_s: float) -> float:
-    """Return when (monotonic) the first repository shows *path*; raises TimeoutError."""
+def wait_shown(place: Place, path: str, limit_s: float, content: str = "") -> float:
+    """Return when (monotonic) all repositories show *path*, with this *content* if it is given; raises TimeoutError.
+
+    Only a branch that has moved is looked into: who waits must not take the processor from what it waits for.
+    """
     deadline = time.monotonic() + limit_s
-    before = ""
+    left = dict.fromkeys((_find(place, repo) for repo in place["repos"]), "")
     while time.monotonic() < deadline:
-        head = _git(place, "rev-parse", "main")
-        now = time.monotonic()
-        if head != before and _git(place, "ls-tree", "--name-only", head, "--", path):
+        for repository, before in list(left.items()):
+            head, now = (repository / "refs" / "heads" / "main").read_text(), time.monotonic()
+            if head == before:
+                continue
+            left[repository] = head
+            shown = _git(repository, "show", f"main:{path}")
+            if shown and content in shown:
+                del left[repository]
+        if not left:
             return now
-        before = head
         time.sleep(_POLL_S)
     raise TimeoutError(f"{path} is not shown after {limit_s} s")
 
 
 def read_shown(place: Place, path: str) -> str:
     """Return the content of *path* in the first repository."""
-    return _git(place, "show", f"main:{path}")
+    return _git(_find(place, place["repos"][0]), "show", f"main:{path}")

@@ -46,14 +46,19 @@ def make_unit(unit: Path, size: int, shards: int = 4, pause: Callable[[], None] 
         pause()
         write_shard(unit / name, size // shards)
     (unit / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: name for name in names}}))
-    (unit / "trainer_state.json").write_text(json.dumps({"written": os.urandom(8).hex()}))
+    write_state(unit)
 
 
 def change_one_of_four(data: Path) -> None:
     """Write one shard again, and what the Trainer writes after it."""
     shard = next((data / "checkpoint-100").glob("model-00001-*"))
     write_shard(shard, shard.stat().st_size - _header_bytes(shard))
-    (shard.parent / "trainer_state.json").write_text(json.dumps({"written": os.urandom(8).hex()}))
+    write_state(shard.parent)
+
+
+def write_state(unit: Path) -> None:
+    """Write what the Trainer writes last, never the same."""
+    (unit / "trainer_state.json").write_text(json.dumps({"written": os.urandom(8).hex()}))
 
 
 def _header_bytes(shard: Path) -> int:
