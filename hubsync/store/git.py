@@ -29,6 +29,7 @@ from hubsync.store.trouble import DAMAGE_HINT, MARK, at_work, clear_lock, tells_
 
 FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 _MANY_PACKS = 50
+_FREED_BYTES = 4 << 20  # that a git keeps: for each blob, zlib frees 256 KiB, and to get them back took as long as to pack it
 
 ABSENT = "0" * 40  # git's name for "no object"
 _PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
@@ -374,6 +375,7 @@ class Git:
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "/bin/false",
             "GIT_OPTIONAL_LOCKS": "0",
+            "MALLOC_TRIM_THRESHOLD_": str(_FREED_BYTES),
             "GIT_CONFIG_COUNT": str(len(pairs)),
             **numbered,
         }

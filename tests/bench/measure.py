@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_SAMPLE_S = 0.05
+_SAMPLE_S = 0.2  # what a look costs grows with the processes that a tool has, and is nobody else's
 
 
 @dataclass(frozen=True)
