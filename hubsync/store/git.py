@@ -29,7 +29,7 @@ from hubsync.store.trouble import DAMAGE_HINT, MARK, at_work, clear_lock, tells_
 
 FEW_PATHS = 100  # more are listed with the whole tree, not on a command line
 _MANY_PACKS = 50
-_FREED_BYTES = 4 << 20  # that a git keeps: for each blob, zlib frees 256 KiB, and to get them back took as long as to pack it
+_FREED_BYTES = 4 << 20  # that a git keeps: for each blob zlib frees 256 KiB, and to get them back took as long as to pack
 
 ABSENT = "0" * 40  # git's name for "no object"
 _PLAIN_PATH = re.compile("[A-Za-z0-9._/@=+-]*")
