@@ -24,7 +24,7 @@ Steps = dict[str, dict[str, Figures]]  # what was done → tool → figures; "" 
 class Live:
     """A workload of its own kind; *measure* gets a directory and a Hub.
 
-    Those that write over a minute or a day are measured once, others as often as all are.
+    Those that take minutes are measured once, others as often as all are.
     """
 
     name: str
@@ -37,7 +37,7 @@ def choose_live(unit_bytes: int, over_s: float, appends: int, days: int) -> list
     size = f"{unit_bytes / (1 << 30):g} GiB"
     return [
         Live(f"{size} unit, moved in", lambda base, hub: _arrival(base, hub, unit_bytes, 1), is_slow=False),
-        Live(f"{size} unit, moved in, three mirrors", lambda base, hub: _arrival(base, hub, unit_bytes, 3), is_slow=False),
+        Live(f"{size} unit, moved in, three mirrors", lambda base, hub: _arrival(base, hub, unit_bytes, 3)),
         Live(f"16 shards, {size}, over {over_s:.0f} s", lambda base, hub: _lag(base, hub, unit_bytes, over_s)),
         Live(f"a log, {appends:,} appends", lambda base, hub: _log(base, hub, appends, over_s)),
         Live(f"{days} checkpoints, the last 2 kept", lambda base, hub: _day(base, hub, unit_bytes // 16, days)),
