@@ -21,7 +21,7 @@ from hubsync.mirror.agent_client import Action, Client, TransferError
 from hubsync.mirror.agent_handover import Thing
 from hubsync.mirror.agent_parts import Journal, Multipart, read_multipart
 from hubsync.priority import stand_back_further
-from hubsync.store.buffer import new_buffer
+from hubsync.store.buffer import new_buffer, read_into
 from hubsync.store.fingerprint import Fingerprint
 from hubsync.store.hashing import Hashing
 from hubsync.store.throttle import Throttle
@@ -236,7 +236,7 @@ class _Content:
 
     def _block(self, buffer: memoryview, at: int, length: int) -> memoryview:
         block = buffer[:length]
-        if os.preadv(self._fd, [block], at) < length:
+        if read_into(block, self._fd, at) < length:
             raise SpoiledError(self.thing.oid)  # it was cut shorter
 
         return block

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from hubsync.store.buffer import new_buffer
+from hubsync.store.buffer import new_buffer, read_into
 from hubsync.store.throttle import Throttle, open_allowance
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Hashing:
         at = 0
         while end is None or at < end:
             allowed = self.take(BLOCK_BYTES if end is None else min(BLOCK_BYTES, end - at))
-            count = os.preadv(fd, [view[:allowed]], at)
+            count = read_into(view[:allowed], fd, at)
             if not count:
                 break
             at += count

@@ -36,7 +36,7 @@ def compare(results: Results) -> list[str]:
 
 
 def _cells(now: Figures, first: Figures) -> list[str]:
-    times = [f"{mine:.2f} ({mine / max(its, 0.01):.1f})" for mine, its in
+    times = [f"{mine:.2f} ({mine / max(its, 0.01):.2f})" for mine, its in
              ((now.wall_s, first.wall_s), (now.cpu_s, first.cpu_s))]  # fmt: skip
     sizes = [f"{size / MB:,.0f}" for size in (now.read_bytes, now.written_bytes, now.sent_bytes)]
     disk = f"{now.disk_peak_bytes / MB:,.0f}, {now.disk_after_bytes / MB:,.0f}"

@@ -13,6 +13,7 @@ from support.cached import cached_share
 
 from hubsync.store import cache
 from hubsync.store.cache import let_go
+from hubsync.store.hashing import shared
 
 _PATIENCE_S = 60.0
 _SIZE = 4 << 20
@@ -105,3 +106,21 @@ def test_without_a_thread_a_file_is_let_go_of_at_once(tmp_path: Path, monkeypatc
     second = os.open(tmp_path, os.O_RDONLY)
     leaving.add(second)
     wait_closed(second)
+
+
+def test_what_is_hashed_and_sent_takes_no_room_from_others(disk: Path) -> None:
+    """What is in the cache is read from there and stays; what is not is not kept for us."""
+    path = disk / "model.safetensors"
+    path.write_bytes(os.urandom(_SIZE))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, 0x80)
+        except OSError:
+            pytest.skip("this kernel or file system keeps all that is read")
+        shared().digest_file(file.fileno())
+        assert 1.0 == cached_share(path)
+
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        shared().digest_file(file.fileno())
+        assert 0.0 == cached_share(path)
