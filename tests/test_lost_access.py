@@ -112,7 +112,7 @@ def test_an_unmounted_disk_deletes_nothing(config: Path, source: Path, hub: Loca
         halted = daemon.wait_for("target.halted")
         daemon.wait_for("heartbeat", count=3)
         meanwhile = download(hub, "acme/x", config.parent / "then")
-        inside(daemon, "umount", str(source))
+        inside(daemon, "umount", "-l", str(source))
         daemon.wait_for("target.resumed")
         (source / "a.txt").write_text("changed")
         daemon.wait_for("mirror.published")
@@ -274,7 +274,7 @@ def test_a_state_that_turned_read_only_is_said_and_loses_nothing(config: Path, s
         (source / "a.txt").write_text("changed")
         while "writable" not in (daemon.wait_for("schedule.failed").get("hint") or ""):
             pass
-        inside(daemon, "umount", str(state))
+        inside(daemon, "mount", "-o", "remount,bind,rw", str(state))
         daemon.wait_for("mirror.published")
         assert 0 == daemon.stop()
 
