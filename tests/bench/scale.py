@@ -1,5 +1,6 @@
 """How hubsync's service grows: each at two sizes, and what one more costs; and what it does when nothing changes."""
 
+import json
 import os
 import shutil
 import signal
@@ -76,7 +77,7 @@ def measure_growth(growth: Growth, base: Path, hub: dict[str, str], idle_s: floa
         root = base / f"size-{size}"
         (root / "data").mkdir(parents=True)
         growth.make(root / "data", size)
-        place = make_place(root, f"{growth.name}{size}", hub, size if growth.mirrors else 1)
+        place = make_place(root, f"{growth.name}{size}", hub, size if growth.mirrors or growth.targets else 1)
         place["hub"] = str(base / "hub")
         found[size] = _watch(place, size if growth.targets else 1, idle_s)
         shutil.rmtree(root)
@@ -105,7 +106,7 @@ def _watch(place: Place, targets: int, idle_s: float) -> State:
         Path(place["data"], "changed.txt").write_text("a change")
         time.sleep(1.5)
         subprocess.run([*argv, "flush"], check=True, capture_output=True)
-        wait_shown(place, "t0/changed.txt" if targets > 1 else "changed.txt", _SHOWN_S)
+        wait_shown(place, "changed.txt", _SHOWN_S)
         time.sleep(1.0)
         change_s = _cpu_s(daemon.pid) - busy
     finally:
@@ -119,18 +120,19 @@ def _watch(place: Place, targets: int, idle_s: float) -> State:
 
 
 def _declare_targets(config: Path, place: Place, targets: int) -> None:
-    """Declare more targets with sources of their own, each to a directory of its own in the one repository."""
+    """Declare more targets, with sources and repositories of their own; what is waited for is the first one's."""
     head, _, one = config.read_text().partition("[[target]]")
     data = Path(place["data"])
+    mirrors = json.dumps([f"local:{repo}" for repo in place["repos"]])
     blocks = []
-    for number in range(targets):
+    for number, repo in enumerate(place["repos"][:targets]):
         source = data if not number else data.with_name(f"data-{number}")
         if number:
             shutil.copytree(data, source)
         block = one.replace('name = "bench"', f'name = "bench-{number}"').replace(f'"{data}"', f'"{source}"')
-        repo = place["repos"][0]
-        blocks.append(block.replace(f'["local:{repo}"]', f'[{{ repo = "local:{repo}", path_in_repo = "t{number}" }}]'))
+        blocks.append(block.replace(mirrors, f'["local:{repo}"]'))
     config.write_text(head + "".join(f"[[target]]{block}" for block in blocks))
+    place["repos"] = place["repos"][:1]
 
 
 def _wait_quiet(pid: int, began: float) -> float:
