@@ -155,8 +155,10 @@ def own_disk(directory: Path) -> int:
 # --- what it shows
 
 
-def _find(place: Place, repo: str) -> Path:
-    return next(Path(place["hub"]).rglob(f"{repo}.git"))
+def _find(place: Place) -> list[Path]:
+    """Return the repositories; they lie beside each other, and to search for each of very many takes long."""
+    first = next(Path(place["hub"]).rglob(f"{place['repos'][0]}.git"))
+    return [first.parents[1] / f"{repo}.git" for repo in place["repos"]]
 
 
 def _git(repository: Path, *argv: str) -> str:
@@ -169,7 +171,7 @@ def _git(repository: Path, *argv: str) -> str:
 
 def count_commits(place: Place) -> int:
     """Return how many commits the first repository's main branch has."""
-    return int(_git(_find(place, place["repos"][0]), "rev-list", "--count", "main") or 0)
+    return int(_git(_find(place)[0], "rev-list", "--count", "main") or 0)
 
 
 def wait_shown(place: Place, path: str, limit_s: float, content: str = "") -> float:
@@ -178,7 +180,7 @@ def wait_shown(place: Place, path: str, limit_s: float, content: str = "") -> fl
     Only a branch that has moved is looked into: who waits must not take the processor from what it waits for.
     """
     deadline = time.monotonic() + limit_s
-    left = dict.fromkeys((_find(place, repo) for repo in place["repos"]), "")
+    left = dict.fromkeys(_find(place), "")
     while time.monotonic() < deadline:
         for repository, before in list(left.items()):
             head, now = (repository / "refs" / "heads" / "main").read_text(), time.monotonic()
@@ -196,4 +198,4 @@ def wait_shown(place: Place, path: str, limit_s: float, content: str = "") -> fl
 
 def read_shown(place: Place, path: str) -> str:
     """Return the content of *path* in the first repository."""
-    return _git(_find(place, place["repos"][0]), "show", f"main:{path}")
+    return _git(_find(place)[0], "show", f"main:{path}")

@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_SAMPLE_S = 0.2  # what a look costs grows with the processes that a tool has, and is nobody else's
+_SAMPLE_S = 0.2  # each look takes time from what is measured, the more the more processes that has
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def measure_growth(growth: Growth, base: Path, hub: dict[str, str], idle_s: floa
 def _watch(place: Place, targets: int, idle_s: float) -> State:
     config = write_config(place, quiet="1s", inventory_every="10m")
     if targets > 1:
-        _declare_targets(config, place, targets)
+        _declare_targets(config, place)
     os.environ["BENCH_TOKEN"] = place["token"]
     argv = [sys.executable, "-m", "hubsync", "-c", str(config)]
     done = subprocess.run([*argv, "once"], check=False, capture_output=True, text=True)
@@ -119,13 +119,13 @@ def _watch(place: Place, targets: int, idle_s: float) -> State:
     )  # fmt: skip
 
 
-def _declare_targets(config: Path, place: Place, targets: int) -> None:
-    """Declare more targets, with sources and repositories of their own; what is waited for is the first one's."""
+def _declare_targets(config: Path, place: Place) -> None:
+    """Declare a target for each repository, with a source of its own; what is waited for is the first one's."""
     head, _, one = config.read_text().partition("[[target]]")
     data = Path(place["data"])
     mirrors = json.dumps([f"local:{repo}" for repo in place["repos"]])
     blocks = []
-    for number, repo in enumerate(place["repos"][:targets]):
+    for number, repo in enumerate(place["repos"]):
         source = data if not number else data.with_name(f"data-{number}")
         if number:
             shutil.copytree(data, source)
